@@ -1,0 +1,2 @@
+"""linode."""
+from .ode import LinearODE

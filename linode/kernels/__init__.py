@@ -1,0 +1,1 @@
+"""Pure numerics on detached tensors: no autograd, no validation, no choice of method."""

@@ -1,0 +1,220 @@
+"""exp(A t) z0 at many times by powers of one step, forward and reverse: matrix products only.
+
+With a step H, a power of two such that |A| H is of order 1, every time is exactly t = k H + s H, |s| <= 1/2.
+- scattered: one Taylor polynomial of z0 per time for s, then for every binary digit of k the rows that have it are
+  multiplied by E^(2^j), E = exp(A H): about log2(|A| t_max) / 2 products of T x n x n.
+- dense: the states at all nodes k H by doubling, then one polynomial per time: about (|A| t_max) n_terms n^2 + T n_terms n.
+Reverse mode sends the cotangents back through the same products: O(T n) memory, no block exponential.
+Works for float64, complex128 and DoubleDouble. Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy & Higham
+(2011), SIAM J. Sci. Comput. 33, 488 (the step); the reverse of squaring is two products per power.
+Shapes: A (S, n, n) systems, z0 (S, R, n) trajectories, t (S, R, T) >= 0, results (S, R, T, n).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .arithmetic import Array, cat, scale, where, zeros_like
+from .taylor import (
+    Degree,
+    action_terms,
+    action_terms_vjp,
+    monomials,
+    polynomial,
+    polynomial_vjp,
+    powers,
+    powers_vjp,
+)
+
+SEGMENT = 4  # levels between kept states in the reverse of `scattered`: about K/4 + 4 arrays of T x n
+MAX_NODE = 2.0**61  # an int64; |A| t beyond has no digit that means anything, but still decays or grows
+
+
+class Stepper:
+    """Powers of E = exp(A H), computed when first asked for and kept."""
+
+    def __init__(self, A: Array, H: Tensor, degree: Degree) -> None:
+        """A (S, n, n), H (S,) powers of two with |A| H of order 1."""
+        self.A, self.H, self.degree = A, H, degree
+        self.P = powers(scale(A, H[:, None, None]), degree)
+        E, self._partial = polynomial(self.P, degree)
+        self._E = [E]
+        self.n_products = degree.q + degree.n_blocks - 2
+
+    def subset(self, index: Tensor) -> Stepper:
+        """The same for some of the systems, keeping what was computed."""
+        out = object.__new__(Stepper)
+        out.A, out.H, out.degree, out.n_products = self.A[index], self.H[index], self.degree, self.n_products
+        out.P, out._partial, out._E = ([x[index] for x in group] for group in (self.P, self._partial, self._E))
+        return out
+
+    def E(self, level: int) -> Any:
+        """E^(2^level), (S, n, n)."""
+        while len(self._E) <= level:
+            self._E.append(self._E[-1] @ self._E[-1])
+            self.n_products += 1
+        return self._E[level]
+
+    def split(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Node index and remainder with t = (k + s) H exactly, |s| <= 1/2."""
+        x = t / self.H[:, None, None]
+        k = torch.round(x).clamp(max=MAX_NODE)
+        return k.to(torch.int64), (x - k).clamp(max=0.5)
+
+    def backward(self, gE: list[Any], gP: list[Any]) -> Any:
+        """The gradient with respect to A, given those with respect to E^(2^level) and the Taylor powers."""
+        G = gE[-1]
+        for level in range(len(gE) - 2, -1, -1):
+            EH = self._E[level].mH
+            G = gE[level] + (EH @ G + G @ EH)
+        polynomial_vjp(self.P, self._partial, self.degree, G, gP)
+        return scale(powers_vjp(self.P, gP), self.H[:, None, None])
+
+    def zeros(self) -> Any:
+        return zeros_like(self.P[1])
+
+
+def n_levels(k: Tensor) -> int:
+    """Number of binary digits of the largest node index."""
+    return int(k.max()).bit_length() if k.numel() else 0
+
+
+def scattered(step: Stepper, z0: Any, t: Tensor) -> Any:
+    """Few times, long span: digits of the node index."""
+    k, s = step.split(t)
+    z, _, _ = _near_origin(step, z0, s)
+    return _climb(step, z, _rows(k), range(n_levels(k)))[-1].reshape(*t.shape, z0.shape[-1])
+
+
+def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any, Any]:
+    """(S, a, z): gradients with respect to A and z0 of sum <g, z>, and z itself."""
+    S, R, T = t.shape
+    n = z0.shape[-1]
+    k, s = step.split(t)
+    K, rows = n_levels(k), _rows(k)
+    z, C, blocks = _near_origin(step, z0, s)
+    kept = [z]
+    for start in range(0, K, SEGMENT):
+        kept.append(_climb(step, kept[-1], rows, range(start, min(start + SEGMENT, K)))[-1])
+    final = kept.pop()
+
+    gE = [step.zeros() for _ in range(max(K, 1))]
+    lam = g.reshape(S, R * T, n)
+    for start in reversed(range(0, K, SEGMENT)):
+        levels = range(start, min(start + SEGMENT, K))
+        states = _climb(step, kept.pop(), rows, levels)
+        for level in reversed(levels):
+            mask = _digit(rows, level)
+            on = where(mask, lam, zeros_like(lam))
+            gE[level] = on.mT @ states[level - start].conj()
+            lam = where(mask, on @ step.E(level).conj(), lam)
+        del states
+    gP = [step.zeros() for _ in range(step.degree.q + 1)]
+    gW = C.conj().mT @ lam.reshape(S, R, T, n)  # (S, R, n_terms, n)
+    a = action_terms_vjp(step.P, blocks, step.degree, gW, gP)
+    return step.backward(gE, gP), a, final.reshape(S, R, T, n)
+
+
+def dense(step: Stepper, z0: Any, t: Tensor) -> Any:
+    """Many times per node: states at the nodes by doubling, then one polynomial a time."""
+    k, s = step.split(t)
+    W, _, _ = _node_terms(step, z0, n_levels(k))
+    return _horner(W, k, s, step.degree)
+
+
+def dense_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any, Any]:
+    """As `scattered_vjp`."""
+    S, R, n = z0.shape
+    k, s = step.split(t)
+    K = n_levels(k)
+    W, nodes, blocks = _node_terms(step, z0, K)
+    z = _horner(W, k, s, step.degree)
+    N = 2**K
+    weights = monomials(s, step.degree, s)  # (S, R, T, n_terms)
+    gW = g.new_zeros(S, R, N, step.degree.n_terms, n)
+    index = k[..., None].expand(g.shape)
+    for j in range(step.degree.n_terms):
+        gW[:, :, :, j].scatter_add_(2, index, g * weights[..., j, None])
+    gP = [step.zeros() for _ in range(step.degree.q + 1)]
+    gW = gW.reshape(S, R * N, step.degree.n_terms, n)
+    lam = action_terms_vjp(step.P, blocks, step.degree, gW, gP).reshape(S, R, N, n)
+    gE = [step.zeros() for _ in range(max(K, 1))]
+    for level in reversed(range(K)):
+        half = 2**level
+        upper = lam[:, :, half:].reshape(S, R * half, n)
+        lower = nodes[:, :, :half].reshape(S, R * half, n)
+        gE[level] = upper.mT @ lower.conj()
+        lam = lam[:, :, :half] + (upper @ step.E(level).conj()).reshape(S, R, half, n)
+    return step.backward(gE, gP), lam[:, :, 0], z
+
+
+def _near_origin(step: Stepper, z0: Any, s: Tensor) -> tuple[Any, Any, list[Any]]:
+    """exp(A H s) z0 for |s| <= 1/2: rows (S, R T, n); its coefficients and block vectors."""
+    W, blocks = action_terms(step.P, step.degree, z0)  # (S, R, n_terms, n)
+    C = monomials(s, step.degree, z0)
+    S, R, T = s.shape
+    return (C @ W).reshape(S, R * T, z0.shape[-1]), C, blocks
+
+
+def _climb(step: Stepper, z: Any, rows: Tensor, levels: range) -> list[Any]:
+    """States before each level, and after the last: rows with the digit are multiplied by E^(2^level)."""
+    states = [z]
+    for level in levels:
+        z = where(_digit(rows, level), z @ step.E(level).mT, z)
+        states.append(z)
+    return states
+
+
+def _node_terms(step: Stepper, z0: Any, K: int) -> tuple[Any, Any, list[Any]]:
+    """Taylor terms (S, R N, n_terms, n) at the N = 2^K nodes, and the states there."""
+    S, R, n = z0.shape
+    nodes = z0[:, :, None]
+    for level in range(K):
+        shifted = nodes.reshape(S, -1, n) @ step.E(level).mT
+        nodes = cat([nodes, shifted.reshape(S, R, -1, n)], 2)
+    W, blocks = action_terms(step.P, step.degree, nodes.reshape(S, -1, n))
+    return W.reshape(S, R, -1, step.degree.n_terms, n), nodes, blocks
+
+
+def _horner(W: Tensor, k: Tensor, s: Tensor, degree: Degree) -> Tensor:
+    """sum_j s^j / j! W[k, j] at every time: (S, R, T, n)."""
+    n = W.shape[-1]
+    index = k[..., None].expand(*k.shape, n)
+    x = s[..., None]
+    z = torch.gather(W[:, :, :, degree.n_terms - 1], 2, index)
+    for j in range(degree.n_terms - 2, -1, -1):
+        z = torch.gather(W[:, :, :, j], 2, index) + z * (x / (j + 1))
+    return z
+
+
+def _rows(k: Tensor) -> Tensor:
+    return k.reshape(k.shape[0], -1)
+
+
+def _digit(rows: Tensor, level: int) -> Tensor:
+    return ((rows >> level) & 1).bool()[..., None]
+
+
+def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
+    """The largest power of two H with norm H <= 1 and one_norm H <= 2^40 (powers of A H must not overflow), (S,)."""
+    bound = torch.maximum(norm, one_norm * 2.0**-40)
+    exponent = torch.frexp(bound).exponent.to(bound.dtype)
+    exponent = torch.where(bound > 0, exponent, torch.full_like(exponent, -500.0))
+    return torch.exp2(-exponent.clamp(-500.0, 500.0))
+
+
+def power_norm(A: Tensor) -> tuple[Tensor, Tensor]:
+    """max(|A^4|^(1/4), |A^5|^(1/5)) and |A|, 1-norms, (S,): how fast the Taylor series falls, and the size of its terms.
+
+    Source: Al-Mohy & Higham (2009), SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4 (12 <= degree + 1).
+    """
+    one_norm = A.abs().sum(-2).amax(-1)
+    unit = torch.exp2(torch.frexp(one_norm).exponent.to(one_norm.dtype).clamp(-1000.0, 1000.0))
+    B = A / unit[:, None, None]
+    B2 = B @ B
+    B4 = B2 @ B2
+    fourth, fifth = (X.abs().sum(-2).amax(-1) for X in (B4, B4 @ B))
+    return torch.maximum(fourth**0.25, fifth**0.2) * unit, one_norm

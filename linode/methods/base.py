@@ -1,0 +1,155 @@
+"""What a method is. To add one: write one file here with a `Method` subclass and decorate it with `@register`.
+
+A method looks at detached data only. `plan(Xi)` factors what can be factored and checks its own work, system by
+system; the plan then evaluates trajectories and their adjoints as pure functions of tensors. Everything else (`auto`,
+`explain`, the contract tests, the benchmarks) walks the registry.
+Shapes inside methods: Xi (S, n, n) systems, z0 (S, R, n) initial states of each, t (S, R, T), z and g (S, R, T, n); all float64 or
+complex128, t float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import MethodError
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much is asked: what a cost depends on beside Xi."""
+
+    n_systems: int
+    n_trajectories: int
+    n_times: int
+    n: int
+    t_max: float
+
+
+class Plan(ABC):
+    """A decomposition of Xi that can be evaluated many times."""
+
+    method: str
+    Xi: Tensor
+    accepted: Tensor  # (S,) bool: the plan's own check, system by system
+    reason: str  # why, in words: the check and its figures
+
+    @abstractmethod
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        """z_i = exp(Xi t_i) z0, (S, R, T, n)."""
+
+    @abstractmethod
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradients of sum Re<g, z>: S (S, n, n), a (S, R, n), and with respect to t (S, R, T) where wanted."""
+
+    @abstractmethod
+    def subset(self, index: Tensor) -> Plan:
+        """The same plan for some of the systems."""
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Figures of the decomposition, for `explain` and `Stats`."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to evaluate exp(Xi t) z0; options are fields, and two equal methods behave the same."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate
+
+    @abstractmethod
+    def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
+        """Factor Xi and check the factors; never raises for numerical reasons, `accepted` says so instead."""
+
+    @abstractmethod
+    def cost(self, work: Workload, one_norm: float) -> float:
+        """Estimated floating-point operations of planning and one evaluation with its gradient."""
+
+    def plan_or_raise(self, Xi: Tensor, rtol: float | None = None) -> Plan:
+        """The plan of a method that was asked for by name: where it cannot be accurate, it raises."""
+        plan = self.plan(Xi, rtol)
+        if not bool(plan.accepted.all()):
+            which = int((~plan.accepted).nonzero()[0])
+            system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"
+            raise MethodError(
+                f"method {self.name!r} cannot be accurate for this Xi{system}: {plan.reason}; "
+                f"use method={self.alternative!r} or 'auto'"
+            )
+        return plan
+
+
+_REGISTRY: dict[str, type[Method]] = {}
+MethodType = TypeVar("MethodType", bound=type[Method])
+
+
+def register(method: MethodType) -> MethodType:
+    """Class decorator: make the method known under its name."""
+    _REGISTRY[method.name] = method
+    return method
+
+
+def registry() -> dict[str, type[Method]]:
+    """Every method by name."""
+    return dict(_REGISTRY)
+
+
+def times_gradient(Xi: Tensor, z: Tensor, g: Tensor) -> Tensor:
+    """dL/dt_i = Re <g_i, Xi z_i>, (S, R, T)."""
+    S, R, T, n = z.shape
+    rate = (z.reshape(S, R * T, n) @ Xi.mT).reshape(z.shape)
+    return (g.conj() * rate).sum(-1).real if g.is_complex() else (g * rate).sum(-1)
+
+
+@dataclass
+class SplitPlan(Plan):
+    """Different plans for different systems of one batch."""
+
+    Xi: Tensor
+    parts: list[tuple[Tensor, Plan]]
+    method: str = field(init=False)
+    accepted: Tensor = field(init=False)
+    reason: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.method = "+".join(dict.fromkeys(plan.method for _, plan in self.parts))
+        self.accepted = self.Xi.new_zeros(self.Xi.shape[0], dtype=torch.bool)
+        for index, plan in self.parts:
+            self.accepted[index] = plan.accepted
+        self.reason = "; ".join(f"{len(index)} systems by {plan.method}: {plan.reason}" for index, plan in self.parts)
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        z = z0.new_empty(*t.shape, z0.shape[-1])
+        for index, plan in self.parts:
+            z[index] = plan.evaluate(z0[index], t[index])
+        return z
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        S, a = torch.empty_like(self.Xi), torch.empty_like(z0)
+        dt = torch.empty_like(t) if want_t else None
+        for index, plan in self.parts:
+            S[index], a[index], part = plan.vjp(z0[index], t[index], g[index], want_t)
+            if dt is not None and part is not None:
+                dt[index] = part
+        return S, a, dt
+
+    def subset(self, index: Tensor) -> Plan:
+        keep = torch.zeros(self.Xi.shape[0], dtype=torch.bool, device=self.Xi.device)
+        keep[index] = True
+        rank = torch.cumsum(keep, 0) - 1
+        parts = []
+        for systems, plan in self.parts:
+            chosen = keep[systems].nonzero()[:, 0]
+            if len(chosen):
+                parts.append((rank[systems[chosen]], plan.subset(chosen)))
+        return SplitPlan(self.Xi[keep], parts)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {f"{plan.method}[{len(index)}]": plan.details for index, plan in self.parts}

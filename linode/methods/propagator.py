@@ -1,0 +1,220 @@
+"""Powers of one step: matrix products only, for every matrix.
+
+Use when Xi is defective or nearly so, or has no well-conditioned eigenvectors; the one method that always applies. Cost: about
+log2(|Xi| t_max) products of n x n, and of T x n x n (scattered times) or one polynomial a time (dense times).
+Check: a copy of the computation with amplified rounding shows what rounding does, a copy with perturbed data what it must do;
+where the first is much larger (overscaled, stiff beside slow, badly scaled), the computation is done again in about twice
+the precision, which makes the result good to nearly all digits whatever the condition.
+Sources: see `kernels.stepping`, `kernels.noisy`, `kernels.double_double`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..kernels.balance import balance
+from ..kernels.double_double import DoubleDouble
+from ..kernels.embedding import complex_gradient, complex_vector, real_matrix, real_vector
+from ..kernels.noisy import Noisy
+from ..kernels.stepping import (
+    Stepper,
+    choose_step,
+    dense,
+    dense_vjp,
+    power_norm,
+    scattered,
+    scattered_vjp,
+)
+from ..kernels.taylor import DOUBLE, EXTENDED
+from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
+
+Precision = Literal["auto", "double", "double-double"]
+EXTENDED_MAX_N = 64  # beyond, ten products for one cost more than they are worth
+N_PROBES = 16  # times at which rounding is measured
+FLOOR = 2e-14  # relative error that needs no excuse
+SLACK = 3.0  # otherwise rounding may exceed the response to data by this factor,
+CEILING = 1e-10  # but never this relative error
+CHUNK_ENTRIES = 2**20  # of a T x n array at a time in double-double
+DENSE_NODES = 0.25  # dense times: at most this many nodes a time
+
+
+@register
+@dataclass(frozen=True)
+class Propagator(Method):
+    """Options: precision, "auto" (by the check above), "double" or "double-double"."""
+
+    precision: Precision = "auto"
+    name: ClassVar[str] = "propagator"
+    summary: ClassVar[str] = "powers of one step by matrix products; every matrix"
+
+    def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
+        balanced, D = balance(Xi)
+        norm, one_norm = power_norm(balanced)
+        floor = FLOOR if rtol is None else max(FLOOR, 0.1 * rtol)
+        return PropagatorPlan(Xi, balanced, D, choose_step(norm, one_norm), norm, self.precision, floor)
+
+    def cost(self, work: Workload, one_norm: float) -> float:
+        K = math.log2(one_norm * work.t_max + 2.0)
+        rows = work.n_trajectories * work.n_times
+        return 2.0 * work.n_systems * work.n**2 * (3 * (10 + K) * work.n + 1.5 * K * rows)
+
+
+@dataclass
+class PropagatorPlan(Plan):
+    """Balanced Xi, its step, and the powers of exp(Xi H) computed so far, in each arithmetic."""
+
+    Xi: Tensor
+    balanced: Tensor  # D^-1 Xi D
+    D: Tensor  # (S, n) powers of two
+    H: Tensor  # (S,) powers of two
+    norm: Tensor  # (S,) |balanced| as its powers see it
+    precision: Precision
+    floor: float
+    method: str = "propagator"
+    _double: Stepper | None = None
+    _extended: Stepper | None = None
+    _backward: PropagatorPlan | None = None
+    _choice: tuple[Tensor, Tensor, Plan] | None = field(default=None, repr=False)
+
+    @property
+    def accepted(self) -> Tensor:  # type: ignore[override]
+        return torch.ones(self.Xi.shape[0], dtype=torch.bool, device=self.Xi.device)
+
+    @property
+    def reason(self) -> str:  # type: ignore[override]
+        size = float(self.norm.max()) if self.norm.numel() else 0.0
+        return f"matrix products only, |Xi^p|^(1/p) = {size:.3g}, arithmetic {self.precision}"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        steppers = {"double": self._double, "double-double": self._extended}
+        return {
+            "step": self.H.tolist(),
+            "n_products": {name: step.n_products for name, step in steppers.items() if step is not None},
+            "arithmetic": self._choice[2].details if self._choice else self.precision,
+        }
+
+    def subset(self, index: Tensor) -> PropagatorPlan:
+        systems = (x[index] for x in (self.Xi, self.balanced, self.D, self.H, self.norm))
+        plan = PropagatorPlan(*systems, self.precision, self.floor)
+        plan._double = self._double.subset(index) if self._double else None
+        plan._extended = self._extended.subset(index) if self._extended else None
+        return plan
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        if bool((t < 0).any()):
+            forth = self.evaluate(z0, t.clamp(min=0))
+            return torch.where((t < 0)[..., None], self.backward.evaluate(z0, (-t).clamp(min=0)), forth)
+        if self.precision == "auto":
+            return self._chosen(z0, t).evaluate(z0, t)
+        y0 = z0 / self.D[:, None]
+        if self.precision == "double-double":
+            y = torch.cat([self._extended_evaluate(y0, part) for part in self._chunks(t)], 2)
+        else:
+            y = (dense if self._is_dense(t) else scattered)(self.stepper, y0, t)
+        return y * self.D[:, None, None]
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        if bool((t < 0).any()):
+            back = (t < 0)[..., None]
+            S, a, dt = self.vjp(z0, t.clamp(min=0), torch.where(back, 0, g), want_t)
+            Sb, ab, dtb = self.backward.vjp(z0, (-t).clamp(min=0), torch.where(back, g, 0), want_t)
+            return S - Sb, a + ab, dt - dtb if dt is not None and dtb is not None else None
+        if self.precision == "auto":
+            return self._chosen(z0, t).vjp(z0, t, g, want_t)
+        D, D_time = self.D[:, None], self.D[:, None, None]
+        y0, h = z0 / D, g * D_time
+        if self.precision == "double-double":
+            S, a, y = self._extended_vjp(y0, t, h)
+        else:
+            S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self.stepper, y0, t, h)
+        dt = times_gradient(self.balanced, y, h) if want_t else None
+        return S / self.D[:, :, None] * self.D[:, None, :], a / D, dt
+
+    @property
+    def backward(self) -> PropagatorPlan:
+        """The same for negative times."""
+        if self._backward is None:
+            self._backward = PropagatorPlan(
+                -self.Xi, -self.balanced, self.D, self.H, self.norm, self.precision, self.floor
+            )
+        return self._backward
+
+    @property
+    def stepper(self) -> Stepper:
+        if self._double is None:
+            self._double = Stepper(self.balanced, self.H, DOUBLE)
+        return self._double
+
+    @property
+    def extended_stepper(self) -> Stepper:
+        if self._extended is None:
+            A = real_matrix(self.balanced) if self.balanced.is_complex() else self.balanced
+            self._extended = Stepper(DoubleDouble(A), self.H, EXTENDED)
+        return self._extended
+
+    def _is_dense(self, t: Tensor) -> bool:
+        n_nodes = float((t.amax((1, 2)) / self.H).max()) if t.numel() else 0.0
+        return n_nodes < DENSE_NODES * t.shape[2]
+
+    def _chosen(self, z0: Tensor, t: Tensor) -> Plan:
+        """The plan, or plans, with the arithmetic that each system needs for these trajectories."""
+        if self._choice is not None and torch.equal(self._choice[0], z0) and torch.equal(self._choice[1], t):
+            return self._choice[2]
+        doubled = self._needs_extended(z0, t)
+        fixed: list[tuple[Tensor, Precision]] = [(~doubled, "double"), (doubled, "double-double")]
+        whole = [precision for mask, precision in fixed if bool(mask.all())]
+        plan: Plan
+        if whole:
+            plan = replace(self, precision=whole[0], _choice=None, _double=self._double, _extended=self._extended)
+        else:
+            parts = [(mask.nonzero()[:, 0], precision) for mask, precision in fixed]
+            plan = SplitPlan(self.Xi, [(i, replace(self.subset(i), precision=p)) for i, p in parts])
+        self._choice = (z0.clone(), t.clone(), plan)
+        return plan
+
+    def _needs_extended(self, z0: Tensor, t: Tensor) -> Tensor:
+        """(S,) bool: rounding hurts these systems more than their condition explains."""
+        S, n = self.Xi.shape[:2]
+        if n > EXTENDED_MAX_N or t.numel() == 0:
+            return torch.zeros(S, dtype=torch.bool, device=self.Xi.device)
+        T = t.shape[2]
+        pick = torch.linspace(0, T - 1, min(T, N_PROBES), device=t.device).round().to(torch.int64)
+        probes = t.sort(dim=2).values[:, :, pick]
+        generator = torch.Generator().manual_seed(0)  # the same choice for the same problem; no global state
+        A = Noisy.data(self.balanced, generator)
+        y0, D = Noisy((z0 / self.D[:, None]).repeat(3, 1, 1), generator), self.D[:, None, None]
+        step = Stepper(A, self.H.repeat(3), DOUBLE)
+        y = scattered(step, y0, probes.repeat(3, 1, 1))
+        size, data, rounding = y.like(y.parts[0] * D.repeat(3, 1, 1, 1)).spreads()
+        bound = torch.maximum(self.floor * size, torch.minimum(SLACK * data, CEILING * size))
+        return ~(rounding <= bound).all(-1).all(-1)  # a NaN needs it
+
+    def _chunks(self, t: Tensor) -> list[Tensor]:
+        S, R, _ = t.shape
+        return list(t.split(max(1, CHUNK_ENTRIES // max(1, S * R * self.Xi.shape[-1])), 2))
+
+    def _extended_evaluate(self, y0: Tensor, t: Tensor) -> Tensor:
+        v = DoubleDouble(real_vector(y0) if y0.is_complex() else y0)
+        y = scattered(self.extended_stepper, v, t).round()
+        return complex_vector(y) if y0.is_complex() else y
+
+    def _extended_vjp(self, y0: Tensor, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        is_complex = y0.is_complex()
+        v = DoubleDouble(real_vector(y0) if is_complex else y0)
+        S: Any = None
+        a: Any = None
+        states = []
+        sizes = [part.shape[2] for part in self._chunks(t)]
+        for part, g in zip(t.split(sizes, 2), h.split(sizes, 2)):
+            g_real = DoubleDouble(real_vector(g) if is_complex else g)
+            S_part, a_part, y = scattered_vjp(self.extended_stepper, v, part, g_real)
+            S, a = (S_part, a_part) if S is None else (S + S_part, a + a_part)
+            states.append(y.round())
+        S, a, y = S.round(), a.round(), torch.cat(states, 2)
+        return (complex_gradient(S), complex_vector(a), complex_vector(y)) if is_complex else (S, a, y)

@@ -1,0 +1,162 @@
+"""The validated question: one place that checks shapes, types, devices and finiteness, and lays out batches.
+
+Nothing checks again after it. Arguments become float64 or complex128 tensors here (differentiably); the answer goes
+back in the caller's dtype, and as a NumPy array where NumPy arrays or lists came in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import DeviceError, DtypeError, NonFiniteError, ShapeError
+
+DOUBLES = {False: torch.float64, True: torch.complex128}
+SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def as_tensor(x: Any, name: str) -> Tensor:
+    """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype."""
+    if not isinstance(x, Tensor):
+        try:
+            array = np.asarray(x)
+        except ValueError as error:  # ragged lists
+            raise ShapeError(f"{name} is no regular array: {error}") from None
+        if array.dtype.kind not in "fciub":
+            raise DtypeError(f"{name} must hold real or complex numbers, got {type(x).__name__} of {array.dtype}")
+        if array.dtype.itemsize > 8 and array.dtype.kind == "f" or array.dtype.itemsize > 16:
+            raise DtypeError(f"{name} is {array.dtype}; linode works in float32, float64, complex64 and complex128")
+        array = array.astype(array.dtype.newbyteorder("="), copy=True)
+        x = torch.as_tensor(array)
+    if x.layout != torch.strided or x.is_quantized:
+        raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
+    if not (x.is_floating_point() or x.is_complex()):
+        x = x.to(torch.get_default_dtype())
+    if x.dtype not in SUPPORTED:
+        raise DtypeError(f"{name} is {x.dtype}; linode works in float32, float64, complex64 and complex128")
+    return x
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Raise where x holds NaN or infinity."""
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        where = tuple((~finite).nonzero()[0].tolist())
+        raise NonFiniteError(f"{name} must be finite, but {name}[{', '.join(map(str, where))}] is {x[where].item()}")
+
+
+def is_deferred() -> bool:
+    """Inside torch.func transforms and torch.compile values cannot be looked at; they are checked during evaluation."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def make_system(Xi: Any, z0: Any) -> tuple[Tensor, Tensor, bool]:
+    """Checked Xi and z0 with a common dtype, and whether the answer goes back as NumPy arrays."""
+    is_numpy = not isinstance(Xi, Tensor) and not isinstance(z0, Tensor)
+    Xi, z0 = as_tensor(Xi, "Xi"), as_tensor(z0, "z0")
+    check_square(Xi, "Xi")
+    n = Xi.shape[-1]
+    if z0.ndim < 1:
+        raise ShapeError(f"z0 is a scalar; z0 must be (*batch, {n})")
+    if z0.shape[-1] != n:
+        raise ShapeError(f"z0 has last size {z0.shape[-1]}, but Xi is {n} x {n}; z0 must be (*batch, {n})")
+    check_same_device(Xi=Xi, z0=z0)
+    broadcast(Xi=Xi.shape[:-2], z0=z0.shape[:-1])
+    if not is_deferred():
+        check_finite(Xi, "Xi")
+        check_finite(z0, "z0")
+    dtype = torch.promote_types(Xi.dtype, z0.dtype)
+    return Xi.to(dtype), z0.to(dtype), is_numpy
+
+
+def make_times(t: Any, Xi: Tensor, z0_batch: torch.Size) -> tuple[Tensor, bool]:
+    """Checked times (*batch, T), float64, and whether a scalar came."""
+    t = as_tensor(t, "t")
+    if t.is_complex():
+        raise DtypeError(f"t must be real, got {t.dtype}")
+    check_same_device(Xi=Xi, t=t)
+    is_scalar = t.ndim == 0
+    t = t[None] if is_scalar else t
+    if t.ndim > 1:
+        broadcast(Xi=Xi.shape[:-2], z0=z0_batch, t=t.shape[:-1])
+    if not is_deferred():
+        check_finite(t, "t")
+    return t.to(torch.float64), is_scalar
+
+
+def check_square(A: Tensor, name: str) -> None:
+    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
+        raise ShapeError(f"{name} has shape {tuple(A.shape)}; {name} must be (*batch, n, n)")
+    if A.shape[-1] == 0:
+        raise ShapeError(f"{name} has shape {tuple(A.shape)}; n must be at least 1")
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    devices = {name: x.device for name, x in tensors.items()}
+    if len(set(devices.values())) > 1:
+        found = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise DeviceError(f"{' and '.join(devices)} must be on one device, got {found}")
+
+
+def broadcast(**shapes: torch.Size) -> torch.Size:
+    """The common batch shape, or an error that names what does not fit."""
+    try:
+        return torch.broadcast_shapes(*shapes.values())
+    except RuntimeError:
+        found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ShapeError(f"batch shapes do not broadcast: {found}") from None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How broadcasting shapes map to S systems with R trajectories each: what the kernels work on.
+
+    Batch dimensions along which Xi varies come first (S), those along which only z0 or t vary are trajectories (R).
+    """
+
+    Xi_shape: torch.Size
+    z0_shape: torch.Size
+    t_shape: torch.Size
+    batch: torch.Size
+    order: tuple[int, ...]
+    S: int
+    R: int
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def of(Xi_shape: torch.Size, z0_shape: torch.Size, t_shape: torch.Size) -> Layout:
+        batch = torch.broadcast_shapes(Xi_shape[:-2], z0_shape[:-1], t_shape[:-1])
+        own = (1,) * (len(batch) - len(Xi_shape) + 2) + tuple(Xi_shape[:-2])
+        systems = [d for d, size in enumerate(own) if size == batch[d]]
+        shared = [d for d in range(len(batch)) if d not in systems]
+        S, R = prod(batch[d] for d in systems), prod(batch[d] for d in shared)
+        return Layout(Xi_shape, z0_shape, t_shape, batch, (*systems, *shared), S, R)
+
+    def systems(self, Xi: Tensor) -> Tensor:
+        """(S, n, n); a view, since the dimensions that are left out have size 1."""
+        return Xi.reshape(self.S, *Xi.shape[-2:])
+
+    def trajectories(self, x: Tensor, n_own: int) -> Tensor:
+        """(S, R, ...) from something with n_own own dimensions behind its batch dimensions."""
+        own = x.shape[x.ndim - n_own :]
+        if not self.batch:
+            return x.reshape(1, 1, *own)
+        x = x.expand(*self.batch, *own)
+        rank = len(self.batch)
+        return x.permute(*self.order, *range(rank, rank + n_own)).reshape(self.S, self.R, *own)
+
+    def batched(self, x: Tensor) -> Tensor:
+        """Inverse of `trajectories`: (S, R, ...) -> (*batch, ...)."""
+        own = x.shape[2:]
+        if not self.batch:
+            return x.reshape(own)
+        x = x.reshape(*(self.batch[d] for d in self.order), *own)
+        rank = len(self.batch)
+        inverse = sorted(range(rank), key=self.order.__getitem__)
+        return x.permute(*inverse, *range(rank, rank + len(own)))

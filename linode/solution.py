@@ -1,0 +1,57 @@
+"""The result of `LinearODE.solve`: the trajectory with what there is to know about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(Enum):
+    """A numerical outcome; its text is the advice. `Status.OK` is the only one that is truthy."""
+
+    OK = "the trajectory is as accurate as its condition number allows"
+    OVERFLOW = (
+        "the trajectory grows past the largest float; entries that do are inf. "
+        "Use shorter times, or subtract the growth rate from Xi's diagonal and keep it apart"
+    )
+    ILL_CONDITIONED = (
+        "z(t) is so sensitive to Xi that relative errors of the last digit in Xi change its leading digits. "
+        "Check the units of Xi and t, or use shorter times"
+    )
+
+    def __bool__(self) -> bool:
+        return self is Status.OK
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}"
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the evaluation did: figures of the decomposition by name."""
+
+    n: int
+    n_systems: int
+    n_times: int
+    reason: str
+    rejected: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A trajectory and how far to trust it.
+
+    t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: the name of what evaluated it. status: truthy
+    where all is well, else its text is the advice. condition: relative condition number of z(t) with respect to Xi, (*batch,);
+    error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the norm of the trajectory.
+    """
+
+    t: Any
+    z: Any
+    method: str
+    status: Status
+    stats: Stats
+    condition: Any
+    error_estimate: Any
