@@ -21,7 +21,6 @@ held_out = t >= t[-1] - 5
 t_train, y_train, t_test, y_test = t[~held_out], y[~held_out], t[held_out], y[held_out]
 mean, std, middle = y_train.mean(), y_train.std(), float(t_train[-1]) / 2
 trend = torch.diag(torch.full((2,), 1 / middle), 1)  # level' = slope, slope' = curvature
-rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
 C = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0])  # y = C z: the level and one part of each oscillator
 omega = (2 * torch.pi * torch.tensor([1.0, 2.0])).requires_grad_()  # rad/year
 growth = torch.zeros(2, requires_grad=True)  # of each oscillator, 1/year
@@ -29,7 +28,7 @@ z0 = torch.zeros(7, requires_grad=True)  # in the middle of the training years
 
 
 def co2(times: torch.Tensor) -> torch.Tensor:
-    oscillators = [g * torch.eye(2) + w * rotation for g, w in zip(growth, omega, strict=True)]
+    oscillators = [torch.stack([g, w, -w, g]).reshape(2, 2) for g, w in zip(growth, omega, strict=True)]
     return mean + std * (linode.LinearODE(torch.block_diag(trend, *oscillators), z0)(times - middle) @ C)
 
 

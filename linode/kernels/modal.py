@@ -5,7 +5,7 @@ pair. Forward is one product of T x n x n, the adjoint two more; nothing is ever
 Derivation: with x_ik = exp(lam_k t_i) and ghat = V^H g, the gradient in the eigenbasis is
     M_jk = conj(c_k) sum_i ghat_ij conj(D_jk(t_i)),   D_jk(t) = (exp(lam_j t) - exp(lam_k t)) / (lam_j - lam_k),
 and for |lam_j - lam_k| t_max >= 1 the sum over i comes first: (Q_jj - Q_jk) / conj(lam_j - lam_k), Q = ghat^T conj(x), where at
-short times 1 is taken off x, which keeps them exact beside long ones. Closer pairs use t exp((x+y) t/2) sinhc((x-y) t/2), time by time.
+short times 1 is taken off x, which keeps them exact beside long ones. Closer pairs use t exp(y t) expm1((x-y) t) / ((x-y) t), time by time.
 Sources: Daleckii & Krein (1965); Higham (2008), Functions of Matrices, theorem 3.9 and eq. 10.15-10.17.
 """
 
@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEAR = 1.0  # |lam_j - lam_k| t_max below which the two exponentials are subtracted analytically
-# sinhc(w) = sum w^(2k) / (2k + 1)!; |w| <= NEAR / 2 needs 8 terms for 1e-17
-SINHC = [1.0, 1 / 6, 1 / 120, 1 / 5040, 1 / 362880, 1 / 39916800, 1 / 6227020800, 1 / 1307674368000]
+NEAR = 1.0  # |lam_j - lam_k| t_max below which the two exponentials are subtracted analytically, time by time;
+NEAR_RELATIVE = 1e-2  # so too where the gap is this small beside the eigenvalues: some times may be too short to resolve it
 
 
 @dataclass
@@ -45,7 +44,7 @@ class Modes:
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
         lam, c = self.lam[:, None, None], self._coefficients(z0)
-        n_systems, n_rows, n_times = t.shape
+        n_systems, _, n_times = t.shape
         w = t[..., None] * lam
         x = torch.exp(w)  # (S, R, T, p)
         synthesis = self._synthesis()[:, None]
@@ -58,9 +57,11 @@ class Modes:
             dt = (ghat.conj() * (lam * c[:, :, None]) * x).sum(-1)
             dt = dt.real if dt.is_complex() else dt
 
-        gap = self.lam[:, :, None] - self._all(self.lam)[:, None]  # (S, p, p or 2p)
+        every = self._all(self.lam)
+        gap = self.lam[:, :, None] - every[:, None]  # (S, p, p or 2p)
         t_max = t.abs().amax((1, 2)) if n_times else t.new_zeros(n_systems)
-        near = gap.abs() * t_max[:, None, None] < NEAR
+        larger = torch.maximum(self.lam.abs()[:, :, None], every.abs()[:, None])
+        near = (gap.abs() * t_max[:, None, None] < NEAR) | (gap.abs() < NEAR_RELATIVE * larger)
         Q = self._products(ghat, _less_one_where_short(w, x))  # (S, R, p, p or 2p)
         diagonal = Q.diagonal(dim1=-2, dim2=-1)[..., None]
         safe = torch.where(near, torch.ones_like(gap), gap)
@@ -112,19 +113,18 @@ class Modes:
         every = self._all(self.lam)
         for pairs in off.nonzero().split(max(1, p)):
             s, j, k = pairs.unbind(-1)
-            mean, half = (self.lam[s, j] + every[s, k]) / 2, (self.lam[s, j] - every[s, k]) / 2
             times = t[s]  # (P, R, T)
-            D = times * torch.exp(mean[:, None, None] * times) * _sinhc(half[:, None, None] * times)
+            x_j, x_k = self.lam[s, j][:, None, None], every[s, k][:, None, None]
+            swap = ((x_j - x_k) * times).real > 0  # the larger exponential goes outside, so that neither overflows alone
+            w = torch.where(swap, x_k - x_j, x_j - x_k) * times
+            D = times * torch.exp(torch.where(swap, x_j, x_k) * times) * _phi1(w)
             M[s, :, j, k] = (ghat[s, :, :, j] * D.conj()).sum(-1)
 
 
-def _sinhc(w: Tensor) -> Tensor:
-    """sinh(w) / w for |w| <= NEAR / 2."""
-    square = w * w
-    out = torch.full_like(w, SINHC[-1])
-    for coefficient in reversed(SINHC[:-1]):
-        out = out * square + coefficient
-    return out
+def _phi1(w: Tensor) -> Tensor:
+    """(exp(w) - 1) / w, 1 at 0."""
+    zero = w.abs() < 1e-290  # dividing subnormal complex numbers overflows
+    return torch.where(zero, 1, torch.expm1(w) / torch.where(zero, 1, w))
 
 
 def _less_one_where_short(w: Tensor, x: Tensor) -> Tensor:

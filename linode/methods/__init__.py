@@ -1,8 +1,9 @@
 """Methods by name; importing one registers it."""
 
+from .auto import Auto, make_method
 from .base import Method, Plan, Workload, register, registry
 from .eig import Eig
 from .propagator import Propagator
-from .auto import Auto, make_method
+from .schur import Schur
 
-__all__ = ["Auto", "Eig", "Method", "Plan", "Propagator", "Workload", "make_method", "register", "registry"]
+__all__ = ["Auto", "Eig", "Method", "Plan", "Propagator", "Schur", "Workload", "make_method", "register", "registry"]

@@ -125,7 +125,7 @@ def keep_one_of_each_pair(lam: Tensor, V: Tensor, V_inv: Tensor, is_real: bool) 
     order = torch.argsort((weight == 0).to(torch.int8), dim=-1, stable=True)[:, :p]
     weight = weight.gather(-1, order)
     lam = torch.where(weight > 0, lam.gather(-1, order), 0)  # padding
-    n = V.shape[-1]
+    n = V.shape[-2]
     V = V.gather(-1, order[:, None].expand(-1, n, -1))
     V_inv = V_inv.gather(-2, order[..., None].expand(-1, -1, n))
     return Modes(lam, V, V_inv, weight, paired=True)
@@ -138,7 +138,7 @@ def _general(Xi: Tensor, limit: float) -> Plan:
         return _rejected(Xi, f"LAPACK did not converge ({error})")
     V_inv, _ = torch.linalg.inv_ex(V)
     lam, V, V_inv = _refined(Xi.to(V.dtype), lam, V, V_inv)
-    kappa = _one_norm(V) * _one_norm(V_inv)
+    kappa = one_norm(V) * one_norm(V_inv)
     kappa = torch.where(torch.isfinite(kappa), kappa, torch.inf)
     accepted = kappa <= limit
     sane = accepted[:, None, None]  # a rejected basis may hold infinities, which must not reach the others
@@ -156,7 +156,7 @@ def _refined(Xi: Tensor, lam: Tensor, V: Tensor, V_inv: Tensor) -> tuple[Tensor,
     shift = F.diagonal(dim1=-2, dim2=-1)
     gap = lam[:, None] - lam[:, :, None]
     # eigenvalues that rounding could have split are left as they are: any basis of their space will do
-    noise = torch.finfo(torch.float64).eps * _one_norm(Xi) * _one_norm(V) * _one_norm(V_inv)
+    noise = torch.finfo(torch.float64).eps * one_norm(Xi) * one_norm(V) * one_norm(V_inv)
     turn = torch.where(gap.abs() > MIN_GAP * noise[:, None, None], F / gap, 0)
     fine = torch.isfinite(F).all(-1).all(-1)[:, None]
     is_real = (lam.imag == 0) & (V.imag == 0).all(-2)  # such modes stay real
@@ -169,7 +169,7 @@ def _refined(Xi: Tensor, lam: Tensor, V: Tensor, V_inv: Tensor) -> tuple[Tensor,
     return lam, V, V_inv
 
 
-def _one_norm(A: Tensor) -> Tensor:
+def one_norm(A: Tensor) -> Tensor:
     return A.abs().sum(-2).amax(-1)
 
 
