@@ -1,4 +1,4 @@
-"""Timing of several contenders on one problem: interleaved in one process, warmed up, medians with their spread."""
+"""Timing of contenders on one problem: interleaved in one process, warmed up, medians and quartiles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """One contender on one problem: milliseconds (quartiles) and relative errors by quantity, or why there are none."""
+    """One contender on one problem: quartiles in ms and relative errors, or why there are none."""
 
     contender: str
     quartiles: tuple[float, float, float] | None
@@ -33,9 +33,11 @@ def relative_error(x: np.ndarray, truth: np.ndarray) -> float:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], dict[str, np.ndarray]]], truth: Mapping[str, np.ndarray], n_rounds: int
+    contenders: Mapping[str, Callable[[], dict[str, np.ndarray]]],
+    truth: Mapping[str, np.ndarray],
+    n_rounds: int,
 ) -> list[Row]:
-    """Call every contender once in every round; each returns its answers, which are judged against the truth."""
+    """Call every contender once in every round; its answers are judged against the truth."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     errors: dict[str, dict[str, float]] = {}
     failures: dict[str, str] = {}
@@ -52,7 +54,9 @@ def interleave(
                 solve()
                 seconds[name].append(1e3 * (time.perf_counter() - start))
     return [
-        Row(name, None, {}, failures[name]) if name in failures else Row(name, _quartiles(seconds[name]), errors[name])
+        Row(name, None, {}, failures[name])
+        if name in failures
+        else Row(name, _quartiles(seconds[name]), errors[name])
         for name in contenders
     ]
 

@@ -1,8 +1,8 @@
 """linode and torchdiffeq on the same two problems: seconds and errors of both, against the closed form.
 
-Non-stiff: a damped oscillator beside a slow decay; stiff: beside a decay 1,000 times faster. Xi is Q D Q with a
-Householder reflection Q and a block-diagonal D, so z(t) = Q e^{Dt} Q z0 is known, and so is the derivative of the loss sum |z|^2
-along Xi: sum 2 t_i <z_i, Xi z_i>. One training step is a forward and a backward pass, the second of two is timed.
+Non-stiff: a damped oscillator beside a slow decay; stiff: beside one 1,000 times faster. Xi is Q D Q with a
+Householder reflection Q and a block-diagonal D, so z(t) = Q e^{Dt} Q z0 is known, and so is the derivative of
+the loss sum |z|^2 along Xi: sum 2 t_i <z_i, Xi z_i>. A training step is a forward and a backward pass.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Solve a trajectory from a script: NumPy in, NumPy out, no gradients asked for.
 
-A chain of three radioactive decays, Po-218 -> Pb-214 -> Bi-214 -> what has decayed, with half-lives of minutes. Its closed
-form is Bateman's solution (1910), which the last line checks against.
+A chain of three radioactive decays, Po-218 -> Pb-214 -> Bi-214 -> decayed, with half-lives of minutes. The
+last line is the largest difference from its closed form, that of Bateman (1910).
 """
 
 import numpy as np

@@ -1,2 +1,27 @@
-"""linode."""
+"""linode: linear ODEs z'(t) = Xi z(t) in PyTorch, solved exactly, with gradients that never fail."""
+
+from . import methods
+from .errors import DeviceError, DtypeError, LinodeError, MethodError, NonFiniteError, ShapeError
+from .exponential import expm, expm_multiply
 from .ode import LinearODE
+from .odeint import odeint
+from .solution import Solution, Stats, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeviceError",
+    "DtypeError",
+    "LinearODE",
+    "LinodeError",
+    "MethodError",
+    "NonFiniteError",
+    "ShapeError",
+    "Solution",
+    "Stats",
+    "Status",
+    "expm",
+    "expm_multiply",
+    "methods",
+    "odeint",
+]

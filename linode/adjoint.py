@@ -3,7 +3,8 @@
 `Trajectory` is z(Xi, z0, t); its backward is `TrajectoryVJP`, a function in its own right. Derivatives of both, in either mode and
 of any order, are trajectories and vjps of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978, IEEE Trans. Autom. Control 23),
 so that the two are closed under differentiation and nothing is ever differentiated through a decomposition.
-vmap folds the mapped dimension into the batch. `Planner` keeps the last plan and compares Xi by content: a plan is never stale.
+vmap folds the mapped dimension into the batch. Under torch.compile, which cannot trace a Function with a jvp, the same
+evaluation runs as custom operators (`linode.compiled`).
 """
 
 from __future__ import annotations
@@ -14,82 +15,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from .kernels.ranged import Ranged
-from .kernels.stepping import Stepper, choose_step, power_norm, scattered
-from .kernels.taylor import DOUBLE
-from .methods import Method, Plan, Propagator
-from .problem import Layout, check_finite
+from . import compiled
+from .evaluation import Planner, evaluate, evaluate_vjp
 
 
-class Planner:
-    """Plans for one solver. Plans depend on the values of Xi alone; the last is kept."""
-
-    def __init__(self, method: Method, rtol: float | None = None) -> None:
-        self.method, self.rtol = method, rtol
-        self._last: tuple[Tensor, Plan] | None = None
-
-    def plan(self, Xi: Tensor) -> Plan:
-        """The plan for Xi (S, n, n), detached."""
-        last = self._last  # one read: another thread may replace it
-        if last is not None and last[0].device == Xi.device and torch.equal(last[0], Xi):
-            return last[1]
-        check_finite(Xi, "Xi")
-        if Xi.shape[0] > 1 and Xi.stride(0) == 0:  # one system repeated by expand(): factor it once
-            once = self.method.plan_or_raise(Xi[:1], self.rtol)
-            plan = once.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
-        else:
-            plan = self.method.plan_or_raise(Xi, self.rtol)
-        self._last = (Xi.clone(), plan)
-        return plan
-
-    @property
-    def for_blocks(self) -> Planner:
-        """For block systems, whose eigenvalues are all repeated."""
-        return Planner(Propagator(), self.rtol)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"method": self.method, "rtol": self.rtol, "_last": None}
-
-
-def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
-    """z (*batch, T, n) from detached tensors."""
-    layout = Layout.of(Xi.shape, z0.shape, t.shape)
-    check_finite(z0, "z0")
-    check_finite(t, "t")
-    systems = layout.systems(Xi)
-    starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
-    z = planner.plan(systems).evaluate(starts, times)
-    if not bool(torch.isfinite(z).all()):
-        z = _beyond_range(systems, starts, times, z)
-    return layout.batched(z).contiguous()  # forward mode wants the layout of the tangent
-
-
-def evaluate_vjp(
-    planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, want_t: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in the shapes of Xi, z0 and t, from detached tensors."""
-    layout = Layout.of(Xi.shape, z0.shape, t.shape)
-    plan = planner.plan(layout.systems(Xi))
-    starts, times, cotangents = layout.trajectories(z0, 1), layout.trajectories(t, 1), layout.trajectories(g, 2)
-    S, a, dt = plan.vjp(starts, times, cotangents, want_t)
-    if not bool(torch.isfinite(S).all()):  # states that overflowed but do not matter to the loss
-        used = (cotangents != 0).any(-1)
-        S, a, dt = plan.vjp(starts, torch.where(used, times, 0), cotangents, want_t)
-    grad_t = torch.zeros_like(t) if dt is None else layout.batched(dt).sum_to_size(t.shape)
-    grads = S.reshape(Xi.shape), layout.batched(a).sum_to_size(z0.shape), grad_t
-    return tuple(x.contiguous() for x in grads)  # type: ignore[return-value]
-
-
-def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """Repeat the times at which something overflowed in arithmetic that cannot."""
-    bad = ~torch.isfinite(z).all(-1)
-    times = torch.where(bad, t, 0)
-    again = []
-    for sign in (1.0, -1.0):
-        A = sign * Xi
-        step = Stepper(Ranged(A), choose_step(*power_norm(A)), DOUBLE)
-        again.append(scattered(step, Ranged(z0), (sign * times).clamp(min=0)).round())
-    return torch.where(bad[..., None], torch.where((times > 0)[..., None], *again), z)
+def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
+    """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; float64 or complex128 and t float64."""
+    if torch.compiler.is_compiling():
+        return compiled.trajectory(Xi, z0, t, planner.key)
+    return Trajectory.apply(Xi, z0, t, planner)
 
 
 class Trajectory(Function):

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from .errors import DeviceError, DtypeError, NonFiniteError, ShapeError
 
-DOUBLES = {False: torch.float64, True: torch.complex128}
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -56,55 +55,73 @@ def is_deferred() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def make_system(Xi: Any, z0: Any) -> tuple[Tensor, Tensor, bool]:
-    """Checked Xi and z0 with a common dtype, and whether the answer goes back as NumPy arrays."""
+def make_matrix(A: Any, name: str) -> Tensor:
+    """A checked square matrix, (*batch, n, n)."""
+    matrix = as_tensor(A, name)
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise ShapeError(f"{name} has shape {tuple(matrix.shape)}; {name} must be (*batch, n, n)")
+    if matrix.shape[-1] == 0:
+        raise ShapeError(f"{name} has shape {tuple(matrix.shape)}; n must be at least 1")
+    if not is_deferred():
+        check_finite(matrix, name)
+    return matrix
+
+
+def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tuple[Tensor, Tensor, bool]:
+    """Checked Xi and z0, and whether the answer goes back as NumPy arrays. Tensors of a supported dtype are not copied."""
     is_numpy = not isinstance(Xi, Tensor) and not isinstance(z0, Tensor)
-    Xi, z0 = as_tensor(Xi, "Xi"), as_tensor(z0, "z0")
-    check_square(Xi, "Xi")
+    Xi_name, z0_name = names
+    Xi, z0 = make_matrix(Xi, Xi_name), as_tensor(z0, z0_name)
     n = Xi.shape[-1]
     if z0.ndim < 1:
-        raise ShapeError(f"z0 is a scalar; z0 must be (*batch, {n})")
+        raise ShapeError(f"{z0_name} is a scalar; {z0_name} must be (*batch, {n})")
     if z0.shape[-1] != n:
-        raise ShapeError(f"z0 has last size {z0.shape[-1]}, but Xi is {n} x {n}; z0 must be (*batch, {n})")
-    check_same_device(Xi=Xi, z0=z0)
-    broadcast(Xi=Xi.shape[:-2], z0=z0.shape[:-1])
+        raise ShapeError(
+            f"{z0_name} has last size {z0.shape[-1]}, but {Xi_name} is {n} x {n}; {z0_name} must be (*batch, {n})"
+        )
+    check_same_device({Xi_name: Xi, z0_name: z0})
+    broadcast({Xi_name: Xi.shape[:-2], z0_name: z0.shape[:-1]})
     if not is_deferred():
-        check_finite(Xi, "Xi")
-        check_finite(z0, "z0")
-    dtype = torch.promote_types(Xi.dtype, z0.dtype)
-    return Xi.to(dtype), z0.to(dtype), is_numpy
+        check_finite(z0, z0_name)
+    return Xi, z0, is_numpy
 
 
-def make_times(t: Any, Xi: Tensor, z0_batch: torch.Size) -> tuple[Tensor, bool]:
+def batch_of(Xi: Tensor, z0: Tensor) -> torch.Size:
+    return torch.broadcast_shapes(Xi.shape[:-2], z0.shape[:-1])
+
+
+def make_times(t: Any, Xi: Tensor, batch: torch.Size) -> tuple[Tensor, bool]:
     """Checked times (*batch, T), float64, and whether a scalar came."""
     t = as_tensor(t, "t")
     if t.is_complex():
         raise DtypeError(f"t must be real, got {t.dtype}")
-    check_same_device(Xi=Xi, t=t)
+    check_same_device({"Xi": Xi, "t": t})
     is_scalar = t.ndim == 0
     t = t[None] if is_scalar else t
     if t.ndim > 1:
-        broadcast(Xi=Xi.shape[:-2], z0=z0_batch, t=t.shape[:-1])
+        broadcast({"Xi and z0": batch, "t": t.shape[:-1]})
     if not is_deferred():
         check_finite(t, "t")
     return t.to(torch.float64), is_scalar
 
 
-def check_square(A: Tensor, name: str) -> None:
-    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
-        raise ShapeError(f"{name} has shape {tuple(A.shape)}; {name} must be (*batch, n, n)")
-    if A.shape[-1] == 0:
-        raise ShapeError(f"{name} has shape {tuple(A.shape)}; n must be at least 1")
+def widened(x: Tensor) -> Tensor:
+    """float64 or complex128."""
+    return x.to(torch.promote_types(x.dtype, torch.float64))
 
 
-def check_same_device(**tensors: Tensor) -> None:
+def as_answer(x: Tensor, is_numpy: bool) -> Any:
+    return x.numpy() if is_numpy else x
+
+
+def check_same_device(tensors: dict[str, Tensor]) -> None:
     devices = {name: x.device for name, x in tensors.items()}
     if len(set(devices.values())) > 1:
         found = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise DeviceError(f"{' and '.join(devices)} must be on one device, got {found}")
 
 
-def broadcast(**shapes: torch.Size) -> torch.Size:
+def broadcast(shapes: dict[str, torch.Size]) -> torch.Size:
     """The common batch shape, or an error that names what does not fit."""
     try:
         return torch.broadcast_shapes(*shapes.values())

@@ -35,11 +35,8 @@ class Auto(Method):
             todo = todo[bad]
             if not len(todo):
                 break
-        if len(parts) == 1:
-            plan = parts[0][1]
-        else:
-            plan = SplitPlan(Xi, parts)
-        plan.rejected = rejected
+        plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
+        plan.rejected = tuple(rejected)
         return plan
 
     def cost(self, work: Workload, one_norm: float) -> float:

@@ -37,6 +37,7 @@ class Plan(ABC):
     Xi: Tensor
     accepted: Tensor  # (S,) bool: the plan's own check, system by system
     reason: str  # why, in words: the check and its figures
+    rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
 
     @abstractmethod
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:

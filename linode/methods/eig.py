@@ -128,6 +128,7 @@ def keep_one_of_each_pair(lam: Tensor, V: Tensor, V_inv: Tensor, is_real: bool) 
     n = V.shape[-2]
     V = V.gather(-1, order[:, None].expand(-1, n, -1))
     V_inv = V_inv.gather(-2, order[..., None].expand(-1, -1, n))
+    V_inv = torch.where(weight[..., None] > 0, V_inv, 0)  # padding is never excited
     return Modes(lam, V, V_inv, weight, paired=True)
 
 
@@ -137,7 +138,7 @@ def _general(Xi: Tensor, limit: float) -> Plan:
     except torch.linalg.LinAlgError as error:
         return _rejected(Xi, f"LAPACK did not converge ({error})")
     V_inv, _ = torch.linalg.inv_ex(V)
-    lam, V, V_inv = _refined(Xi.to(V.dtype), lam, V, V_inv)
+    lam, V, V_inv = _refined(Xi, lam, V, V_inv)
     kappa = one_norm(V) * one_norm(V_inv)
     kappa = torch.where(torch.isfinite(kappa), kappa, torch.inf)
     accepted = kappa <= limit
@@ -152,21 +153,22 @@ def _general(Xi: Tensor, limit: float) -> Plan:
 
 def _refined(Xi: Tensor, lam: Tensor, V: Tensor, V_inv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One Newton step on all eigenpairs: errors left are those of rounding Xi entry by entry."""
-    F = V_inv @ (Xi @ V - V * lam[:, None])
+    F = V_inv @ (Xi.to(V.dtype) @ V - V * lam[:, None])
     shift = F.diagonal(dim1=-2, dim2=-1)
     gap = lam[:, None] - lam[:, :, None]
     # eigenvalues that rounding could have split are left as they are: any basis of their space will do
     noise = torch.finfo(torch.float64).eps * one_norm(Xi) * one_norm(V) * one_norm(V_inv)
     turn = torch.where(gap.abs() > MIN_GAP * noise[:, None, None], F / gap, 0)
     fine = torch.isfinite(F).all(-1).all(-1)[:, None]
-    is_real = (lam.imag == 0) & (V.imag == 0).all(-2)  # such modes stay real
-    lam = torch.where(fine, lam + shift, lam)
+    new_lam = torch.where(fine, lam + shift, lam)
     turn = torch.where(fine[..., None], turn, 0)
     V, V_inv = V + V @ turn, V_inv - turn @ V_inv
-    lam = torch.where(is_real, lam.real.to(lam.dtype), lam)
-    V = torch.where(is_real[:, None], V.real.to(V.dtype), V)
-    V_inv = torch.where(is_real[..., None], V_inv.real.to(V.dtype), V_inv)
-    return lam, V, V_inv
+    if Xi.is_complex():
+        return new_lam, V, V_inv
+    real = lam.imag == 0  # real modes of a real Xi stay real
+    new_lam = torch.where(real, new_lam.real.to(lam.dtype), new_lam)
+    V = torch.where(real[:, None], V.real.to(V.dtype), V)
+    return new_lam, V, torch.where(real[..., None], V_inv.real.to(V.dtype), V_inv)
 
 
 def one_norm(A: Tensor) -> Tensor:

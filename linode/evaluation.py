@@ -1,0 +1,111 @@
+"""Evaluation of detached tensors: the plan, the trajectory and its gradients, in the shapes that were asked.
+
+`Planner` keeps the last plan and compares Xi by content, so that a plan is never stale. No autograd here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernels.ranged import Ranged
+from .kernels.stepping import Stepper, choose_step, power_norm, scattered
+from .kernels.taylor import DOUBLE
+from .methods import Method, Plan, Propagator
+from .problem import Layout, check_finite
+
+
+class Planner:
+    """Plans for one solver. Plans depend on the values of Xi alone; the last is kept."""
+
+    def __init__(self, method: Method, rtol: float | None = None) -> None:
+        self.method, self.rtol = method, rtol
+        self._last: tuple[Tensor, Plan] | None = None
+
+    def plan(self, Xi: Tensor) -> Plan:
+        """The plan for Xi (S, n, n), detached."""
+        last = self._last  # one read: another thread may replace it
+        if last is not None and last[0].device == Xi.device and torch.equal(last[0], Xi):
+            return last[1]
+        check_finite(Xi, "Xi")
+        if Xi.shape[0] > 1 and Xi.stride(0) == 0:  # one system repeated by expand(): factor it once
+            once = self.method.plan_or_raise(Xi[:1], self.rtol)
+            plan = once.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
+        else:
+            plan = self.method.plan_or_raise(Xi, self.rtol)
+        self._last = (Xi.clone(), plan)
+        return plan
+
+    @property
+    def for_blocks(self) -> Planner:
+        """For block systems, whose eigenvalues are all repeated."""
+        return Planner(Propagator(), self.rtol)
+
+    @property
+    def key(self) -> str:
+        """Names an equal planner in a call that can only pass plain values."""
+        return remember(self.method, self.rtol)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"method": self.method, "rtol": self.rtol, "_last": None}
+
+
+def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
+    """z (*batch, T, n) from detached tensors."""
+    layout = Layout.of(Xi.shape, z0.shape, t.shape)
+    if layout.S * layout.R * t.shape[-1] == 0:
+        return z0.new_zeros(*layout.batch, t.shape[-1], z0.shape[-1])
+    check_finite(z0, "z0")
+    check_finite(t, "t")
+    systems = layout.systems(Xi)
+    starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
+    z = planner.plan(systems).evaluate(starts, times)
+    if not bool(torch.isfinite(z).all()):
+        z = _beyond_range(systems, starts, times, z)
+    return layout.batched(z).contiguous()  # forward mode wants the layout of the tangent
+
+
+def evaluate_vjp(
+    planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, want_t: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in the shapes of Xi, z0 and t, from detached tensors."""
+    layout = Layout.of(Xi.shape, z0.shape, t.shape)
+    if g.numel() == 0:
+        return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
+    plan = planner.plan(layout.systems(Xi))
+    starts, times, cotangents = layout.trajectories(z0, 1), layout.trajectories(t, 1), layout.trajectories(g, 2)
+    S, a, dt = plan.vjp(starts, times, cotangents, want_t)
+    if not bool(torch.isfinite(S).all()):  # states that overflowed but do not matter to the loss
+        used = (cotangents != 0).any(-1)
+        S, a, dt = plan.vjp(starts, torch.where(used, times, 0), cotangents, want_t)
+    grad_t = torch.zeros_like(t) if dt is None else layout.batched(dt).sum_to_size(t.shape)
+    grads = S.reshape(Xi.shape), layout.batched(a).sum_to_size(z0.shape), grad_t
+    return tuple(x.contiguous() for x in grads)  # type: ignore[return-value]
+
+
+def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:
+    """Repeat the times at which something overflowed in arithmetic that cannot."""
+    bad = ~torch.isfinite(z).all(-1)
+    times = torch.where(bad, t, 0)
+    again = []
+    for sign in (1.0, -1.0):
+        A = sign * Xi
+        step = Stepper(Ranged(A), choose_step(*power_norm(A)), DOUBLE)
+        again.append(scattered(step, Ranged(z0), (sign * times).clamp(min=0)).round())
+    return torch.where(bad[..., None], torch.where((times > 0)[..., None], *again), z)
+
+
+_BY_KEY: dict[str, Planner] = {}
+
+
+def remember(method: Method, rtol: float | None) -> str:
+    """A key under which `recall` finds a planner for this method again."""
+    key = f"{method!r}, rtol={rtol!r}"
+    _BY_KEY.setdefault(key, Planner(method, rtol))
+    return key
+
+
+def recall(key: str) -> Planner:
+    return _BY_KEY[key]

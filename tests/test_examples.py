@@ -1,0 +1,67 @@
+"""Every example runs, without warnings, and ends with a number that is what it should be."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+NUMBER = r"[0-9.]+(?:e[+-]?[0-9]+)?"
+
+
+def run_example(name: str, folder: Path, *arguments: str) -> str:
+    """Standard output of one example, run in `folder`; fails where it fails or warns."""
+    # one thread: at these sizes a second one only waits where the cores are shared
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def last_number(output: str, after: str) -> float:
+    """The number that follows `after` in the last line."""
+    found = re.search(rf"{re.escape(after)} ({NUMBER})", output.strip().splitlines()[-1])
+    assert found, output
+    return float(found[1])
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Width and height from the header of a PNG file."""
+    head = path.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def test_the_fit_forecasts_the_held_out_years_within_one_ppm_and_saves_its_plot(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    output = run_example("fit_training_loop.py", tmp_path)
+    assert last_number(output, "held-out RMSE") < 1.0  # ppm; the held-out record itself varies by 3.1
+    assert min(png_size(tmp_path / "co2_fit.png")) > 500
+
+
+def test_the_trajectory_is_that_of_the_closed_form(tmp_path: Path):
+    output = run_example("solve_trajectory.py", tmp_path)
+    assert last_number(output, "closed form:") < 1e-13  # shares of one
+
+
+def test_linode_meets_the_closed_forms_where_it_is_compared_with_torchdiffeq(tmp_path: Path):
+    pytest.importorskip("torchdiffeq")
+    output = run_example("compare_torchdiffeq.py", tmp_path)
+    assert (
+        last_number(output, "largest error of linode:") < 1e-11
+    )  # the stiff one: |Xi| t = 2000, 2000 eps = 4e-13
+    for problem in ("non-stiff", "stiff"):
+        for solver in ("with_linode", "with_torchdiffeq"):
+            assert re.search(
+                rf"^{problem} +{solver} +{NUMBER} +{NUMBER} +{NUMBER}$", output, flags=re.MULTILINE
+            )
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_stay_short(name: str):
+    assert len((ROOT / "examples" / name).read_text().splitlines()) <= 60
