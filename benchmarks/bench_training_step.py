@@ -44,9 +44,7 @@ def with_linode(method: str) -> Callable[[torch.Tensor, torch.Tensor, torch.Tens
 def measure(n: int, n_times: int, n_rounds: int) -> list[Row]:
     """One row for each contender on a random stable system of n states, times in [0, 10]."""
     rng = np.random.default_rng(n)
-    Xi = rng.standard_normal((n, n)) / np.sqrt(n) - 1.5 * np.eye(
-        n
-    )  # eigenvalues in a disc of radius 1 around -1.5
+    Xi = rng.standard_normal((n, n)) / np.sqrt(n) - 1.5 * np.eye(n)  # eigenvalues in a disc of radius 1 around -1.5
     z0 = rng.standard_normal(n)
     t = np.sort(np.append(rng.uniform(0.0, 10.0, n_times - 1), 0.0))  # from 0: dopri5 starts at t[0]
     g = rng.standard_normal((n_times, n))
@@ -72,9 +70,7 @@ def measure(n: int, n_times: int, n_rounds: int) -> list[Row]:
 
 
 def main(sizes: tuple[tuple[int, int], ...] = SIZES, n_rounds: int = N_ROUNDS) -> None:
-    torch.set_num_threads(
-        1
-    )  # a second thread gains nothing at these sizes, and waits where the cores are shared
+    torch.set_num_threads(1)  # a second thread gains nothing at these sizes, and waits where the cores are shared
     print(f"One training step, float64, one thread, {n_rounds} rounds")
     for n, n_times in sizes:
         print(f"\nn = {n}, T = {n_times}, irregular times")

@@ -54,9 +54,7 @@ def interleave(
                 solve()
                 seconds[name].append(1e3 * (time.perf_counter() - start))
     return [
-        Row(name, None, {}, failures[name])
-        if name in failures
-        else Row(name, _quartiles(seconds[name]), errors[name])
+        Row(name, None, {}, failures[name]) if name in failures else Row(name, _quartiles(seconds[name]), errors[name])
         for name in contenders
     ]
 

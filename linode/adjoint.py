@@ -1,10 +1,10 @@
 """The autograd wiring: the only place that knows it.
 
-`Trajectory` is z(Xi, z0, t); its backward is `TrajectoryVJP`, a function in its own right. Derivatives of both, in either mode and
-of any order, are trajectories and vjps of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978, IEEE Trans. Autom. Control 23),
-so that the two are closed under differentiation and nothing is ever differentiated through a decomposition.
-vmap folds the mapped dimension into the batch. Under torch.compile, which cannot trace a Function with a jvp, the same
-evaluation runs as custom operators (`linode.compiled`).
+`Trajectory` is z(Xi, z0, t); its backward is `TrajectoryVJP`, a function in its own right. Derivatives of both, in
+either mode and of any order, are trajectories and vjps of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978, IEEE
+Trans. Autom. Control 23), so that the two are closed under differentiation and nothing is ever differentiated through
+a decomposition. vmap folds the mapped dimension into the batch. Under torch.compile, which cannot trace a Function
+with a jvp, the same evaluation runs as custom operators (`linode.compiled`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Trajectory(Function):
     @staticmethod
     def jvp(ctx: Any, dXi: Tensor | None, dz0: Tensor | None, dt: Tensor | None, _: None) -> Tensor:
         Xi, z0, t = ctx.saved_tensors
-        return tangent(Xi, z0, t, *_zeros_for_none((Xi, z0, t), (dXi, dz0, dt)), ctx.planner)[0]
+        dXi, dz0, dt = _zeros_for_none((Xi, z0, t), (dXi, dz0, dt))
+        return tangent(Xi, z0, t, dXi, dz0, dt, ctx.planner)[0]
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Any:
@@ -116,7 +117,9 @@ def tangent(
 def second_order(
     Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, dXi: Tensor, dz0: Tensor, dt: Tensor, planner: Planner
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of sum Re<g, dz> with respect to Xi, z0, t and g, dz the tangent along (dXi, dz0, dt); differentiable."""
+    """Gradients of sum Re<g, dz> with respect to Xi, z0, t and g, dz the tangent along (dXi, dz0, dt);
+    differentiable.
+    """
     n = Xi.shape[-1]
     M, y0 = _block(Xi, dXi, z0, dz0)
     dz, y = tangent(Xi, z0, t, dXi, dz0, dt, planner)
@@ -132,7 +135,7 @@ def _block(Xi: Tensor, dXi: Tensor, z0: Tensor, dz0: Tensor) -> tuple[Tensor, Te
     return torch.cat([top, torch.cat([dXi, Xi], -1)], -2), torch.cat([z0, dz0], -1)
 
 
-def _zeros_for_none(primals: Any, tangents: Any) -> list[Tensor]:
+def _zeros_for_none(primals: Any, tangents: Any) -> Any:
     return [torch.zeros_like(p) if d is None else d for p, d in zip(primals, tangents)]
 
 
@@ -141,7 +144,7 @@ def _fold(tensors: Any, in_dims: Any, n_own: Any) -> list[Tensor]:
     ranks = [x.ndim - own - (dim is not None) for x, own, dim in zip(tensors, n_own, in_dims)]
     rank = max(ranks)
     folded = []
-    for x, own, dim, r in zip(tensors, n_own, in_dims, ranks):
+    for x, dim, r in zip(tensors, in_dims, ranks):
         if dim is not None:
             x = x.movedim(dim, 0)
             x = x.reshape(x.shape[0], *(1,) * (rank - r), *x.shape[1:])

@@ -20,7 +20,9 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, key: str) -> Tensor:
 
 
 @torch.library.custom_op("linode::trajectory_vjp", mutates_args=())
-def trajectory_vjp(Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, key: str, want_t: bool) -> tuple[Tensor, Tensor, Tensor]:
+def trajectory_vjp(
+    Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, key: str, want_t: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in the shapes of Xi, z0 and t."""
     S, a, dt = evaluate_vjp(recall(key), Xi, z0, t, g, want_t)
     return S.clone(), a.clone(), dt.clone()

@@ -14,9 +14,11 @@ CONVERGED = 0.02  # relative change of the estimate
 
 
 def relative_condition(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor, planner: Planner) -> Tensor:
-    """|J|_2 |Xi|_F / |z|_F, shape (*batch,), J the derivative of the trajectory with respect to Xi; all detached and wide.
+    """|J|_2 |Xi|_F / |z|_F, shape (*batch,), J the derivative of the trajectory with respect to Xi; all detached and
+    wide.
 
-    Source: Higham (2008), Functions of Matrices, algorithm 3.20. Every trajectory has a J of its own, so Xi is expanded.
+    Source: Higham (2008), Functions of Matrices, algorithm 3.20. Every trajectory has a J of its own, so Xi is
+    expanded.
     """
     batch, n = z.shape[:-2], Xi.shape[-1]
     size = torch.linalg.vector_norm(z, dim=(-2, -1))

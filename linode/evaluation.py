@@ -13,7 +13,7 @@ from torch import Tensor
 from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
-from .methods import Method, Plan, Propagator
+from .methods import Method, Plan, Propagator, Workload
 from .problem import Layout, check_finite
 
 
@@ -24,17 +24,17 @@ class Planner:
         self.method, self.rtol = method, rtol
         self._last: tuple[Tensor, Plan] | None = None
 
-    def plan(self, Xi: Tensor) -> Plan:
-        """The plan for Xi (S, n, n), detached."""
+    def plan(self, Xi: Tensor, n_trajectories: int = 1, t: Tensor | None = None) -> Plan:
+        """The plan for Xi (S, n, n), detached; where there is none yet, for n_trajectories at times t (S, R, T)."""
         last = self._last  # one read: another thread may replace it
         if last is not None and last[0].device == Xi.device and torch.equal(last[0], Xi):
             return last[1]
         check_finite(Xi, "Xi")
-        if Xi.shape[0] > 1 and Xi.stride(0) == 0:  # one system repeated by expand(): factor it once
-            once = self.method.plan_or_raise(Xi[:1], self.rtol)
-            plan = once.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
-        else:
-            plan = self.method.plan_or_raise(Xi, self.rtol)
+        repeated = Xi.shape[0] > 1 and Xi.stride(0) == 0  # by expand(): factor it once
+        once = Xi[:1] if repeated else Xi
+        plan = self.method.plan_for(once, _workload(once, n_trajectories, t), self.rtol)
+        if repeated:
+            plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
         self._last = (Xi.clone(), plan)
         return plan
 
@@ -52,6 +52,13 @@ class Planner:
         return {"method": self.method, "rtol": self.rtol, "_last": None}
 
 
+def _workload(Xi: Tensor, n_trajectories: int, t: Tensor | None) -> Workload:
+    n_times, span = 1, 1.0
+    if t is not None and t.numel() and Xi.numel():
+        n_times, span = t.shape[-1], float(Xi.abs().sum(-2).amax() * t.abs().amax())
+    return Workload(Xi.shape[0], n_trajectories, n_times, Xi.shape[-1], span)
+
+
 def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     """z (*batch, T, n) from detached tensors."""
     layout = Layout.of(Xi.shape, z0.shape, t.shape)
@@ -61,7 +68,7 @@ def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     check_finite(t, "t")
     systems = layout.systems(Xi)
     starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
-    z = planner.plan(systems).evaluate(starts, times)
+    z = planner.plan(systems, layout.R, times).evaluate(starts, times)
     if not bool(torch.isfinite(z).all()):
         z = _beyond_range(systems, starts, times, z)
     return layout.batched(z).contiguous()  # forward mode wants the layout of the tangent
@@ -74,8 +81,8 @@ def evaluate_vjp(
     layout = Layout.of(Xi.shape, z0.shape, t.shape)
     if g.numel() == 0:
         return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
-    plan = planner.plan(layout.systems(Xi))
     starts, times, cotangents = layout.trajectories(z0, 1), layout.trajectories(t, 1), layout.trajectories(g, 2)
+    plan = planner.plan(layout.systems(Xi), layout.R, times)
     S, a, dt = plan.vjp(starts, times, cotangents, want_t)
     if not bool(torch.isfinite(S).all()):  # states that overflowed but do not matter to the loss
         used = (cotangents != 0).any(-1)
@@ -89,12 +96,13 @@ def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:
     """Repeat the times at which something overflowed in arithmetic that cannot."""
     bad = ~torch.isfinite(z).all(-1)
     times = torch.where(bad, t, 0)
-    again = []
-    for sign in (1.0, -1.0):
-        A = sign * Xi
-        step = Stepper(Ranged(A), choose_step(*power_norm(A)), DOUBLE)
-        again.append(scattered(step, Ranged(z0), (sign * times).clamp(min=0)).round())
-    return torch.where(bad[..., None], torch.where((times > 0)[..., None], *again), z)
+    forth, back = (_ranged(sign * Xi, z0, (sign * times).clamp(min=0)) for sign in (1.0, -1.0))
+    return torch.where(bad[..., None], torch.where((times > 0)[..., None], forth, back), z)
+
+
+def _ranged(A: Tensor, z0: Tensor, t: Tensor) -> Tensor:
+    step = Stepper(Ranged(A), choose_step(*power_norm(A)), DOUBLE)
+    return scattered(step, Ranged(z0), t).round()
 
 
 _BY_KEY: dict[str, Planner] = {}

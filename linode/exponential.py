@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adjoint import Planner
+from .evaluation import Planner
 from .methods import Method, make_method
 from .ode import LinearODE, exponential
 from .problem import as_answer, make_matrix

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adjoint import Planner, trajectory
+from .adjoint import trajectory
 from .conditioning import relative_condition
+from .evaluation import Planner
 from .methods import Method, Plan, make_method
 from .problem import Layout, as_answer, batch_of, make_system, make_times, widened
 from .solution import Solution, Stats, Status
@@ -22,12 +23,13 @@ class LinearODE:
         z0: initial state, (*batch, n). Batch dimensions of Xi, z0 and t broadcast.
         method: "auto", "eig", "schur", "propagator", or a method object such as
             `linode.methods.Eig(max_condition=10.0)`.
-        rtol: relative error that is good enough; lets `auto` accept less well-conditioned eigenvectors. None: all digits.
+        rtol: relative error that is good enough; lets `auto` accept less well-conditioned eigenvectors. None: all
+            digits.
         names: what error messages call Xi and z0.
 
-    Tensors in, a tensor out, in their common dtype and on their device; NumPy arrays or lists in, a NumPy array out. Work is done
-    in float64 or complex128. Tensors are kept, not copied: after an optimiser has changed Xi or z0 in place, the
-    next call uses the new values. The decomposition is kept while Xi keeps its values.
+    Tensors in, a tensor out, in their common dtype and on their device; NumPy arrays or lists in, a NumPy array out.
+    Work is done in float64 or complex128. Tensors are kept, not copied: after an optimiser has changed Xi or z0 in
+    place, the next call uses the new values. The decomposition is kept while Xi keeps its values.
 
     Raises:
         ShapeError, DtypeError, DeviceError, NonFiniteError: an argument that cannot be used, by name.
@@ -137,9 +139,10 @@ class LinearODE:
     def condition(self, t: Any) -> Any:
         """Relative condition number of the trajectory with respect to Xi, (*batch,).
 
-        |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi is
-        amplified, to first order. By power iteration with this solver's own derivatives; a lower bound, usually within a few
-        per cent. A result carries about -log10(condition * eps) digits that the rounding of Xi leaves meaningful.
+        |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi
+        is amplified, to first order. By power iteration with this solver's own derivatives; a lower bound, usually
+        within a few per cent. A result carries about -log10(condition * eps) digits that the rounding of Xi leaves
+        meaningful.
 
         Source: Higham (2008), Functions of Matrices, section 3.1-3.4 and algorithm 3.20 (power method).
 
@@ -155,7 +158,9 @@ class LinearODE:
 
     @property
     def decomposition(self) -> Plan:
-        """What was precomputed for the present Xi: factors, checks and the reason for the choice; reused over every call."""
+        """What was precomputed for the present Xi: factors, checks and the reason for the choice; reused over every
+        call.
+        """
         Xi = widened(self.Xi.detach())
         return self._planner.plan(Layout.of(Xi.shape, self.z0.shape, torch.Size([0])).systems(Xi))
 
@@ -165,7 +170,9 @@ class LinearODE:
         return torch.promote_types(self.Xi.dtype, self.z0.dtype)
 
     def explain(self, t: Any | None = None) -> str:
-        """In words: which method, why, what was passed over and why, and with t the condition and the error to expect."""
+        """In words: which method, why, what was passed over and why, and with t the condition and the error to
+        expect.
+        """
         solution = self.solve(t) if t is not None else None
         plan = self.decomposition
         S, n = plan.Xi.shape[:2]

@@ -6,6 +6,7 @@ back in the caller's dtype, and as a NumPy array where NumPy arrays or lists cam
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -29,7 +30,7 @@ def as_tensor(x: Any, name: str) -> Tensor:
             raise ShapeError(f"{name} is no regular array: {error}") from None
         if array.dtype.kind not in "fciub":
             raise DtypeError(f"{name} must hold real or complex numbers, got {type(x).__name__} of {array.dtype}")
-        if array.dtype.itemsize > 8 and array.dtype.kind == "f" or array.dtype.itemsize > 16:
+        if (array.dtype.itemsize > 8 and array.dtype.kind == "f") or array.dtype.itemsize > 16:
             raise DtypeError(f"{name} is {array.dtype}; linode works in float32, float64, complex64 and complex128")
         array = array.astype(array.dtype.newbyteorder("="), copy=True)
         x = torch.as_tensor(array)
@@ -44,10 +45,14 @@ def as_tensor(x: Any, name: str) -> Tensor:
 
 def check_finite(x: Tensor, name: str) -> None:
     """Raise where x holds NaN or infinity."""
+    total = x.sum().item() if x.numel() else 0.0
+    if math.isfinite(total.real) and math.isfinite(total.imag):  # one pass; a finite x may still overflow its sum
+        return
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         where = tuple((~finite).nonzero()[0].tolist())
-        raise NonFiniteError(f"{name} must be finite, but {name}[{', '.join(map(str, where))}] is {x[where].item()}")
+        place = f"{name}[{', '.join(map(str, where))}]" if where else name
+        raise NonFiniteError(f"{name} must be finite, but {place} is {x[where].item()}")
 
 
 def is_deferred() -> bool:
@@ -68,7 +73,9 @@ def make_matrix(A: Any, name: str) -> Tensor:
 
 
 def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tuple[Tensor, Tensor, bool]:
-    """Checked Xi and z0, and whether the answer goes back as NumPy arrays. Tensors of a supported dtype are not copied."""
+    """Checked Xi and z0, and whether the answer goes back as NumPy arrays. Tensors of a supported dtype are not
+    copied.
+    """
     is_numpy = not isinstance(Xi, Tensor) and not isinstance(z0, Tensor)
     Xi_name, z0_name = names
     Xi, z0 = make_matrix(Xi, Xi_name), as_tensor(z0, z0_name)

@@ -43,8 +43,9 @@ class Stats:
 class Solution:
     """A trajectory and how far to trust it.
 
-    t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: the name of what evaluated it. status: truthy
-    where all is well, else its text is the advice. condition: relative condition number of z(t) with respect to Xi, (*batch,);
+    t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: the name of what evaluated it. status:
+    truthy where all is well, else its text is the advice. condition: relative condition number of z(t) with respect
+    to Xi, (*batch,);
     error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the norm of the trajectory.
     """
 

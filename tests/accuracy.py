@@ -104,9 +104,7 @@ def allowed(z_condition: float, gradient_condition: oracles.Gradients) -> dict[s
     return {"z": max(1e-13, 100 * z_condition * EPS), **gradients}
 
 
-def score(
-    case: Case, z: np.ndarray, S: np.ndarray, a: np.ndarray, dt: np.ndarray, failure: str = ""
-) -> Record:
+def score(case: Case, z: np.ndarray, S: np.ndarray, a: np.ndarray, dt: np.ndarray, failure: str = "") -> Record:
     """Judge an answer; `failure` is the text of an exception, if one ended the attempt."""
     truth = truth_of(case)
     pairs = zip(QUANTITIES, (z, S, a, dt), (truth.z, *truth.gradients))
@@ -154,7 +152,7 @@ def score_method(evaluate: Callable[[Case], Answer], cases: Sequence[Case] = CAS
     for case in cases:
         try:
             answer, failure = evaluate(case), ""
-        except Exception as error:  # noqa: BLE001 (whatever a valid problem raises is counted, not hidden)
+        except Exception as error:
             missing = np.full(1, np.nan)
             answer, failure = (missing,) * 4, f"{type(error).__name__}: {error}".splitlines()[0]
         records.append(score(case, *answer, failure=failure))
@@ -184,21 +182,15 @@ def worst_ratio(record: Record) -> float:
 
 
 def summary(records: Sequence[Record]) -> str:
-    normwise, componentwise = (
-        sum(getattr(r, f"passes_{x}") for r in records) for x in ("normwise", "componentwise")
-    )
+    normwise, componentwise = (sum(getattr(r, f"passes_{x}") for r in records) for x in ("normwise", "componentwise"))
     return f"normwise {normwise}/{len(records)}, componentwise {componentwise}/{len(records)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--method", action="append", help="a linode method or matrix_exp; repeatable (default: auto)"
-    )
+    parser.add_argument("--method", action="append", help="a linode method or matrix_exp; repeatable (default: auto)")
     parser.add_argument("--only", default="", help="score only cases whose name or kind contains this")
-    parser.add_argument(
-        "--worst", type=int, default=0, help="list only the N worst failing cases (default: all)"
-    )
+    parser.add_argument("--worst", type=int, default=0, help="list only the N worst failing cases (default: all)")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     cases = [case for case in CASES if options.only in case.name or options.only in case.kind]
@@ -206,9 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for method in options.method or ["auto"]:
         start = time.perf_counter()
         records = score_method(evaluator(method), cases)
-        failing = [
-            record for record in records if not (record.passes_normwise and record.passes_componentwise)
-        ]
+        failing = [record for record in records if not (record.passes_normwise and record.passes_componentwise)]
         if options.worst:
             failing = sorted(failing, key=worst_ratio, reverse=True)[: options.worst]
         print(f"--- {method}")

@@ -137,9 +137,7 @@ def rounded(balls: list, shape: tuple[int, ...], *, is_complex: bool) -> np.ndar
 
 def is_settled_to(balls: list, bits: int) -> bool:
     parts = real_parts(balls)
-    radius, size = (
-        max(log2(x) for x in group) for group in ([x.rad() for x in parts], [x.mid() for x in parts])
-    )
+    radius, size = (max(log2(x) for x in group) for group in ([x.rad() for x in parts], [x.mid() for x in parts]))
     return radius == -inf or radius + bits <= size
 
 

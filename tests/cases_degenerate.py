@@ -72,12 +72,8 @@ def semisimple_cases() -> list[Case]:
         make_case("semisimple_kappa10", kind, similar(generator("semi10"), values, 10.0), SHORT, EIG_TRAP),
         make_case("semisimple_kappa1000", kind, similar(generator("semi1000"), values, 1e3), SHORT, EIG_TRAP),
         make_case("semisimple_pairs", kind, similar(generator("semip"), pairs, 5.0), SHORT, EIG_TRAP),
-        make_case(
-            "semisimple_complex", kind, similar(generator("semic"), values * (1 + 2j), 8.0), SHORT, EIG_TRAP
-        ),
-        make_case(
-            "projector", kind, similar(generator("proj"), np.diag([1.0, 1, 1, 0, 0]), 20.0), SHORT, EIG_TRAP
-        ),
+        make_case("semisimple_complex", kind, similar(generator("semic"), values * (1 + 2j), 8.0), SHORT, EIG_TRAP),
+        make_case("projector", kind, similar(generator("proj"), np.diag([1.0, 1, 1, 0, 0]), 20.0), SHORT, EIG_TRAP),
         make_case("rank_one", kind, np.outer([1.0, 2, 3, 4], [1.0, -1, 1, -1.5]), SHORT, EIG_TRAP),
         make_case(
             "householder_7",
@@ -103,12 +99,8 @@ def jordan_cases() -> list[Case]:
         (12, -1.0),
         (16, -0.5),
     ]
-    cases = [
-        make_case(f"jordan_{n}_at_{x:g}", kind, jordan(n, x), SHORT, MVL + ", section 6") for n, x in sizes
-    ]
-    cases += [
-        make_case(f"jordan_pair_{m}", kind, real_jordan_pair(m, -0.3, 2.0), SHORT, MVL) for m in (2, 3, 4)
-    ]
+    cases = [make_case(f"jordan_{n}_at_{x:g}", kind, jordan(n, x), SHORT, MVL + ", section 6") for n, x in sizes]
+    cases += [make_case(f"jordan_pair_{m}", kind, real_jordan_pair(m, -0.3, 2.0), SHORT, MVL) for m in (2, 3, 4)]
     cases += [make_case(f"jordan_complex_{n}", kind, jordan(n, -0.2 + 3j), SHORT, MVL) for n in (2, 4, 6)]
     cases.append(make_case("jordan_6_long", kind, jordan(6, -0.5), [0, 1, 10, 50, 100], MVL))
     cases.append(make_case("jordan_4_large_coupling", kind, jordan(4, -1.0, 1e4), SHORT, MVL))
@@ -173,20 +165,14 @@ def direct_sum_cases() -> list[Case]:
     integrators = direct_sum(jordan(2, 0.0), jordan(2, 0.0), 0.0)
     return [
         make_case("sum_jordan3_simple", kind, mixed, SHORT, GOLUB_WILKINSON),
-        make_case(
-            "sum_jordan3_simple_rotated", kind, rotated(generator("dsr"), mixed), SHORT, GOLUB_WILKINSON
-        ),
+        make_case("sum_jordan3_simple_rotated", kind, rotated(generator("dsr"), mixed), SHORT, GOLUB_WILKINSON),
         make_case("sum_derogatory", kind, derogatory, SHORT, GOLUB_WILKINSON),
-        make_case(
-            "sum_derogatory_similar", kind, similar(generator("dd"), derogatory, 10.0), SHORT, GOLUB_WILKINSON
-        ),
+        make_case("sum_derogatory_similar", kind, similar(generator("dd"), derogatory, 10.0), SHORT, GOLUB_WILKINSON),
         make_case("sum_integrators", kind, integrators, SHORT, GOLUB_WILKINSON),
         make_case(
             "sum_two_defective_pairs",
             kind,
-            rotated(
-                generator("dp"), direct_sum(real_jordan_pair(2, -0.1, 1.0), real_jordan_pair(2, -0.1, 3.0))
-            ),
+            rotated(generator("dp"), direct_sum(real_jordan_pair(2, -0.1, 1.0), real_jordan_pair(2, -0.1, 3.0))),
             SHORT,
             GOLUB_WILKINSON,
         ),
@@ -226,12 +212,8 @@ def close_cases() -> list[Case]:
     )
     cases.append(make_case("close_complex", kind, A, SHORT, source))
     eps = 2.0**-52
-    cases.append(
-        make_case("confluent_eps", kind, [[1 + eps, 1.0], [0.0, 1 - eps]], SHORT, MVL + ", method 14")
-    )
-    A = np.block(
-        [[np.array([[0.0, 1], [-1, 0]]), np.eye(2)], [np.zeros((2, 2)), np.array([[0.0, 1 + 1e-9], [-1, 0]])]]
-    )
+    cases.append(make_case("confluent_eps", kind, [[1 + eps, 1.0], [0.0, 1 - eps]], SHORT, MVL + ", method 14"))
+    A = np.block([[np.array([[0.0, 1], [-1, 0]]), np.eye(2)], [np.zeros((2, 2)), np.array([[0.0, 1 + 1e-9], [-1, 0]])]])
     cases.append(make_case("close_resonant_oscillators", kind, A, SHORT, "two oscillators near resonance"))
     return cases
 
@@ -246,9 +228,7 @@ def augmented_cases() -> list[Case]:
     return [
         make_case("augmented_4_2", kind, augmented(stable, normal(rng, 4, 2)), SHORT, source),
         make_case("augmented_large_input", kind, augmented(stable, 1e5 * normal(rng, 4, 2)), SHORT, source),
-        make_case(
-            "augmented_oscillator", kind, augmented(oscillator, np.array([[0.0], [1.0]])), SHORT, source
-        ),
+        make_case("augmented_oscillator", kind, augmented(oscillator, np.array([[0.0], [1.0]])), SHORT, source),
         make_case(
             "augmented_twice",
             kind,
@@ -256,16 +236,10 @@ def augmented_cases() -> list[Case]:
             SHORT,
             source,
         ),
-        make_case(
-            "augmented_unstable", kind, augmented(np.diag([3.0, 1.0]), normal(rng, 2, 2)), SHORT, source
-        ),
+        make_case("augmented_unstable", kind, augmented(np.diag([3.0, 1.0]), normal(rng, 2, 2)), SHORT, source),
         make_case("augmented_singular_Xi", kind, augmented(jordan(3, 0.0), normal(rng, 3, 2)), SHORT, source),
-        make_case(
-            "augmented_complex", kind, augmented(skew - skew.conj().T, normal(rng, 3, 2) + 0j), SHORT, source
-        ),
-        make_case(
-            "double_integrator_2d", kind, np.kron(jordan(2, 0.0), np.eye(2)), [0, 1, 10, 1e3], "kinematics"
-        ),
+        make_case("augmented_complex", kind, augmented(skew - skew.conj().T, normal(rng, 3, 2) + 0j), SHORT, source),
+        make_case("double_integrator_2d", kind, np.kron(jordan(2, 0.0), np.eye(2)), [0, 1, 10, 1e3], "kinematics"),
         make_case("constant_jerk", kind, np.kron(jordan(4, 0.0), np.eye(2)), [-3, 0.1, 1, 10], "kinematics"),
     ]
 
@@ -282,9 +256,7 @@ def nilpotent_cases() -> list[Case]:
         make_case("strictly_upper_6", kind, strict, SHORT, source),
         make_case("strictly_upper_6_by_100", kind, 100 * strict, SHORT, source),
         make_case("strictly_upper_6_rotated", kind, rotated(rng, strict), SHORT, source),
-        make_case(
-            "log_pascal_10", kind, pascal, [-1, 0.5, 1, 2], "Edelman & Strang (2004), Amer. Math. Monthly 111"
-        ),
+        make_case("log_pascal_10", kind, pascal, [-1, 0.5, 1, 2], "Edelman & Strang (2004), Amer. Math. Monthly 111"),
         make_case("square_zero_complex", kind, square_zero, SHORT, "Xi^2 = 0 up to rounding"),
     ]
 

@@ -108,14 +108,10 @@ def kenney_laub_cases() -> list[Case]:
         make_case("kl_ex2", kind, [[0.1, 1e6], [0, 0.1]], SHORT, KENNEY_LAUB + ", example 2"),
         make_case("kl_ex3", kind, [[-1, 1e7], [0, -1e7]], [0, 1e-7, 1e-3, 1, 5], KENNEY_LAUB + ", example 3"),
         make_case("kl_p655", kind, bidiagonal, [0, 1e-6, 1e-3, 1], KENNEY_LAUB + ", p. 655"),
-        make_case(
-            "kl_89_ex5", kind, [[0, 1e6], [0, 0]], SHORT, "Kenney & Laub (1989), SIMAX 10(2), example 5"
-        ),
+        make_case("kl_89_ex5", kind, [[0, 1e6], [0, 0]], SHORT, "Kenney & Laub (1989), SIMAX 10(2), example 5"),
         make_case("kl_89_p206", kind, schur_like, UNIT, "Kenney & Laub (1989), SIMAX 10(2), p. 206"),
         make_case("kl_stable_shear", kind, [[-1, 1e6], [0, -1]], SHORT, "after " + KENNEY_LAUB),
-        make_case(
-            "kl_complex", kind, np.array([[-1 + 2j, 1e5], [0, -1 - 2j]]), SHORT, "after " + KENNEY_LAUB
-        ),
+        make_case("kl_complex", kind, np.array([[-1 + 2j, 1e5], [0, -1 - 2j]]), SHORT, "after " + KENNEY_LAUB),
     ]
 
 
@@ -125,9 +121,7 @@ def dieci_papini_cases() -> list[Case]:
     cases = []
     for size in (1e2, 1e6):
         A = np.block([[1.3 * ones, size * ones], [0 * ones, -1.3 * ones]]) / 8
-        cases.append(
-            make_case(f"dieci_papini_3_10_{size:g}", kind, A, SHORT, DIECI_PAPINI + ", example 3.10")
-        )
+        cases.append(make_case(f"dieci_papini_3_10_{size:g}", kind, A, SHORT, DIECI_PAPINI + ", example 3.10"))
     rng = generator("dieci")
     A, B = rotated(rng, np.diag([-1.0, -1.1, -4.0])), build.real_jordan_pair(1, -0.5, 3.0)
     for size in (1e3, 1e8):
@@ -140,15 +134,11 @@ def overscaling_cases() -> list[Case]:
     kind = "overscaling"
     cases = []
     for b in (1e1, 1e3, 1e5, 1e8):
-        cases.append(
-            make_case(f"overscaling_{b:g}", kind, [[1, b], [0, -1]], SHORT, AL_MOHY_HIGHAM + ", section 1")
-        )
+        cases.append(make_case(f"overscaling_{b:g}", kind, [[1, b], [0, -1]], SHORT, AL_MOHY_HIGHAM + ", section 1"))
     rng = generator("overscaling")
     for n, size in ((4, 1e3), (4, 1e6), (8, 1e2), (8, 1e4)):
         A = np.diag(np.linspace(1, -1, n)) + size * np.triu(build.normal(rng, n, n), 1)
-        cases.append(
-            make_case(f"overscaling_triangle_{n}_{size:g}", kind, A, SHORT, "after " + AL_MOHY_HIGHAM)
-        )
+        cases.append(make_case(f"overscaling_triangle_{n}_{size:g}", kind, A, SHORT, "after " + AL_MOHY_HIGHAM))
     A = np.diag(np.linspace(-2, 0, 5)) + np.diag([1e5, 1e-5, 1e5, 1e-5], 1)
     cases.append(make_case("overscaling_alternating", kind, A, SHORT, "after " + AL_MOHY_HIGHAM))
     for b in (1e2, 1e4):
@@ -168,9 +158,7 @@ def overscaling_cases() -> list[Case]:
     A = np.array([[1 - 20 / 2, 20 / 2], [-(20**3) / 2, 1 + 20 / 2]])
     cases.append(make_case("al_mohy_growing", kind, A, UNIT, "Al-Mohy, in " + FASI_HIGHAM))
     cases.append(
-        make_case(
-            "overscaling_complex", kind, np.array([[1j, 1e6], [0, -1j]]), SHORT, "after " + AL_MOHY_HIGHAM
-        )
+        make_case("overscaling_complex", kind, np.array([[1j, 1e6], [0, -1j]]), SHORT, "after " + AL_MOHY_HIGHAM)
     )
     cases.append(make_case("overscaling_1e17", kind, [[1, 1e17], [0, 1]], UNIT, "Al-Mohy, in " + FASI_HIGHAM))
     return cases
@@ -211,12 +199,8 @@ def nonnormal_cases() -> list[Case]:
         ),
         make_case("lesp_8", kind, build.lesp(8), [0, 0.1, 1, 3], TOOLBOX + ": lesp"),
         make_case("chebspec_8", kind, build.chebspec(8), [0.1, 1, 3], TOOLBOX + ": chebspec"),
-        make_case(
-            "gallery_3", kind, [[-149, -50, -154], [537, 180, 546], [-27, -9, -25]], UNIT, "MATLAB gallery(3)"
-        ),
-        make_case(
-            "gallery_5", kind, GALLERY_5, [1e-3, 0.1, 1], "MATLAB gallery(5): nilpotent, Golub & Wilkinson"
-        ),
+        make_case("gallery_3", kind, [[-149, -50, -154], [537, 180, 546], [-27, -9, -25]], UNIT, "MATLAB gallery(3)"),
+        make_case("gallery_5", kind, GALLERY_5, [1e-3, 0.1, 1], "MATLAB gallery(5): nilpotent, Golub & Wilkinson"),
         make_case("godunov_7", kind, np.array(GODUNOV) / 100, [0.1, 0.5, 1], "Godunov (1998); EigTool demo"),
         make_case("parlett_ng_1", kind, PARLETT_NG_1, [0.01, 0.1, 1], PARLETT_NG + ", example I"),
         make_case("parlett_ng_2", kind, pang_2, [0.1, 0.5, 1], PARLETT_NG + ", example II"),
@@ -257,14 +241,10 @@ def higham_fasi_cases() -> list[Case]:
     lara = [[-2.421897905520424e-03, 0, 5.383443102348909e-03], [0, -3.200125487349701e-04, 0]]
     lara.append([0, 3.200125487349701e-04, -5.398342527725431e-03])
     return [
-        make_case(
-            "najfeld_havel", kind, najfeld, UNIT, "Najfeld & Havel (1995), Adv. Appl. Math. 16, p. 370"
-        ),
+        make_case("najfeld_havel", kind, najfeld, UNIT, "Najfeld & Havel (1995), Adv. Appl. Math. 16, p. 370"),
         make_case("jordan_1_to_4", kind, mixed, UNIT, FASI_HIGHAM),
         make_case("companion_close_quartic_cubic", kind, companions, SHORT, "Kagstrom (1977), matrix F"),
-        make_case(
-            "davies_higham_triw", kind, triw, UNIT, "Davies & Higham (2003), SIMAX 25(2), example 3, reduced"
-        ),
+        make_case("davies_higham_triw", kind, triw, UNIT, "Davies & Higham (2003), SIMAX 25(2), example 3, reduced"),
         make_case("toeplitz_complex_6", kind, trefoil, UNIT, FASI_HIGHAM),
         make_case(
             "nearly_equal_rank_one",
@@ -323,9 +303,7 @@ def companion_cases() -> list[Case]:
         ),
         make_case("companion_chebyshev_8", kind, build.companion(chebyshev), SHORT, toh),
         make_case("companion_repeated_5", kind, build.companion([-1.0] * 5), SHORT, "(x + 1)^5"),
-        make_case(
-            "phase_variables_repeated_4", kind, build.controllable([-2.0, -2, -2, -2]), SHORT, "(x + 2)^4"
-        ),
+        make_case("phase_variables_repeated_4", kind, build.controllable([-2.0, -2, -2, -2]), SHORT, "(x + 2)^4"),
         make_case(
             "phase_variables_butterworth",
             kind,

@@ -16,21 +16,15 @@ LEVEQUE = "LeVeque (2007), Finite Difference Methods for ODEs and PDEs"
 
 def robertson(y2: float, y3: float) -> np.ndarray:
     k1, k2, k3 = 0.04, 3e7, 1e4
-    return np.array(
-        [[-k1, k3 * y3, k3 * y2], [k1, -k3 * y3 - 2 * k2 * y2, -k3 * y2], [0.0, 2 * k2 * y2, 0.0]]
-    )
+    return np.array([[-k1, k3 * y3, k3 * y2], [k1, -k3 * y3 - 2 * k2 * y2, -k3 * y2], [0.0, 2 * k2 * y2, 0.0]])
 
 
 def stiff_cases() -> list[Case]:
     kind = "stiff"
     times = [0.0, 1e-6, 1e-3, 0.1, 1.0]
     cases = [
-        make_case(
-            "robertson_start", "kinetics", robertson(3.6e-5, 1e-4), [0, 1e-3, 1, 40], HAIRER + ", (IV.1.4)"
-        ),
-        make_case(
-            "robertson_late", "kinetics", robertson(6e-6, 0.3), [0, 1e-4, 1, 400], HAIRER + ", (IV.1.4)"
-        ),
+        make_case("robertson_start", "kinetics", robertson(3.6e-5, 1e-4), [0, 1e-3, 1, 40], HAIRER + ", (IV.1.4)"),
+        make_case("robertson_late", "kinetics", robertson(6e-6, 0.3), [0, 1e-4, 1, 400], HAIRER + ", (IV.1.4)"),
         make_case(
             "bateman_equal_rates",
             "kinetics",
@@ -64,9 +58,7 @@ def stiff_cases() -> list[Case]:
     slow_fast = np.block(
         [[build.real_jordan_pair(1, -0.1, 1.0), np.ones((2, 2))], [1e5 * np.ones((2, 2)), -1e6 * np.eye(2)]]
     )
-    cases.append(
-        make_case("slow_manifold", kind, slow_fast, times, "singular perturbation: two slow, two fast")
-    )
+    cases.append(make_case("slow_manifold", kind, slow_fast, times, "singular perturbation: two slow, two fast"))
     triangle = np.diag([-1.0, -1e2, -1e4, -1e6]) + np.triu(normal(generator("stt"), 4, 4), 1) * 1e3
     cases.append(make_case("stiff_triangle", kind, triangle, times, HAIRER + ", IV"))
     triangle = np.diag([-1e6, -1e3, -1.0, 0.0]) + np.tril(normal(generator("stl"), 4, 4), -1)
@@ -74,9 +66,7 @@ def stiff_cases() -> list[Case]:
     A = np.array([[998.0, 1998.0], [-999.0, -1999.0]])
     cases.append(make_case("stiff_textbook", kind, A, [0, 1e-3, 1, 10], "Gear (1971): eigenvalues -1, -1000"))
     A = np.array([[-0.5e6, 1.0], [0.0, -0.5e6 - 1e-3]])
-    cases.append(
-        make_case("stiff_close_fast_pair", kind, A, [0, 1e-7, 1e-6, 1e-5], "two fast modes nearly equal")
-    )
+    cases.append(make_case("stiff_close_fast_pair", kind, A, [0, 1e-7, 1e-6, 1e-5], "two fast modes nearly equal"))
     return cases
 
 
@@ -132,9 +122,7 @@ def mechanical_cases() -> list[Case]:
     gyroscope = build.first_order(np.eye(2), np.array([[0, -3.0], [3.0, 0]]), np.eye(2))
     free = build.first_order(np.eye(3), np.zeros((3, 3)), np.array([[1.0, -1, 0], [-1, 2, -1], [0, -1, 1]]))
     rng = generator("mech")
-    stiff_spring = build.first_order(
-        np.diag([1.0, 1e-3]), np.zeros((2, 2)), np.array([[1e6, -10], [-10, 20]])
-    )
+    stiff_spring = build.first_order(np.diag([1.0, 1e-3]), np.zeros((2, 2)), np.array([[1e6, -10], [-10, 20]]))
     drone_gains = normal(rng, 4, 4) * 0.1
     return [
         make_case("masses_undamped", kind, build.first_order(M, 0 * M, K), [0, 1, 10, 1e3], TISSEUR),

@@ -40,19 +40,13 @@ def random_cases() -> list[Case]:
         cases.append(make_case(f"random_complex_5_times_{size:g}", "random complex", A, times, GINIBRE))
     cases.append(make_case("random_2", kind, normal(generator("r2"), 2, 2), SHORT, GINIBRE))
     cases.append(make_case("random_12", kind, normal(generator("r12"), 12, 12) / np.sqrt(12), SHORT, GINIBRE))
-    cases.append(
-        make_case("random_24", kind, normal(generator("r24"), 24, 24) / np.sqrt(24), [1, 10], GINIBRE)
-    )
+    cases.append(make_case("random_24", kind, normal(generator("r24"), 24, 24) / np.sqrt(24), [1, 10], GINIBRE))
     A = normal(generator("rs"), 8, 8) - 3 * np.eye(8)
     cases.append(make_case("random_stable_8", kind, A, [0, 1, 10], GINIBRE))
     cases.append(
-        make_case(
-            "random_positive_5", kind, generator("rp").random((5, 5)), SHORT, "nonnegative: no cancellation"
-        )
+        make_case("random_positive_5", kind, generator("rp").random((5, 5)), SHORT, "nonnegative: no cancellation")
     )
-    cases.append(
-        make_case("small_norm_2", kind, 1e-3 * normal(generator("sn"), 2, 2), SHORT, "numerics.md, trap 3")
-    )
+    cases.append(make_case("small_norm_2", kind, 1e-3 * normal(generator("sn"), 2, 2), SHORT, "numerics.md, trap 3"))
     cases.append(make_case("small_norm_1", kind, [[1e-2]], [0.3, 1, 4], "numerics.md, trap 3"))
     return cases
 
@@ -90,9 +84,7 @@ def oscillation_cases() -> list[Case]:
     modes = build.direct_sum(*(np.array([[-1e-4, w], [-w, -1e-4]]) for w in (1.0, 3.0, 3.0001)))
     source = "numerics.md, trap 9"
     return [
-        make_case(
-            "rotation_1e4", kind, [[0, 1e4], [-1e4, 0]], [0.1, 1, 3], "Al-Mohy & Higham (2009), test matrices"
-        ),
+        make_case("rotation_1e4", kind, [[0, 1e4], [-1e4, 0]], [0.1, 1, 3], "Al-Mohy & Higham (2009), test matrices"),
         make_case("rotation_1e6", kind, [[0, 1], [-1, 0]], [10, 1e3, 1e5, 1e6], source),
         make_case("rotation_1e7", kind, [[0, 1e3], [-1e3, 0]], [1, 1e2, 1e4], source),
         make_case("oscillator_unbalanced", kind, [[0, 1], [-1e6, 0]], [1e-3, 1, 100], source),
@@ -100,9 +92,7 @@ def oscillation_cases() -> list[Case]:
         make_case("skew_hermitian_3_1e6", kind, C - C.conj().T, [1, 1e3, 3e5], source),
         make_case("lightly_damped_modes", kind, similar(rng, modes, 5.0), [0, 10, 1e3, 1e4], source),
         make_case("lightly_damped_fast", kind, [[-1e-2, 1e4], [-1e4, -1e-2]], [0, 1, 30, 100], source),
-        make_case(
-            "defective_oscillator_long", kind, build.real_jordan_pair(2, -1e-3, 1.0), [0, 10, 1e3], source
-        ),
+        make_case("defective_oscillator_long", kind, build.real_jordan_pair(2, -1e-3, 1.0), [0, 10, 1e3], source),
     ]
 
 
@@ -145,9 +135,7 @@ def range_cases() -> list[Case]:
         ),
         make_case("state_of_mixed_size", kind, normal(rng, 3, 3), SHORT, RANGE, z0=[1e12, 1.0, 1e-12]),
         make_case("slow_eigenvector", eigenvector, slow_fast, SHORT, "stays on one mode", z0=[1.0, 0, 0]),
-        make_case(
-            "fast_eigenvector", eigenvector, A, [0, 0.1, 0.3], "a decaying mode among slower ones", z0=V[:, 1]
-        ),
+        make_case("fast_eigenvector", eigenvector, A, [0, 0.1, 0.3], "a decaying mode among slower ones", z0=V[:, 1]),
         make_case(
             "fast_eigenvector_diagonal",
             eigenvector,

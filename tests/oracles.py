@@ -263,9 +263,7 @@ def condition_of_gradients(Xi: np.ndarray, z0: np.ndarray, t: np.ndarray, g: np.
 
 
 @cached
-def _condition_of_gradients(
-    Xi: np.ndarray, z0: np.ndarray, t: np.ndarray, g: np.ndarray
-) -> tuple[np.ndarray, ...]:
+def _condition_of_gradients(Xi: np.ndarray, z0: np.ndarray, t: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
     if not np.any(Xi):
         return np.zeros(3), np.zeros(3)
     is_complex = any(map(np.iscomplexobj, (Xi, z0, g)))

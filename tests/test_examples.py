@@ -52,14 +52,10 @@ def test_the_trajectory_is_that_of_the_closed_form(tmp_path: Path):
 def test_linode_meets_the_closed_forms_where_it_is_compared_with_torchdiffeq(tmp_path: Path):
     pytest.importorskip("torchdiffeq")
     output = run_example("compare_torchdiffeq.py", tmp_path)
-    assert (
-        last_number(output, "largest error of linode:") < 1e-11
-    )  # the stiff one: |Xi| t = 2000, 2000 eps = 4e-13
+    assert last_number(output, "largest error of linode:") < 1e-11  # the stiff one: |Xi| t = 2000, 2000 eps = 4e-13
     for problem in ("non-stiff", "stiff"):
         for solver in ("with_linode", "with_torchdiffeq"):
-            assert re.search(
-                rf"^{problem} +{solver} +{NUMBER} +{NUMBER} +{NUMBER}$", output, flags=re.MULTILINE
-            )
+            assert re.search(rf"^{problem} +{solver} +{NUMBER} +{NUMBER} +{NUMBER}$", output, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -95,9 +95,7 @@ def test_scaling_Xi_is_scaling_time(case: Case):
     S, _, dt = truth_of(case).gradients
     by_time, by_matrix = case.t * dt, (S.conj() * case.Xi).real.ravel()
     sizes = np.abs(by_time).sum() + norm(S) * norm(case.Xi)
-    assert (
-        abs(math.fsum(by_time) - math.fsum(by_matrix)) <= 4 * EPS * sizes + 1e-300
-    )  # 1e-300: products underflow
+    assert abs(math.fsum(by_time) - math.fsum(by_matrix)) <= 4 * EPS * sizes + 1e-300  # 1e-300: products underflow
 
 
 @every_case

@@ -6,7 +6,7 @@ other rounding (`Noisy`): everything that only moves entries is defined here, th
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Wrapped:
         return self.like(*(p * power_of_two for p in self.parts))
 
 
-Array = Union[Tensor, Wrapped]
+Array = Tensor | Wrapped
 
 
 def leading(x: Array) -> Tensor:
@@ -76,10 +76,10 @@ def zeros_like(x: Array) -> Any:
     return x.like(*map(torch.zeros_like, x.parts)) if isinstance(x, Wrapped) else torch.zeros_like(x)
 
 
-def where(mask: Tensor, a: Array, b: Array) -> Any:
-    if isinstance(a, Wrapped) and isinstance(b, Wrapped):
+def where(mask: Tensor, a: Any, b: Any) -> Any:
+    if isinstance(a, Wrapped):
         return a.like(*(torch.where(mask, p, q) for p, q in zip(a.parts, b.parts)))
-    return torch.where(mask, a, b)  # type: ignore[call-overload]
+    return torch.where(mask, a, b)
 
 
 def cat(arrays: list[Any], dim: int) -> Any:

@@ -1,7 +1,8 @@
 """Block diagonalisation Xi = X blockdiag(B_1, ..., B_p) X^-1 with a well-conditioned X, for one matrix on the CPU.
 
-Real Schur form, close eigenvalues moved next to each other, then one Sylvester equation per block; blocks whose solution is
-large are merged with their nearest neighbour and the work is done again, so that a defective matrix ends as one block.
+Real Schur form, close eigenvalues moved next to each other, then one Sylvester equation per block; blocks whose
+solution is large are merged with their nearest neighbour and the work is done again, so that a defective matrix ends
+as one block.
 Cost: about 30 n^3 a pass, at most log2(n) passes or so. Pure LAPACK (gees, trsen, trsyl).
 Sources: Bavely & Stewart (1979), SIAM J. Numer. Anal. 16, 359; Golub & Van Loan (2013), 7.6.3.
 """

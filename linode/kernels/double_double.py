@@ -1,11 +1,11 @@
 """Matrix arithmetic in about twice the working precision, out of ordinary float64 products.
 
-A `DoubleDouble` is an unevaluated sum hi + lo of two float64 tensors. Sums use error-free transformations; a matrix product cuts
-both factors into slices so short that BLAS multiplies and adds them without any rounding, and sums the few exact
-products. It runs wherever `torch.matmul` runs, batched, and costs about ten products (85 to 96 significant bits
-relative to the largest entry of the row and column).
-Sources: Dekker (1971), Numer. Math. 18, section 5 (two_prod); Knuth, TAOCP 2, 4.2.2 (two_sum); Ozaki, Ogita, Oishi & Rump (2012),
-Numer. Algorithms 59, algorithm 3 (error-free splitting of a matrix product).
+A `DoubleDouble` is an unevaluated sum hi + lo of two float64 tensors. Sums use error-free transformations; a matrix
+product cuts both factors into slices so short that BLAS multiplies and adds them without any rounding, and sums the
+few exact products. It runs wherever `torch.matmul` runs, batched, and costs about ten products (85 to 96 significant
+bits relative to the largest entry of the row and column).
+Sources: Dekker (1971), Numer. Math. 18, section 5 (two_prod); Knuth, TAOCP 2, 4.2.2 (two_sum); Ozaki, Ogita, Oishi &
+Rump (2012), Numer. Algorithms 59, algorithm 3 (error-free splitting of a matrix product).
 """
 
 from __future__ import annotations

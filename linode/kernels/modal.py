@@ -1,11 +1,13 @@
 """exp(Xi t) z0 and its adjoint in an eigenbasis Xi = V diag(lam) V^-1, by divided differences.
 
-For real Xi one of each conjugate pair is kept and the products over time are real: z = Re(sum_j w_j c_j exp(lam_j t) v_j), w = 2 for a
-pair. Forward is one product of T x n x n, the adjoint two more; nothing is ever divided by a small eigenvalue gap.
+For real Xi one of each conjugate pair is kept and the products over time are real: z = Re(sum_j w_j c_j exp(lam_j t)
+v_j), w = 2 for a pair. Forward is one product of T x n x n, the adjoint two more; nothing is ever divided by a small
+eigenvalue gap.
 Derivation: with x_ik = exp(lam_k t_i) and ghat = V^H g, the gradient in the eigenbasis is
     M_jk = conj(c_k) sum_i ghat_ij conj(D_jk(t_i)),   D_jk(t) = (exp(lam_j t) - exp(lam_k t)) / (lam_j - lam_k),
-and for |lam_j - lam_k| t_max >= 1 the sum over i comes first: (Q_jj - Q_jk) / conj(lam_j - lam_k), Q = ghat^T conj(x), where at
-short times 1 is taken off x, which keeps them exact beside long ones. Closer pairs use t exp(y t) expm1((x-y) t) / ((x-y) t), time by time.
+and for well-separated pairs the sum over i comes first: (Q_jj - Q_jk) / conj(lam_j - lam_k), Q = ghat^T conj(x), where
+at short times 1 is taken off x, which keeps them exact beside long ones. Close pairs use
+t exp(lam_k t) expm1(w) / w, w = (lam_j - lam_k) t, time by time.
 Sources: Daleckii & Krein (1965); Higham (2008), Functions of Matrices, theorem 3.9 and eq. 10.15-10.17.
 """
 
@@ -16,8 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEAR = 1.0  # |lam_j - lam_k| t_max below which the two exponentials are subtracted analytically, time by time;
-NEAR_RELATIVE = 1e-2  # so too where the gap is this small beside the eigenvalues: some times may be too short to resolve it
+# Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
+# NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
+# digits that are lost otherwise: at most 1 / NEAR units of rounding.
+NEAR, NEAR_RELATIVE = 0.03, 0.01
 
 
 @dataclass
@@ -38,40 +42,79 @@ class Modes:
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
-        e = self._coefficients(z0)[:, :, None] * torch.exp(t[..., None] * self.lam[:, None, None])
+        e = self._coefficients(z0)[:, :, None] * self._exponentials(t)
         return self._real(e) @ self._synthesis()[:, None]
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
-        lam, c = self.lam[:, None, None], self._coefficients(z0)
-        n_systems, _, n_times = t.shape
-        w = t[..., None] * lam
-        x = torch.exp(w)  # (S, R, T, p)
-        synthesis = self._synthesis()[:, None]
-        ghat = self._complex(g @ synthesis.mH)  # (S, R, T, p)
-
-        r = (ghat * x.conj()).sum(2)  # (S, R, p)
-        a = (self.V_inv.mH[:, None] @ r[..., None])[..., 0]
+        c = self._coefficients(z0)
+        x = self._exponentials(t)  # (S, R, T, p)
+        ghat = self._complex(g @ self._synthesis()[:, None].mH)  # (S, R, T, p)
         dt = None
         if want_t:
-            dt = (ghat.conj() * (lam * c[:, :, None]) * x).sum(-1)
-            dt = dt.real if dt.is_complex() else dt
+            dt = _real_part((ghat.conj() * (self.lam[:, None, None] * c[:, :, None]) * x).sum(-1))
+        own = torch.linalg.vecdot(x * t[..., None], ghat, dim=2)  # (S, R, p): D_jj(t) = t exp(lam_j t)
+        near = self._near_pairs(t)
+        close = self._close_pairs(near, ghat, t)
 
-        every = self._all(self.lam)
-        gap = self.lam[:, :, None] - every[:, None]  # (S, p, p or 2p)
-        t_max = t.abs().amax((1, 2)) if n_times else t.new_zeros(n_systems)
-        larger = torch.maximum(self.lam.abs()[:, :, None], every.abs()[:, None])
-        near = (gap.abs() * t_max[:, None, None] < NEAR) | (gap.abs() < NEAR_RELATIVE * larger)
-        Q = self._products(ghat, _less_one_where_short(w, x))  # (S, R, p, p or 2p)
-        diagonal = Q.diagonal(dim1=-2, dim2=-1)[..., None]
-        safe = torch.where(near, torch.ones_like(gap), gap)
-        M = torch.where(near[:, None], 0, (diagonal - Q) / safe.conj()[:, None])
-        self._add_near(M, near, ghat, t, x)
+        # at times so short that all modes are near 1, exp - 1: differences are the same, and free of cancellation
+        short = t.abs() * self.lam.abs().amax(-1)[:, None, None] < 1
+        if bool(short.any()):
+            w = t[..., None] * self.lam[:, None, None]
+            x[short] = torch.expm1(w[short])
+        Q = self._products(ghat, x)  # (S, R, p, p or 2p)
+        diagonal = Q.diagonal(dim1=-2, dim2=-1)
+        r = diagonal + (ghat * short[..., None]).sum(2)
+        a = (self.V_inv.mH[:, None] @ r[..., None])[..., 0]
+
+        gap = torch.where(near, 1, self._gaps())
+        M = torch.where(near[:, None], 0, (diagonal[..., None] - Q) / gap.conj()[:, None])
+        M[..., : own.shape[-1]].diagonal(dim1=-2, dim2=-1).copy_(own)
+        for s, j, k, value in close:
+            M[s, :, j, k] = value
         M = (M * self._all(c).conj()[:, :, None]).sum(1)
         if self.paired:  # a real eigenvalue has no conjugate partner to sum over
             M = M * torch.cat([torch.ones_like(self.weight), (self.weight - 1).clamp(min=0)], -1)[:, None]
         S = self.V_inv.mH @ M @ self._all(self.V).mH
         return (S.real, a.real, dt) if self.paired else (S, a, dt)
+
+    def _exponentials(self, t: Tensor) -> Tensor:
+        """exp(lam t), (S, R, T, p)."""
+        times = t[..., None]
+        if not self.lam.is_complex():
+            return torch.exp(self.lam[:, None, None] * times)
+        size = torch.exp(self.lam.real[:, None, None] * times)
+        angle = self.lam.imag[:, None, None] * times  # two real functions are half the time of a complex exp
+        return torch.view_as_complex(torch.stack([size * torch.cos(angle), size * torch.sin(angle)], -1))
+
+    def _gaps(self) -> Tensor:
+        """lam_j - lam_k, (S, p, p), then lam_j - conj(lam_k) behind, (S, p, 2p), where conjugates were left out."""
+        return self.lam[:, :, None] - self._all(self.lam)[:, None]
+
+    def _near_pairs(self, t: Tensor) -> Tensor:
+        size = self.lam.abs()
+        larger = torch.maximum(size[:, :, None], self._all(size)[:, None])
+        gap = self._gaps().abs()
+        return (gap * t.abs().amax((1, 2))[:, None, None] < NEAR) | (gap < NEAR_RELATIVE * larger)
+
+    def _close_pairs(self, near: Tensor, ghat: Tensor, t: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Indices and sums of near pairs off the diagonal: R T work a pair, as many at a time as there are modes."""
+        p = self.lam.shape[-1]
+        off = near.clone()
+        off[..., :p].diagonal(dim1=-2, dim2=-1).fill_(False)
+        out = []
+        if bool(off.any()):
+            every = self._all(self.lam)
+            for pairs in off.nonzero().split(p):
+                s, j, k = pairs.unbind(-1)
+                times = t[s]  # (P, R, T)
+                x_j, x_k = self.lam[s, j][:, None, None], every[s, k][:, None, None]
+                # the larger exponential goes outside, so that neither overflows alone
+                swap = _real_part((x_j - x_k) * times) > 0
+                w = torch.where(swap, x_k - x_j, x_j - x_k) * times
+                D = times * torch.exp(torch.where(swap, x_j, x_k) * times) * _phi1(w)
+                out.append((s, j, k, (ghat[s, :, :, j] * D.conj()).sum(-1)))
+        return out
 
     def _coefficients(self, z0: Tensor) -> Tensor:
         """c = V^-1 z0, (S, R, p)."""
@@ -101,25 +144,6 @@ class Modes:
         rr, ri, ir, ii = P[..., 0, :, 0], P[..., 0, :, 1], P[..., 1, :, 0], P[..., 1, :, 1]
         return torch.cat([torch.complex(rr + ii, ir - ri), torch.complex(rr - ii, ir + ri)], -1)
 
-    def _add_near(self, M: Tensor, near: Tensor, ghat: Tensor, t: Tensor, x: Tensor) -> None:
-        """Fill in M where eigenvalues are close or equal: S R T work a pair, a few pairs at a time."""
-        p = self.lam.shape[-1]
-        on_diagonal = (ghat * (t[..., None] * x).conj()).sum(2)  # (S, R, p): D_jj(t) = t exp(lam_j t)
-        M[..., :p].diagonal(dim1=-2, dim2=-1).copy_(on_diagonal)
-        off = near.clone()
-        off[..., :p].diagonal(dim1=-2, dim2=-1).fill_(False)
-        if not bool(off.any()):
-            return
-        every = self._all(self.lam)
-        for pairs in off.nonzero().split(max(1, p)):
-            s, j, k = pairs.unbind(-1)
-            times = t[s]  # (P, R, T)
-            x_j, x_k = self.lam[s, j][:, None, None], every[s, k][:, None, None]
-            swap = ((x_j - x_k) * times).real > 0  # the larger exponential goes outside, so that neither overflows alone
-            w = torch.where(swap, x_k - x_j, x_j - x_k) * times
-            D = times * torch.exp(torch.where(swap, x_j, x_k) * times) * _phi1(w)
-            M[s, :, j, k] = (ghat[s, :, :, j] * D.conj()).sum(-1)
-
 
 def _phi1(w: Tensor) -> Tensor:
     """(exp(w) - 1) / w, 1 at 0."""
@@ -127,10 +151,5 @@ def _phi1(w: Tensor) -> Tensor:
     return torch.where(zero, 1, torch.expm1(w) / torch.where(zero, 1, w))
 
 
-def _less_one_where_short(w: Tensor, x: Tensor) -> Tensor:
-    """exp(w) - 1 at times so short that all modes are near 1 there, exp(w) at the others.
-
-    Differences within a time are the same either way, and free of cancellation this way.
-    """
-    short = w.abs().amax(-1, keepdim=True) < 1
-    return torch.where(short, torch.expm1(w), x) if bool(short.any()) else x
+def _real_part(x: Tensor) -> Tensor:
+    return x.real if x.is_complex() else x

@@ -1,13 +1,15 @@
 """Arithmetic with amplified rounding error: how much does rounding hurt this computation, and how much must it?
 
-Three copies of one computation run side by side along the first dimension: as it is; with the data perturbed once by random
-relative 2^-26, entry by entry; and with every factor of every product perturbed so. The spread of the third copy is the
-rounding error of the algorithm (times 2^27), that of the second is the componentwise condition of the problem. An algorithm
-is as good as its arithmetic allows when the first does not exceed the second by much.
+Three copies of one computation run side by side along the first dimension: as it is; with the data perturbed once by
+random relative 2^-26, entry by entry; and with every factor of every product perturbed so. The spread of the third copy
+is the rounding error of the algorithm (times 2^27), that of the second is the componentwise condition of the problem.
+An algorithm is as good as its arithmetic allows when the first does not exceed the second by much.
 Source: the idea is that of stochastic arithmetic, Vignes (2004), Numer. Algorithms 37.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,24 +18,47 @@ from .arithmetic import Wrapped
 
 AMPLITUDE = 2.0**-26  # the square root of the unit roundoff: first-order effects, far above actual rounding
 N_COPIES = 3
+POOL_SIZE = 2**18
+
+
+class Noise:
+    """The same random factors 1 + AMPLITUDE (-1 .. 1) for the same sequence of calls; no global state is touched."""
+
+    def __init__(self) -> None:
+        self._position = 0
+
+    def factors(self, x: Tensor) -> Tensor:
+        """Factors for every entry of x."""
+        pool, size = _pool(x.device), x.numel()
+        if size > POOL_SIZE // 2:
+            pool = pool.repeat(2 + 2 * size // POOL_SIZE)
+        elif self._position + size > POOL_SIZE:
+            self._position = 0
+        start, self._position = self._position, self._position + min(size, POOL_SIZE // 2)
+        return pool[start : start + size].view(x.shape)
 
 
 class Noisy(Wrapped):
     """A tensor whose first dimension holds the three copies."""
 
-    __slots__ = ("generator", "parts")
+    __slots__ = ("noise", "parts")
 
-    def __init__(self, value: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, value: Tensor, noise: Noise) -> None:
         self.parts = (value,)
-        self.generator = generator
+        self.noise = noise
 
     @classmethod
-    def data(cls, x: Tensor, generator: torch.Generator) -> Noisy:
+    def data(cls, x: Tensor, noise: Noise) -> Noisy:
         """The three copies of x (S, ...), as (3 S, ...)."""
-        return cls(torch.cat([x, x * _factors(x, generator), x]), generator)
+        return cls(torch.cat([x, x * noise.factors(x), x]), noise)
+
+    @classmethod
+    def exact(cls, x: Tensor, noise: Noise) -> Noisy:
+        """Three equal copies."""
+        return cls(x.repeat(N_COPIES, *(1,) * (x.ndim - 1)), noise)
 
     def like(self, *parts: Tensor) -> Noisy:
-        return Noisy(parts[0], self.generator)
+        return Noisy(parts[0], self.noise)
 
     def __add__(self, other: Noisy) -> Noisy:
         return self.like(self.parts[0] + other.parts[0])
@@ -45,9 +70,10 @@ class Noisy(Wrapped):
         return self.like(self._rounded() @ other._rounded())
 
     def _rounded(self) -> Tensor:
-        x = self.parts[0]
-        start = x.shape[0] - x.shape[0] // N_COPIES
-        return torch.cat([x[:start], x[start:] * _factors(x[start:], self.generator)])
+        x = self.parts[0].clone()
+        last = x[x.shape[0] - x.shape[0] // N_COPIES :]
+        last *= self.noise.factors(last)
+        return x
 
     def spreads(self) -> tuple[Tensor, Tensor, Tensor]:
         """Norms over the last dimension, (S, ...): of the value; of its response to data; of its response to rounding.
@@ -63,6 +89,8 @@ class Noisy(Wrapped):
         )
 
 
-def _factors(x: Tensor, generator: torch.Generator) -> Tensor:
-    u = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device)
-    return 1 + (2 * u - 1) * AMPLITUDE
+@lru_cache(maxsize=8)
+def _pool(device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(POOL_SIZE, generator=generator, dtype=torch.float64).to(device)
+    return 1 + (2 * uniform - 1) * AMPLITUDE

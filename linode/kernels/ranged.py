@@ -1,7 +1,8 @@
 """Arithmetic that cannot overflow or underflow: every entry is mantissa 2^exponent with an exponent of its own.
 
-Used to repeat the rows of a trajectory that left the range of float64, so that what is finite comes out finite and the rest
-as infinity of the right sign. Costs about 2 n elementwise passes a product; it is only run when something overflowed.
+Used to repeat the rows of a trajectory that left the range of float64, so that what is finite comes out finite and
+the rest as infinity of the right sign. Costs about 2 n elementwise passes a product; it is only run when something
+overflowed.
 """
 
 from __future__ import annotations

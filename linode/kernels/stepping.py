@@ -3,10 +3,10 @@
 With a step H, a power of two such that |A| H is of order 1, every time is exactly t = k H + s H, |s| <= 1/2.
 - scattered: one Taylor polynomial of z0 per time for s, then for every binary digit of k the rows that have it are
   multiplied by E^(2^j), E = exp(A H): about log2(|A| t_max) / 2 products of T x n x n.
-- dense: the states at all nodes k H by doubling, then one polynomial per time: about (|A| t_max) n_terms n^2 + T n_terms n.
-Reverse mode sends the cotangents back through the same products: O(T n) memory, no block exponential.
-Works for float64, complex128 and DoubleDouble. Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy & Higham
-(2011), SIAM J. Sci. Comput. 33, 488 (the step); the reverse of squaring is two products per power.
+- dense: the states at all nodes k H by doubling, then one polynomial per time: about (|A| t_max) n_terms n^2 + T
+  n_terms n. Reverse mode sends the cotangents back through the same products: O(T n) memory, no block exponential.
+  Works for float64, complex128 and DoubleDouble. Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy &
+  Higham (2011), SIAM J. Sci. Comput. 33, 488 (the step); the reverse of squaring is two products per power.
 Shapes: A (S, n, n) systems, z0 (S, R, n) trajectories, t (S, R, T) >= 0, results (S, R, T, n).
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Array, cat, scale, where, zeros_like
+from .arithmetic import Array, scale, where, zeros_like
 from .taylor import (
     Degree,
     action_terms,
@@ -89,17 +89,17 @@ def scattered(step: Stepper, z0: Any, t: Tensor) -> Any:
     return _climb(step, z, _rows(k), range(n_levels(k)))[-1].reshape(*t.shape, z0.shape[-1])
 
 
-def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any, Any]:
-    """(S, a, z): gradients with respect to A and z0 of sum <g, z>, and z itself."""
+def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any, want_z: bool) -> tuple[Any, Any, Any]:
+    """(S, a, z): gradients with respect to A and z0 of sum <g, z>, and z itself where wanted."""
     S, R, T = t.shape
     n = z0.shape[-1]
     k, s = step.split(t)
     K, rows = n_levels(k), _rows(k)
     z, C, blocks = _near_origin(step, z0, s)
     kept = [z]
-    for start in range(0, K, SEGMENT):
+    for start in range(0, K if want_z else K - SEGMENT, SEGMENT):
         kept.append(_climb(step, kept[-1], rows, range(start, min(start + SEGMENT, K)))[-1])
-    final = kept.pop()
+    final = kept.pop().reshape(S, R, T, n) if want_z else None
 
     gE = [step.zeros() for _ in range(max(K, 1))]
     lam = g.reshape(S, R * T, n)
@@ -115,40 +115,7 @@ def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any, 
     gP = [step.zeros() for _ in range(step.degree.q + 1)]
     gW = C.conj().mT @ lam.reshape(S, R, T, n)  # (S, R, n_terms, n)
     a = action_terms_vjp(step.P, blocks, step.degree, gW, gP)
-    return step.backward(gE, gP), a, final.reshape(S, R, T, n)
-
-
-def dense(step: Stepper, z0: Any, t: Tensor) -> Any:
-    """Many times per node: states at the nodes by doubling, then one polynomial a time."""
-    k, s = step.split(t)
-    W, _, _ = _node_terms(step, z0, n_levels(k))
-    return _horner(W, k, s, step.degree)
-
-
-def dense_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any, Any]:
-    """As `scattered_vjp`."""
-    S, R, n = z0.shape
-    k, s = step.split(t)
-    K = n_levels(k)
-    W, nodes, blocks = _node_terms(step, z0, K)
-    z = _horner(W, k, s, step.degree)
-    N = 2**K
-    weights = monomials(s, step.degree, s)  # (S, R, T, n_terms)
-    gW = g.new_zeros(S, R, N, step.degree.n_terms, n)
-    index = k[..., None].expand(g.shape)
-    for j in range(step.degree.n_terms):
-        gW[:, :, :, j].scatter_add_(2, index, g * weights[..., j, None])
-    gP = [step.zeros() for _ in range(step.degree.q + 1)]
-    gW = gW.reshape(S, R * N, step.degree.n_terms, n)
-    lam = action_terms_vjp(step.P, blocks, step.degree, gW, gP).reshape(S, R, N, n)
-    gE = [step.zeros() for _ in range(max(K, 1))]
-    for level in reversed(range(K)):
-        half = 2**level
-        upper = lam[:, :, half:].reshape(S, R * half, n)
-        lower = nodes[:, :, :half].reshape(S, R * half, n)
-        gE[level] = upper.mT @ lower.conj()
-        lam = lam[:, :, :half] + (upper @ step.E(level).conj()).reshape(S, R, half, n)
-    return step.backward(gE, gP), lam[:, :, 0], z
+    return step.backward(gE, gP), a, final
 
 
 def _near_origin(step: Stepper, z0: Any, s: Tensor) -> tuple[Any, Any, list[Any]]:
@@ -168,28 +135,6 @@ def _climb(step: Stepper, z: Any, rows: Tensor, levels: range) -> list[Any]:
     return states
 
 
-def _node_terms(step: Stepper, z0: Any, K: int) -> tuple[Any, Any, list[Any]]:
-    """Taylor terms (S, R N, n_terms, n) at the N = 2^K nodes, and the states there."""
-    S, R, n = z0.shape
-    nodes = z0[:, :, None]
-    for level in range(K):
-        shifted = nodes.reshape(S, -1, n) @ step.E(level).mT
-        nodes = cat([nodes, shifted.reshape(S, R, -1, n)], 2)
-    W, blocks = action_terms(step.P, step.degree, nodes.reshape(S, -1, n))
-    return W.reshape(S, R, -1, step.degree.n_terms, n), nodes, blocks
-
-
-def _horner(W: Tensor, k: Tensor, s: Tensor, degree: Degree) -> Tensor:
-    """sum_j s^j / j! W[k, j] at every time: (S, R, T, n)."""
-    n = W.shape[-1]
-    index = k[..., None].expand(*k.shape, n)
-    x = s[..., None]
-    z = torch.gather(W[:, :, :, degree.n_terms - 1], 2, index)
-    for j in range(degree.n_terms - 2, -1, -1):
-        z = torch.gather(W[:, :, :, j], 2, index) + z * (x / (j + 1))
-    return z
-
-
 def _rows(k: Tensor) -> Tensor:
     return k.reshape(k.shape[0], -1)
 
@@ -207,7 +152,8 @@ def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
 
 
 def power_norm(A: Tensor) -> tuple[Tensor, Tensor]:
-    """max(|A^4|^(1/4), |A^5|^(1/5)) and |A|, 1-norms, (S,): how fast the Taylor series falls, and the size of its terms.
+    """max(|A^4|^(1/4), |A^5|^(1/5)) and |A|, 1-norms, (S,): how fast the Taylor series falls, and the size of its
+    terms.
 
     Source: Al-Mohy & Higham (2009), SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4 (12 <= degree + 1).
     """

@@ -3,8 +3,8 @@
 Degree m = q n_blocks - 1, evaluated by blocks (Paterson & Stockmeyer 1973): powers P_j = A^j up to q by products, then
 Horner in P_q. Products: q - 1 + n_blocks - 1 forward, twice that in reverse. Written once for float64, complex128 and
 `DoubleDouble` arrays. All matrices are (S, n, n); gradients follow torch: dL/dRe + i dL/dIm.
-Truncation: |A| <= 1 (in the sense of |A^p|^(1/p), Al-Mohy & Higham 2009, theorem 4.2) leaves 1/(m + 1)!, which is below the
-unit roundoff for m = 19 (float64: 4e-19) and m = 29 (double-double: 4e-33).
+Truncation: |A| <= 1 (in the sense of |A^p|^(1/p), Al-Mohy & Higham 2009, theorem 4.2) leaves 1/(m + 1)!, which is
+below the unit roundoff for m = 19 (float64: 4e-19) and m = 29 (double-double: 4e-33).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The choice: the cheapest method whose own check passes, system by system, with the reasons for what was passed over."""
+"""The choice: the cheapest method whose own check passes, system by system, with the reasons for what was passed
+over.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,25 @@ from .base import Method, Plan, SplitPlan, Workload, register, registry
 @register
 @dataclass(frozen=True)
 class Auto(Method):
-    """Tries methods in the order of their cost; each judges its own decomposition."""
+    """Tries methods in the order of their estimated cost; each judges its own decomposition."""
 
-    order: tuple[str, ...] = ("eig", "propagator")
+    candidates: tuple[str, ...] = ("eig", "schur", "propagator")
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
+        return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0), rtol)
+
+    def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
+        methods = sorted((registry()[name]() for name in self.candidates), key=lambda method: method.cost(work))
         todo = torch.arange(Xi.shape[0], device=Xi.device)
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
-        for name in self.order:
-            plan = registry()[name]().plan(Xi[todo], rtol)
+        for method in methods:
+            plan = method.plan(Xi[todo], rtol)
             good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
             if len(bad):
-                rejected.append(f"{name}: {plan.reason}")
+                rejected.append(f"{method.name}: {plan.reason}")
             if len(good):
                 parts.append((todo[good], plan if not len(bad) else plan.subset(good)))
             todo = todo[bad]
@@ -39,8 +45,8 @@ class Auto(Method):
         plan.rejected = tuple(rejected)
         return plan
 
-    def cost(self, work: Workload, one_norm: float) -> float:
-        return min(registry()[name]().cost(work, one_norm) for name in self.order)
+    def cost(self, work: Workload) -> float:
+        return min(registry()[name]().cost(work) for name in self.candidates)
 
 
 def make_method(method: Any) -> Method:

@@ -3,8 +3,8 @@
 A method looks at detached data only. `plan(Xi)` factors what can be factored and checks its own work, system by
 system; the plan then evaluates trajectories and their adjoints as pure functions of tensors. Everything else (`auto`,
 `explain`, the contract tests, the benchmarks) walks the registry.
-Shapes inside methods: Xi (S, n, n) systems, z0 (S, R, n) initial states of each, t (S, R, T), z and g (S, R, T, n); all float64 or
-complex128, t float64.
+Shapes inside methods: Xi (S, n, n) systems, z0 (S, R, n) initial states of each, t (S, R, T), z and g (S, R, T, n);
+all float64 or complex128, t float64.
 """
 
 from __future__ import annotations
@@ -27,7 +27,19 @@ class Workload:
     n_trajectories: int
     n_times: int
     n: int
-    t_max: float
+    span: float  # largest |Xi|_1 |t|
+
+    @property
+    def n_rows(self) -> int:
+        """States asked for, per system."""
+        return self.n_trajectories * self.n_times
+
+
+# Seconds on one core of a 2021 server CPU (float64); only ratios matter. Measured with torch 2.13 by timing
+# torch.linalg.eig, matmul and elementwise functions alone; `benchmarks` shows the whole.
+SECONDS_PER_FLOP = 5e-11  # in products of matrices
+SECONDS_PER_EXP = 3e-8  # one mode at one time: exp, cos, sin and what is done with them
+SECONDS_PER_ENTRY = 1e-8  # one pass or so over an array of states
 
 
 class Plan(ABC):
@@ -70,11 +82,11 @@ class Method(ABC):
         """Factor Xi and check the factors; never raises for numerical reasons, `accepted` says so instead."""
 
     @abstractmethod
-    def cost(self, work: Workload, one_norm: float) -> float:
-        """Estimated floating-point operations of planning and one evaluation with its gradient."""
+    def cost(self, work: Workload) -> float:
+        """Estimated seconds for planning and one evaluation with its gradient."""
 
-    def plan_or_raise(self, Xi: Tensor, rtol: float | None = None) -> Plan:
-        """The plan of a method that was asked for by name: where it cannot be accurate, it raises."""
+    def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
+        """The plan for a workload: where the method cannot be accurate, it raises."""
         plan = self.plan(Xi, rtol)
         if not bool(plan.accepted.all()):
             which = int((~plan.accepted).nonzero()[0])

@@ -1,10 +1,12 @@
 """Eigendecomposition: the fastest evaluation, where the eigenvectors are well conditioned.
 
-Use when kappa(V) is small: then every time costs one exponential per mode, however long or stiff. Cost: 25 n^3 once, three products
-of T x n x n for a gradient. Diagonal, Hermitian and skew-Hermitian Xi are found exactly and have kappa = 1.
-Check: kappa_1(V) <= max_condition, and the eigenpairs' residual is no larger than rounding Xi entry by entry would make it
-(one Newton step on the eigenpairs first, which stiff and graded Xi need).
-Sources: LAPACK geev, heevd; Golub & Van Loan (2013), 7.2; Newton step: Dongarra, Moler & Wilkinson (1983), SIAM J. Numer. Anal. 20.
+Use when kappa(V) is small: then every time costs one exponential per mode, however long or stiff. Cost: 25 n^3 once,
+three products of T x n x n for a gradient. Diagonal, Hermitian and skew-Hermitian Xi are found exactly and have kappa
+= 1.
+Check: kappa_1(V) <= max_condition, and the eigenpairs' residual is no larger than rounding Xi entry by entry would
+make it (one Newton step on the eigenpairs first, which stiff and graded Xi need).
+Sources: LAPACK geev, heevd; Golub & Van Loan (2013), 7.2; Newton step: Dongarra, Moler & Wilkinson (1983), SIAM J.
+Numer. Anal. 20.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.modal import Modes
-from .base import Method, Plan, Workload, register
+from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
 
 MAX_CONDITION = 50.0
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
@@ -43,9 +45,10 @@ class Eig(Method):
                 return EigPlan(Xi, modes, ones[:, 0], torch.ones_like(ones[:, 0], dtype=torch.bool), f"Xi is {kind}")
         return _general(Xi, limit)
 
-    def cost(self, work: Workload, one_norm: float) -> float:
-        rows = work.n_trajectories * work.n_times
-        return 2.0 * work.n_systems * (25 * work.n**3 + 3 * work.n**2 * rows)
+    def cost(self, work: Workload) -> float:
+        lapack = 4e-5 + 100 * work.n**3 * SECONDS_PER_FLOP  # geev runs far below the speed of products
+        per_row = work.n * SECONDS_PER_EXP + 6 * work.n**2 * SECONDS_PER_FLOP
+        return 2e-3 + work.n_systems * (lapack + work.n_rows * per_row)
 
 
 @dataclass
@@ -66,9 +69,7 @@ class EigPlan(Plan):
         return self.modes.vjp(z0, t, g, want_t)
 
     def subset(self, index: Tensor) -> Plan:
-        return EigPlan(
-            self.Xi[index], self.modes.subset(index), self.kappa[index], self.accepted[index], self.reason
-        )
+        return EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[index], self.accepted[index], self.reason)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def keep_one_of_each_pair(lam: Tensor, V: Tensor, V_inv: Tensor, is_real: bool) 
 def _general(Xi: Tensor, limit: float) -> Plan:
     try:
         lam, V = torch.linalg.eig(Xi)
-    except torch.linalg.LinAlgError as error:
+    except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
         return _rejected(Xi, f"LAPACK did not converge ({error})")
     V_inv, _ = torch.linalg.inv_ex(V)
     lam, V, V_inv = _refined(Xi, lam, V, V_inv)
@@ -143,9 +144,7 @@ def _general(Xi: Tensor, limit: float) -> Plan:
     kappa = torch.where(torch.isfinite(kappa), kappa, torch.inf)
     accepted = kappa <= limit
     sane = accepted[:, None, None]  # a rejected basis may hold infinities, which must not reach the others
-    modes = keep_one_of_each_pair(
-        lam, torch.where(sane, V, 0), torch.where(sane, V_inv, 0), not Xi.is_complex()
-    )
+    modes = keep_one_of_each_pair(lam, torch.where(sane, V, 0), torch.where(sane, V_inv, 0), not Xi.is_complex())
     worst = float(kappa.max()) if kappa.numel() else 1.0
     sign = "<=" if worst <= limit else ">"
     return EigPlan(Xi, modes, kappa, accepted, f"kappa(V) = {worst:.3g} {sign} {limit:.3g}")

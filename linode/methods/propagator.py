@@ -1,10 +1,11 @@
 """Powers of one step: matrix products only, for every matrix.
 
-Use when Xi is defective or nearly so, or has no well-conditioned eigenvectors; the one method that always applies. Cost: about
-log2(|Xi| t_max) products of n x n, and of T x n x n (scattered times) or one polynomial a time (dense times).
-Check: a copy of the computation with amplified rounding shows what rounding does, a copy with perturbed data what it must do;
-where the first is much larger (overscaled, stiff beside slow, badly scaled), the computation is done again in about twice
-the precision, which makes the result good to nearly all digits whatever the condition.
+Use when Xi is defective or nearly so, or has no well-conditioned eigenvectors; the one method that always applies.
+Cost: about log2(|Xi| t_max) products of n x n, and of T x n x n (scattered times) or one polynomial a time (dense
+times).
+Check: a copy of the computation with amplified rounding shows what rounding does, a copy with perturbed data what it
+must do; where the first is much larger (overscaled, stiff beside slow, badly scaled), the computation is done again
+in about twice the precision, which makes the result good to nearly all digits whatever the condition.
 Sources: see `kernels.stepping`, `kernels.noisy`, `kernels.double_double`.
 """
 
@@ -18,20 +19,19 @@ import torch
 from torch import Tensor
 
 from ..kernels.balance import balance
+from ..kernels.dense import dense, dense_vjp
 from ..kernels.double_double import DoubleDouble
 from ..kernels.embedding import complex_gradient, complex_vector, real_matrix, real_vector
-from ..kernels.noisy import Noisy
+from ..kernels.noisy import N_COPIES, Noise, Noisy
 from ..kernels.stepping import (
     Stepper,
     choose_step,
-    dense,
-    dense_vjp,
     power_norm,
     scattered,
     scattered_vjp,
 )
 from ..kernels.taylor import DOUBLE, EXTENDED
-from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
+from .base import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register, times_gradient
 
 Precision = Literal["auto", "double", "double-double"]
 EXTENDED_MAX_N = 64  # beyond, ten products for one cost more than they are worth
@@ -40,7 +40,7 @@ FLOOR = 2e-14  # relative error that needs no excuse
 SLACK = 3.0  # otherwise rounding may exceed the response to data by this factor,
 CEILING = 1e-10  # but never this relative error
 CHUNK_ENTRIES = 2**20  # of a T x n array at a time in double-double
-DENSE_NODES = 0.25  # dense times: at most this many nodes a time
+DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 
 
 @register
@@ -58,10 +58,17 @@ class Propagator(Method):
         floor = FLOOR if rtol is None else max(FLOOR, 0.1 * rtol)
         return PropagatorPlan(Xi, balanced, D, choose_step(norm, one_norm), norm, self.precision, floor)
 
-    def cost(self, work: Workload, one_norm: float) -> float:
-        K = math.log2(one_norm * work.t_max + 2.0)
-        rows = work.n_trajectories * work.n_times
-        return 2.0 * work.n_systems * work.n**2 * (3 * (10 + K) * work.n + 1.5 * K * rows)
+    def cost(self, work: Workload) -> float:
+        n, levels = work.n, math.log2(work.span + 2.0)
+        powers = 6 * (10 + levels) * n**3 * SECONDS_PER_FLOP
+        if work.span < DENSE_NODES * work.n_times:
+            per_row = n * (6 * DOUBLE.n_terms * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY)
+            powers += work.n_trajectories * work.span * 6 * DOUBLE.n_terms * n**2 * SECONDS_PER_FLOP
+        else:
+            per_row = levels * (6 * n**2 * SECONDS_PER_FLOP + 3 * n * SECONDS_PER_ENTRY)
+        if n <= EXTENDED_MAX_N:
+            powers *= 4  # the check, and a share of what it may lead to
+        return 4e-3 + work.n_systems * (powers + work.n_rows * per_row)
 
 
 @dataclass
@@ -100,8 +107,15 @@ class PropagatorPlan(Plan):
         }
 
     def subset(self, index: Tensor) -> PropagatorPlan:
-        systems = (x[index] for x in (self.Xi, self.balanced, self.D, self.H, self.norm))
-        plan = PropagatorPlan(*systems, self.precision, self.floor)
+        plan = PropagatorPlan(
+            self.Xi[index],
+            self.balanced[index],
+            self.D[index],
+            self.H[index],
+            self.norm[index],
+            self.precision,
+            self.floor,
+        )
         plan._double = self._double.subset(index) if self._double else None
         plan._extended = self._extended.subset(index) if self._extended else None
         return plan
@@ -132,7 +146,7 @@ class PropagatorPlan(Plan):
         if self.precision == "double-double":
             S, a, y = self._extended_vjp(y0, t, h)
         else:
-            S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self.stepper, y0, t, h)
+            S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self.stepper, y0, t, h, want_t)
         dt = times_gradient(self.balanced, y, h) if want_t else None
         return S / self.D[:, :, None] * self.D[:, None, :], a / D, dt
 
@@ -186,12 +200,10 @@ class PropagatorPlan(Plan):
         T = t.shape[2]
         pick = torch.linspace(0, T - 1, min(T, N_PROBES), device=t.device).round().to(torch.int64)
         probes = t.sort(dim=2).values[:, :, pick]
-        generator = torch.Generator().manual_seed(0)  # the same choice for the same problem; no global state
-        A = Noisy.data(self.balanced, generator)
-        y0, D = Noisy((z0 / self.D[:, None]).repeat(3, 1, 1), generator), self.D[:, None, None]
-        step = Stepper(A, self.H.repeat(3), DOUBLE)
-        y = scattered(step, y0, probes.repeat(3, 1, 1))
-        size, data, rounding = y.like(y.parts[0] * D.repeat(3, 1, 1, 1)).spreads()
+        noise = Noise()
+        step = Stepper(Noisy.data(self.balanced, noise), self.H.repeat(N_COPIES), DOUBLE)
+        y = scattered(step, Noisy.exact(z0 / self.D[:, None], noise), probes.repeat(N_COPIES, 1, 1))
+        size, data, rounding = (y * Noisy.exact(self.D[:, None, None], noise)).spreads()
         bound = torch.maximum(self.floor * size, torch.minimum(SLACK * data, CEILING * size))
         return ~(rounding <= bound).all(-1).all(-1)  # a NaN needs it
 
@@ -213,7 +225,7 @@ class PropagatorPlan(Plan):
         sizes = [part.shape[2] for part in self._chunks(t)]
         for part, g in zip(t.split(sizes, 2), h.split(sizes, 2)):
             g_real = DoubleDouble(real_vector(g) if is_complex else g)
-            S_part, a_part, y = scattered_vjp(self.extended_stepper, v, part, g_real)
+            S_part, a_part, y = scattered_vjp(self.extended_stepper, v, part, g_real, True)
             S, a = (S_part, a_part) if S is None else (S + S_part, a + a_part)
             states.append(y.round())
         S, a, y = S.round(), a.round(), torch.cat(states, 2)

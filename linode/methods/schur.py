@@ -1,10 +1,12 @@
 """Real Schur form with block diagonalisation: eigenvalues where they are separate, blocks where they are not.
 
-Use when some eigenvalues are repeated or defective and the times are many, long or stiff: simple eigenvalues cost what they cost in
-`eig`, only clusters are evaluated by matrix powers. Cost: about 60 n^3 once, on the CPU, one matrix at a time.
-Always applies: a matrix whose eigenvalues cannot be told apart is one block. Couplings between blocks in the gradient come from the
-commutator (Sylvester) equation with the sum over times taken first.
-Sources: Bavely & Stewart (1979); Davies & Higham (2003), SIAM J. Matrix Anal. 25, 464 (Schur-Parlett, for the use of blocks).
+Use when some eigenvalues are repeated or defective and the times are many, long or stiff: simple eigenvalues cost
+what they cost in `eig`, only clusters are evaluated by matrix powers. Cost: about 60 n^3 once, on the CPU, one matrix
+at a time.
+Always applies: a matrix whose eigenvalues cannot be told apart is one block. Couplings between blocks in the gradient
+come from the commutator (Sylvester) equation with the sum over times taken first.
+Sources: Bavely & Stewart (1979); Davies & Higham (2003), SIAM J. Matrix Anal. 25, 464 (Schur-Parlett, for the use of
+blocks).
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from torch import Tensor
 from ..kernels.balance import balance
 from ..kernels.block_schur import BlockSchur, block_schur
 from ..kernels.modal import Modes
-from .base import Method, Plan, SplitPlan, Workload, register
+from .base import SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register
 from .eig import keep_one_of_each_pair, one_norm
 from .propagator import Propagator
 
-WORTH_BALANCING = 0.1  # of the norm left; less gain hides a defective Xi in D (Watkins 2006, A case where balancing is harmful)
+WORTH_BALANCING = (
+    0.1  # of the norm left; less gain hides a defective Xi in D (Watkins 2006, A case where balancing is harmful)
+)
 MAX_PAIR_CONDITION = 30.0  # of the eigenvectors of a 2 x 2 block; beyond, it is evaluated as a block
 
 
@@ -42,9 +46,10 @@ class Schur(Method):
             return plans[0]
         return SplitPlan(Xi, [(torch.tensor([s], device=Xi.device), plan) for s, plan in enumerate(plans)])
 
-    def cost(self, work: Workload, one_norm: float) -> float:
-        rows = work.n_trajectories * work.n_times
-        return 2.0 * work.n_systems * (60 * work.n**3 + 4 * work.n**2 * rows)
+    def cost(self, work: Workload) -> float:
+        lapack = 1e-2 + 300 * work.n**3 * SECONDS_PER_FLOP
+        per_row = work.n * (SECONDS_PER_EXP + 10 * SECONDS_PER_ENTRY) + 16 * work.n**2 * SECONDS_PER_FLOP
+        return work.n_systems * (lapack + work.n_rows * per_row)
 
 
 @dataclass
@@ -136,7 +141,9 @@ class SchurPlan(Plan):
         return z, y
 
     def _couplings(self, z0: Tensor, t: Tensor, g: Tensor, a: Tensor) -> Tensor:
-        """The part of S between clusters and everything else: B_p^H M - M B_q^H = a z0^H - sum_i g_i z_i^H, block by block."""
+        """The part of S between clusters and everything else: B_p^H M - M B_q^H = a z0^H - sum_i g_i z_i^H, block by
+        block.
+        """
         n = self.Xi.shape[-1]
         _, y = self._states(z0, t)
         h = (g @ self.X.conj()[:, None]).reshape(-1, n)

@@ -1,0 +1,160 @@
+"""What every method promises, on every hard case: all methods of the registry are walked, so a new one is tested too.
+
+A method that may refuse a matrix (any but those in ALWAYS) either meets the bounds of `tests.accuracy` or raises
+`MethodError` naming another method. Beside the cases, the equations that define the gradients are tested on problems
+with many times: they need no oracle. With S = dL/dXi, a = dL/dz0, g = dL/dz:
+    Xi^H S - S Xi^H = a z0^H - sum_i g_i z_i^H       (fixes S but for what commutes with Xi^H),
+    Re<S, E> = sum_i t_i Re<g_i, E z_i> for E = Xi^k   (fixes the rest: along E, exp(Xi t) moves by t E exp(Xi t)).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from linode import MethodError
+from linode.methods import registry
+from tests.accuracy import EPS, Record, lines_of, linode_method, norm, score
+from tests.case_builders import generator, jordan, normal, real_jordan_pair, rotated
+from tests.cases import CASES, Case
+
+METHODS = sorted(registry())
+ALWAYS = ("auto", "propagator", "schur")  # refuse nothing
+SOLVED_AT_LEAST = 100  # cases: a method that refuses more is of no use
+COMPONENTWISE_AT_LEAST = 300  # of 305, for the methods with a fallback to doubled precision
+TOLERANCE = 30 * EPS  # of the equations, relative to their terms; 9 eps is the largest seen
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@cache
+def outcome(method: str, case: Case) -> Record | MethodError:
+    """How a method fares on a case; anything raised but a refusal fails the test that asks."""
+    try:
+        answer = linode_method(method)(case)
+    except MethodError as refusal:
+        return refusal
+    return score(case, *answer)
+
+
+def names_an_alternative(refusal: MethodError, method: str) -> bool:
+    return any(repr(name) in str(refusal) for name in registry() if name != method)
+
+
+# ---- the hard cases ----------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_value_and_gradients_are_within_bounds_or_an_alternative_is_named(method: str, case: Case):
+    got = outcome(method, case)
+    if isinstance(got, MethodError):
+        assert method not in ALWAYS
+        assert names_an_alternative(got, method)
+    else:
+        assert got.passes_normwise, "\n".join(lines_of(got))
+
+
+@every_method
+def test_no_method_refuses_most_cases(method: str):
+    assert sum(isinstance(outcome(method, case), Record) for case in CASES) >= SOLVED_AT_LEAST
+
+
+@pytest.mark.parametrize("method", ["auto", "propagator"])
+def test_nearly_all_cases_are_accurate_even_entry_by_entry(method: str):
+    records = [outcome(method, case) for case in CASES]
+    failing = [record for record in records if not record.passes_componentwise]
+    assert len(CASES) - len(failing) >= COMPONENTWISE_AT_LEAST, "\n".join(sum(map(lines_of, failing), []))
+
+
+# ---- the defining equations --------------------------------------------------------------------------------
+
+
+def equation_problems() -> list[Case]:
+    """Well-scaled problems with many times."""
+    rng = generator("equations")
+    upper = np.triu(normal(rng, 5, 5), 1)
+    half = normal(rng, 8, 8)
+    matrices = {  # matrix, number of times, first and last time
+        "random": (normal(rng, 8, 8) / 3, 60, 0.0, 2.0),
+        "random_dense_times": (normal(rng, 8, 8) / 3, 700, 0.0, 2.0),
+        "random_complex": (normal(rng, 5, 5, is_complex=True) / 2, 60, -2.0, 2.0),
+        "times_of_both_signs": (normal(rng, 6, 6) / 3, 60, -2.0, 2.0),
+        "skew": ((half - half.T) / 4, 60, 0.0, 20.0),
+        "symmetric_repeated": (rotated(rng, np.diag([-1.0, -1, -1, 0.5, 0.5, 0])), 60, 0.0, 3.0),
+        "stable_long": (normal(rng, 6, 6) / 3 - 1.5 * np.eye(6), 60, 0.0, 20.0),
+        "defective": (rotated(rng, jordan(5, -0.5)), 60, 0.0, 5.0),
+        "defective_pairs": (rotated(rng, real_jordan_pair(3, -0.2, 2.0)), 60, 0.0, 5.0),
+        "defective_nilpotent": (upper, 60, -1.0, 2.0),
+    }
+    problems = []
+    for name, (Xi, T, first, last) in matrices.items():
+        z0, g = (normal(rng, *shape, is_complex=np.iscomplexobj(Xi)) for shape in ((len(Xi),), (T, len(Xi))))
+        problems.append(Case(name, "equation", Xi, z0, rng.uniform(first, last, T), g, ""))
+    return problems
+
+
+EQUATION_PROBLEMS = equation_problems()
+every_equation_problem = pytest.mark.parametrize("problem", EQUATION_PROBLEMS, ids=[p.name for p in EQUATION_PROBLEMS])
+
+
+@cache
+def answer(method: str, problem: Case) -> tuple[np.ndarray, ...] | None:
+    """(z, S, a, dt), or None where a method that may refuse does so and Xi is defective."""
+    try:
+        return linode_method(method)(problem)
+    except MethodError:
+        assert method not in ALWAYS
+        assert problem.name.startswith("defective")
+        return None
+
+
+def commutator_residual(problem: Case, z: np.ndarray, S: np.ndarray, a: np.ndarray) -> float:
+    """What is left of the commutator equation, relative to the sum of its terms' norms."""
+    H, outer = problem.Xi.conj().T, np.outer(a, problem.z0.conj())
+    residual = H @ S - S @ H - outer + problem.g.T @ z.conj()
+    return norm(residual) / (2 * norm(H) * norm(S) + norm(outer) + sum(norm(p) * norm(q) for p, q in zip(problem.g, z)))
+
+
+@every_method
+@every_equation_problem
+def test_gradient_solves_the_commutator_equation(method: str, problem: Case):
+    if (got := answer(method, problem)) is None:
+        return
+    assert commutator_residual(problem, *got[:3]) <= TOLERANCE
+
+
+@every_method
+@every_equation_problem
+def test_gradient_along_powers_of_Xi_is_that_of_moving_time(method: str, problem: Case):
+    if (got := answer(method, problem)) is None:
+        return
+    z, S, _, _ = got
+    E = np.eye(len(problem.Xi), dtype=problem.Xi.dtype)
+    for _ in range(len(E)):
+        for unit in (1, 1j) if np.iscomplexobj(E) else (1,):
+            moved = (problem.g.conj() * (z @ (unit * E).T)).sum(1).real * problem.t
+            size = norm(S) * norm(E) + np.abs(moved).sum()
+            assert abs((S.conj() * unit * E).sum().real - moved.sum()) <= TOLERANCE * size
+        E = E @ problem.Xi / norm(problem.Xi)
+
+
+@every_method
+@every_equation_problem
+def test_gradients_in_z0_and_t_satisfy_their_definitions(method: str, problem: Case):
+    if (got := answer(method, problem)) is None:
+        return
+    z, _, a, dt = got
+    by_states = (problem.g.conj() * z).real
+    assert abs((a.conj() * problem.z0).real.sum() - by_states.sum()) <= TOLERANCE * np.abs(by_states).sum()
+    rates = problem.g.conj() * (z @ problem.Xi.T)
+    assert np.all(np.abs(dt - rates.sum(1).real) <= TOLERANCE * np.abs(rates).sum(1).max())
+
+
+def test_the_commutator_equation_shows_an_error_in_the_twelfth_digit():
+    problem = EQUATION_PROBLEMS[0]
+    z, S, a, _ = answer("auto", problem)
+    wrong = S * (1 + 1e-12 * np.arange(len(S)))
+    assert commutator_residual(problem, z, wrong, a) > TOLERANCE > commutator_residual(problem, z, S, a)
