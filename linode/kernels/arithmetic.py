@@ -53,6 +53,10 @@ class Wrapped:
         """Product with powers of two: exact."""
         return self.like(*(p * power_of_two for p in self.parts))
 
+    def row_product(self, other: Any) -> Any:
+        """self^T conj(other), the sum over rows of their outer products."""
+        return self.mT @ other.conj()
+
 
 Array = Tensor | Wrapped
 
@@ -70,6 +74,11 @@ def constant(x: Tensor, like: Array) -> Any:
 def scale(x: Array, power_of_two: Tensor) -> Any:
     """x times powers of two: exact in every arithmetic."""
     return x.scale(power_of_two) if isinstance(x, Wrapped) else x * power_of_two
+
+
+def row_product(a: Any, b: Any) -> Any:
+    """a^T conj(b): (S, M, n), (S, M, p) -> (S, n, p)."""
+    return a.row_product(b) if isinstance(a, Wrapped) else a.mT @ b.conj()
 
 
 def zeros_like(x: Array) -> Any:

@@ -79,6 +79,22 @@ class DoubleDouble(Wrapped):
     def conj(self) -> DoubleDouble:
         return self
 
+    def row_product(self, other: DoubleDouble) -> DoubleDouble:
+        """self^T other; rows of `other` are scaled to 1 first: slices are relative to the largest, and rows may differ."""
+        size = other.hi.abs().amax(-1, keepdim=True)
+        exponent = torch.frexp(size).exponent
+        shifted = (DoubleDouble(*(ldexp(p, sign * exponent) for p in x.parts)) for x, sign in ((self, 1), (other, -1)))
+        left, right = shifted
+        return left.mT @ right
+
+    def inner(self, other: DoubleDouble) -> DoubleDouble:
+        """Sum of products over the last dimension."""
+        terms = self * other
+        total = terms[..., 0]
+        for k in range(1, terms.shape[-1]):
+            total = total + terms[..., k]
+        return total
+
     def round(self) -> Tensor:
         """The nearest float64."""
         return self.hi + self.lo

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Array, scale, where, zeros_like
+from .arithmetic import Array, row_product, scale, where, zeros_like
 from .taylor import (
     Degree,
     action_terms,
@@ -109,11 +109,11 @@ def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any, want_z: bool) -> tu
         for level in reversed(levels):
             mask = _digit(rows, level)
             on = where(mask, lam, zeros_like(lam))
-            gE[level] = on.mT @ states[level - start].conj()
+            gE[level] = row_product(on, states[level - start])
             lam = where(mask, on @ step.E(level).conj(), lam)
         del states
     gP = [step.zeros() for _ in range(step.degree.q + 1)]
-    gW = C.conj().mT @ lam.reshape(S, R, T, n)  # (S, R, n_terms, n)
+    gW = row_product(C, lam.reshape(S, R, T, n).conj())  # (S, R, n_terms, n), C is real
     a = action_terms_vjp(step.P, blocks, step.degree, gW, gP)
     return step.backward(gE, gP), a, final
 
@@ -147,8 +147,8 @@ def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
     """The largest power of two H with norm H <= 1 and one_norm H <= 2^40 (powers of A H must not overflow), (S,)."""
     bound = torch.maximum(norm, one_norm * 2.0**-40)
     exponent = torch.frexp(bound).exponent.to(bound.dtype)
-    exponent = torch.where(bound > 0, exponent, torch.full_like(exponent, -500.0))
-    return torch.exp2(-exponent.clamp(-500.0, 500.0))
+    exponent = torch.where(bound > 0, exponent, torch.full_like(exponent, -1000.0))
+    return torch.exp2(-exponent.clamp(-1000.0, 1000.0))
 
 
 def power_norm(A: Tensor) -> tuple[Tensor, Tensor]:

@@ -162,6 +162,7 @@ def _refined(Xi: Tensor, lam: Tensor, V: Tensor, V_inv: Tensor) -> tuple[Tensor,
     new_lam = torch.where(fine, lam + shift, lam)
     turn = torch.where(fine[..., None], turn, 0)
     V, V_inv = V + V @ turn, V_inv - turn @ V_inv
+    V_inv = V_inv + (torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) - V_inv @ V) @ V_inv  # Newton-Schulz
     if Xi.is_complex():
         return new_lam, V, V_inv
     real = lam.imag == 0  # real modes of a real Xi stay real

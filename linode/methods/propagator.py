@@ -144,10 +144,10 @@ class PropagatorPlan(Plan):
         D, D_time = self.D[:, None], self.D[:, None, None]
         y0, h = z0 / D, g * D_time
         if self.precision == "double-double":
-            S, a, y = self._extended_vjp(y0, t, h)
+            S, a, dt = self._extended_vjp(y0, t, h, want_t)
         else:
             S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self.stepper, y0, t, h, want_t)
-        dt = times_gradient(self.balanced, y, h) if want_t else None
+            dt = times_gradient(self.balanced, y, h) if want_t else None
         return S / self.D[:, :, None] * self.D[:, None, :], a / D, dt
 
     @property
@@ -216,17 +216,18 @@ class PropagatorPlan(Plan):
         y = scattered(self.extended_stepper, v, t).round()
         return complex_vector(y) if y0.is_complex() else y
 
-    def _extended_vjp(self, y0: Tensor, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        is_complex = y0.is_complex()
+    def _extended_vjp(self, y0: Tensor, t: Tensor, h: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        is_complex, step = y0.is_complex(), self.extended_stepper
         v = DoubleDouble(real_vector(y0) if is_complex else y0)
         S: Any = None
         a: Any = None
-        states = []
+        rates = []
         sizes = [part.shape[2] for part in self._chunks(t)]
         for part, g in zip(t.split(sizes, 2), h.split(sizes, 2)):
             g_real = DoubleDouble(real_vector(g) if is_complex else g)
-            S_part, a_part, y = scattered_vjp(self.extended_stepper, v, part, g_real, True)
+            S_part, a_part, y = scattered_vjp(step, v, part, g_real, want_t)
             S, a = (S_part, a_part) if S is None else (S + S_part, a + a_part)
-            states.append(y.round())
-        S, a, y = S.round(), a.round(), torch.cat(states, 2)
-        return (complex_gradient(S), complex_vector(a), complex_vector(y)) if is_complex else (S, a, y)
+            if want_t:
+                rates.append(g_real.inner(y @ step.A[:, None].mT).round())
+        S, a, dt = S.round(), a.round(), torch.cat(rates, 2) if want_t else None
+        return (complex_gradient(S), complex_vector(a), dt) if is_complex else (S, a, dt)

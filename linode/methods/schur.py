@@ -3,7 +3,8 @@
 Use when some eigenvalues are repeated or defective and the times are many, long or stiff: simple eigenvalues cost
 what they cost in `eig`, only clusters are evaluated by matrix powers. Cost: about 60 n^3 once, on the CPU, one matrix
 at a time.
-Always applies: a matrix whose eigenvalues cannot be told apart is one block. Couplings between blocks in the gradient
+Always applies: a matrix whose eigenvalues cannot be told apart is one block, and so is one whose blocks fail their check
+at a few of the times. Couplings between blocks in the gradient
 come from the commutator (Sylvester) equation with the sum over times taken first.
 Sources: Bavely & Stewart (1979); Davies & Higham (2003), SIAM J. Matrix Anal. 25, 464 (Schur-Parlett, for the use of
 blocks).
@@ -11,7 +12,7 @@ blocks).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,8 @@ from .propagator import Propagator
 WORTH_BALANCING = (
     0.1  # of the norm left; less gain hides a defective Xi in D (Watkins 2006, A case where balancing is harmful)
 )
+N_PROBES = 8  # times at which blocks are checked against one block
+CHECK, GRADIENT_CHECK = 3e-14, 3e-13  # relative differences that pass
 MAX_PAIR_CONDITION = 30.0  # of the eigenvectors of a 2 x 2 block; beyond, it is evaluated as a block
 
 
@@ -76,6 +79,7 @@ class SchurPlan(Plan):
     gap: float  # smallest distance between eigenvalues of a cluster and any other
     kappa: float
     method: str = "schur"
+    _checked: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
 
     @property
     def accepted(self) -> Tensor:  # type: ignore[override]
@@ -97,24 +101,44 @@ class SchurPlan(Plan):
         return SplitPlan(self.Xi[index], [(every[s : s + 1], self) for s in range(len(index))])
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        short = self._too_short(t)
-        if not bool(short.any()):
+        whole = self._as_one_block(z0, t)
+        if not bool(whole.any()):
             return self._states(z0, t)[0]
-        z = self.whole.evaluate(z0, torch.where(short, t, 0))
-        if bool(short.all()):
+        z = self.whole.evaluate(z0, torch.where(whole, t, 0))
+        if bool(whole.all()):
             return z
-        return torch.where(short[..., None], z, self._states(z0, torch.where(short, 0, t))[0])
+        return torch.where(whole[..., None], z, self._states(z0, torch.where(whole, 0, t))[0])
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        short = self._too_short(t)
-        if not bool(short.any()):
+        whole = self._as_one_block(z0, t)
+        if not bool(whole.any()):
             return self._vjp_by_blocks(z0, t, g, want_t)
-        mask = short[..., None]
-        S, a, dt = self.whole.vjp(z0, torch.where(short, t, 0), torch.where(mask, g, 0), want_t)
-        if bool(short.all()):
+        mask = whole[..., None]
+        S, a, dt = self.whole.vjp(z0, torch.where(whole, t, 0), torch.where(mask, g, 0), want_t)
+        if bool(whole.all()):
             return S, a, dt
-        S_long, a_long, dt_long = self._vjp_by_blocks(z0, torch.where(short, 0, t), torch.where(mask, 0, g), want_t)
+        S_long, a_long, dt_long = self._vjp_by_blocks(z0, torch.where(whole, 0, t), torch.where(mask, 0, g), want_t)
         return S + S_long, a + a_long, dt + dt_long if dt is not None and dt_long is not None else None
+
+    def _as_one_block(self, z0: Tensor, t: Tensor) -> Tensor:
+        """(1, R, T) bool, where Xi is taken as one block: times too short to tell the blocks apart, and all of them
+        where the blocks fail the check: at a few times, values and gradients must be those of one block."""
+        if self._checked is not None and torch.equal(self._checked[0], z0) and torch.equal(self._checked[1], t):
+            return self._checked[2]
+        whole = t.abs() * self.gap < 1.0 if self.clusters else torch.zeros_like(t, dtype=torch.bool)
+        if not bool(whole.all()):
+            pick = torch.linspace(0, t.shape[2] - 1, min(t.shape[2], N_PROBES), device=t.device).round().to(torch.int64)
+            probes = torch.where(whole, 0, t).sort(dim=2).values[:, :, pick]
+            z = self.whole.evaluate(z0, probes)
+            g = torch.sgn(z) / _norm(z).clamp(min=torch.finfo(t.dtype).tiny)[..., None]
+            S, a, _ = self.whole.vjp(z0, probes, g, want_t=False)
+            S_blocks, a_blocks, _ = self._vjp_by_blocks(z0, probes, g, want_t=False)
+            pairs = [(self._states(z0, probes)[0], z), (S_blocks.flatten(1), S.flatten(1)), (a_blocks, a)]
+            for (ours, truth), allowed in zip(pairs, (CHECK, GRADIENT_CHECK, GRADIENT_CHECK)):
+                passed = bool((_norm(ours - truth) <= allowed * _norm(truth)).all())
+                whole = whole if passed else torch.ones_like(whole)
+        self._checked = (z0.clone(), t.clone(), whole)
+        return whole
 
     def _vjp_by_blocks(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         S, a, dt = self.modes.vjp(z0, t, g, want_t)
@@ -125,10 +149,6 @@ class SchurPlan(Plan):
             a = a + a_own @ cluster.V_inv.conj()
             dt = dt + dt_own if dt is not None and dt_own is not None else None
         return (S + self._couplings(z0, t, g, a), a, dt) if self.clusters else (S, a, dt)
-
-    def _too_short(self, t: Tensor) -> Tensor:
-        """Times at which blocks cannot be told apart: there, Xi is one block."""
-        return t.abs() * self.gap < 1.0 if self.clusters else torch.zeros_like(t, dtype=torch.bool)
 
     def _states(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """z, and its coordinates in the blocks, (1, R, T, n)."""
@@ -237,3 +257,7 @@ def _gap(spectra: list[tuple[bool, np.ndarray[Any, Any]]]) -> float:
             if is_cluster and i != j:
                 gap = min(gap, float(np.abs(values[:, None] - others[None]).min()))
     return gap
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)

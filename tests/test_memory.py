@@ -1,0 +1,113 @@
+"""Peak memory of one training step: some arrays of the size of the trajectory and some of the matrix, never T matrices.
+
+Measured by torch's profiler, which sees every allocation of a tensor, those inside an operator too: the largest running sum over one forward and one
+backward pass, plans included, after a first pass that fills what is kept between calls (random factors, tables).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from itertools import accumulate
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from linode import LinearODE
+from tests.case_builders import generator, jordan, normal
+
+N, T = 64, 1000
+ARRAYS, MATRICES = 16, 60  # of T x n and of n x n, float64
+SHORT, LONG = 1.0, 500.0  # spans of time: many times per step of the propagator, or few
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Largest sum of tensor memory held at once while running."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))  # has every single allocation; profiler.events() only sums per operator
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
+    return max(accumulate(n_bytes for _, n_bytes in sorted(changes, key=itemgetter(0))))
+
+
+def limit(n_times: int = T) -> int:
+    return 8 * (ARRAYS * n_times * N + MATRICES * N * N)
+
+
+def matrix(name: str) -> torch.Tensor:
+    rng = generator(name)
+    A = normal(rng, N, N) / 8
+    matrices = {
+        "skew": A - A.T,
+        "stable": A - 1.5 * np.eye(N),
+        "defective": jordan(N, -1.0),
+        "defective_short": jordan(N, -1.0),
+    }
+    return torch.tensor(matrices[name])
+
+
+def training_step(solve: Callable[..., torch.Tensor], name: str, span: float, n_times: int = T) -> Callable[[], object]:
+    rng = generator(f"{name} {span}")
+    Xi, z0 = matrix(name).requires_grad_(), torch.tensor(normal(rng, N), requires_grad=True)
+    t, g = (torch.tensor(x) for x in (rng.uniform(0, span, n_times), normal(rng, n_times, N)))
+    return lambda: torch.autograd.grad((solve(Xi, z0, t) * g).sum(), (Xi, z0))
+
+
+def by(method: str) -> Callable[..., torch.Tensor]:
+    return lambda Xi, z0, t: LinearODE(Xi, z0, method=method)(t)
+
+
+def with_T_matrices(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.matrix_exp(Xi * t[:, None, None]) @ z0
+
+
+QUESTIONS = [
+    ("auto", "skew", LONG),
+    ("eig", "skew", LONG),
+    ("auto", "stable", SHORT),
+    ("auto", "stable", LONG),
+    ("propagator", "stable", SHORT),
+    ("propagator", "stable", LONG),
+    ("propagator", "skew", LONG),
+    ("schur", "stable", LONG),
+    ("auto", "defective", SHORT),
+    ("auto", "defective", LONG),
+]
+every_question = pytest.mark.parametrize(("method", "name", "span"), QUESTIONS)
+
+
+@every_question
+def test_a_training_step_holds_few_arrays_of_the_size_of_its_output(method: str, name: str, span: float):
+    peak = peak_bytes(training_step(by(method), name, span))
+    assert peak <= limit(), f"{peak / (8 * T * N):.1f} times the output"
+
+
+@every_question
+def test_twice_the_times_take_twice_the_memory(method: str, name: str, span: float):
+    once, twice = (peak_bytes(training_step(by(method), name, span, n_times)) for n_times in (2 * T, 4 * T))
+    assert 1.6 < twice / once < 2.2
+
+
+def test_one_matrix_for_every_time_is_over_the_limit():
+    assert peak_bytes(training_step(with_T_matrices, "stable", SHORT, 100)) > 3 * limit(100)
+
+
+def test_the_peak_is_that_of_what_is_held_and_not_of_all_that_was_allocated():
+    def run() -> torch.Tensor:
+        a = torch.ones(100, 1000, dtype=torch.float64)
+        b = a + 1
+        del a
+        c = b * 2
+        del b
+        return c.sum()
+
+    assert 2 * 800_000 <= peak_bytes(run) < 2.1 * 800_000
