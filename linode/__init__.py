@@ -1,7 +1,15 @@
 """linode: linear ODEs z'(t) = Xi z(t) in PyTorch, solved exactly, with gradients that never fail."""
 
 from . import methods
-from .errors import DeviceError, DtypeError, LinodeError, MethodError, NonFiniteError, ShapeError
+from .errors import (
+    DeviceError,
+    DtypeError,
+    LinodeError,
+    MethodError,
+    NonFiniteError,
+    NotDifferentiableError,
+    ShapeError,
+)
 from .exponential import expm, expm_multiply
 from .ode import LinearODE
 from .odeint import odeint
@@ -16,6 +24,7 @@ __all__ = [
     "LinodeError",
     "MethodError",
     "NonFiniteError",
+    "NotDifferentiableError",
     "ShapeError",
     "Solution",
     "Stats",

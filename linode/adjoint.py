@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 from . import compiled
+from .errors import NotDifferentiableError
 from .evaluation import Planner, evaluate, evaluate_vjp
 
 
@@ -23,6 +24,12 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; float64 or complex128 and t float64."""
     if torch.compiler.is_compiling():
         return compiled.trajectory(Xi, z0, t, planner.key)
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1:
+        raise NotDifferentiableError(
+            "torch loses the outer tangents of a custom function in nested forward mode (pytorch issue 197867): "
+            "use jacfwd(jacrev(f)), jacrev(jacfwd(f)) or hessian instead of jacfwd(jacfwd(f))"
+        )
     return Trajectory.apply(Xi, z0, t, planner)
 
 

@@ -23,5 +23,9 @@ class NonFiniteError(LinodeError, ValueError):
     """An argument holds NaN or infinity."""
 
 
+class NotDifferentiableError(LinodeError, RuntimeError):
+    """A derivative that torch cannot carry through; the message names one that it can."""
+
+
 class MethodError(LinodeError, ValueError):
     """The method is unknown, or cannot be accurate for this Xi; the message names one that can."""

@@ -80,7 +80,7 @@ class DoubleDouble(Wrapped):
         return self
 
     def row_product(self, other: DoubleDouble) -> DoubleDouble:
-        """self^T other; rows of `other` are scaled to 1 first: slices are relative to the largest, and rows may differ."""
+        """self^T other; rows of `other` are scaled to 1 first, since slices are relative to the largest row."""
         size = other.hi.abs().amax(-1, keepdim=True)
         exponent = torch.frexp(size).exponent
         shifted = (DoubleDouble(*(ldexp(p, sign * exponent) for p in x.parts)) for x, sign in ((self, 1), (other, -1)))

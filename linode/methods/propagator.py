@@ -52,7 +52,7 @@ class Propagator(Method):
     name: ClassVar[str] = "propagator"
     summary: ClassVar[str] = "powers of one step by matrix products; every matrix"
 
-    def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
+    def plan(self, Xi: Tensor, rtol: float | None = None) -> PropagatorPlan:
         balanced, D = balance(Xi)
         norm, one_norm = power_norm(balanced)
         floor = FLOOR if rtol is None else max(FLOOR, 0.1 * rtol)
@@ -180,7 +180,7 @@ class PropagatorPlan(Plan):
         """The plan, or plans, with the arithmetic that each system needs for these trajectories."""
         if self._choice is not None and torch.equal(self._choice[0], z0) and torch.equal(self._choice[1], t):
             return self._choice[2]
-        doubled = self._needs_extended(z0, t)
+        doubled = self.needs_extended(z0, t)
         fixed: list[tuple[Tensor, Precision]] = [(~doubled, "double"), (doubled, "double-double")]
         whole = [precision for mask, precision in fixed if bool(mask.all())]
         plan: Plan
@@ -192,7 +192,7 @@ class PropagatorPlan(Plan):
         self._choice = (z0.clone(), t.clone(), plan)
         return plan
 
-    def _needs_extended(self, z0: Tensor, t: Tensor) -> Tensor:
+    def needs_extended(self, z0: Tensor, t: Tensor) -> Tensor:
         """(S,) bool: rounding hurts these systems more than their condition explains."""
         S, n = self.Xi.shape[:2]
         if n > EXTENDED_MAX_N or t.numel() == 0:

@@ -3,8 +3,8 @@
 Use when some eigenvalues are repeated or defective and the times are many, long or stiff: simple eigenvalues cost
 what they cost in `eig`, only clusters are evaluated by matrix powers. Cost: about 60 n^3 once, on the CPU, one matrix
 at a time.
-Always applies: a matrix whose eigenvalues cannot be told apart is one block, and so is one whose blocks fail their check
-at a few of the times. Couplings between blocks in the gradient
+Always applies: a matrix whose eigenvalues cannot be told apart is one block, and so is one whose blocks fail their
+check at a few of the times. Couplings between blocks in the gradient
 come from the commutator (Sylvester) equation with the sum over times taken first.
 Sources: Bavely & Stewart (1979); Davies & Higham (2003), SIAM J. Matrix Anal. 25, 464 (Schur-Parlett, for the use of
 blocks).
@@ -25,7 +25,7 @@ from ..kernels.block_schur import BlockSchur, block_schur
 from ..kernels.modal import Modes
 from .base import SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register
 from .eig import keep_one_of_each_pair, one_norm
-from .propagator import Propagator
+from .propagator import Propagator, PropagatorPlan
 
 WORTH_BALANCING = (
     0.1  # of the norm left; less gain hides a defective Xi in D (Watkins 2006, A case where balancing is harmful)
@@ -75,7 +75,7 @@ class SchurPlan(Plan):
     blocks: list[np.ndarray[Any, Any]]
     modes: Modes
     clusters: list[Cluster]
-    whole: Plan  # Xi as one block
+    whole: PropagatorPlan  # Xi as one block
     gap: float  # smallest distance between eigenvalues of a cluster and any other
     kappa: float
     method: str = "schur"
@@ -126,6 +126,8 @@ class SchurPlan(Plan):
         if self._checked is not None and torch.equal(self._checked[0], z0) and torch.equal(self._checked[1], t):
             return self._checked[2]
         whole = t.abs() * self.gap < 1.0 if self.clusters else torch.zeros_like(t, dtype=torch.bool)
+        if bool(self.whole.needs_extended(z0, t).any()):  # no double arithmetic will do
+            whole = torch.ones_like(whole)
         if not bool(whole.all()):
             pick = torch.linspace(0, t.shape[2] - 1, min(t.shape[2], N_PROBES), device=t.device).round().to(torch.int64)
             probes = torch.where(whole, 0, t).sort(dim=2).values[:, :, pick]
