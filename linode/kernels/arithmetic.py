@@ -53,6 +53,13 @@ class Wrapped:
         """Product with powers of two: exact."""
         return self.like(*(p * power_of_two for p in self.parts))
 
+    def round(self) -> Tensor:
+        """The nearest plain tensor."""
+        raise TypeError(f"{type(self).__name__} does not define round()")
+
+    def converted(self, like: Array) -> Any:
+        return self if isinstance(like, Wrapped) else self.round()
+
     def row_product(self, other: Any) -> Any:
         """self^T conj(other), the sum over rows of their outer products."""
         return self.mT @ other.conj()
@@ -74,6 +81,11 @@ def constant(x: Tensor, like: Array) -> Any:
 def scale(x: Array, power_of_two: Tensor) -> Any:
     """x times powers of two: exact in every arithmetic."""
     return x.scale(power_of_two) if isinstance(x, Wrapped) else x * power_of_two
+
+
+def convert(x: Any, like: Array) -> Any:
+    """x in the arithmetic of `like`."""
+    return x.converted(like) if isinstance(x, Wrapped) else constant(x, like)
 
 
 def row_product(a: Any, b: Any) -> Any:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .arithmetic import Wrapped
+from .arithmetic import Array, Wrapped
 
 AMPLITUDE = 2.0**-26  # the square root of the unit roundoff: first-order effects, far above actual rounding
 N_COPIES = 3
@@ -41,16 +41,16 @@ class Noise:
 class Noisy(Wrapped):
     """A tensor whose first dimension holds the three copies."""
 
-    __slots__ = ("noise", "parts")
+    __slots__ = ("is_quiet", "noise", "parts")
 
-    def __init__(self, value: Tensor, noise: Noise) -> None:
+    def __init__(self, value: Tensor, noise: Noise, is_quiet: bool = False) -> None:
         self.parts = (value,)
-        self.noise = noise
+        self.noise, self.is_quiet = noise, is_quiet
 
     @classmethod
-    def data(cls, x: Tensor, noise: Noise) -> Noisy:
-        """The three copies of x (S, ...), as (3 S, ...)."""
-        return cls(torch.cat([x, x * noise.factors(x), x]), noise)
+    def data(cls, x: Tensor, noise: Noise, is_quiet: bool = False) -> Noisy:
+        """The three copies of x (S, ...), as (3 S, ...). Products of quiet factors are exact."""
+        return cls(torch.cat([x, x * noise.factors(x), x]), noise, is_quiet)
 
     @classmethod
     def exact(cls, x: Tensor, noise: Noise) -> Noisy:
@@ -58,7 +58,10 @@ class Noisy(Wrapped):
         return cls(x.repeat(N_COPIES, *(1,) * (x.ndim - 1)), noise)
 
     def like(self, *parts: Tensor) -> Noisy:
-        return Noisy(parts[0], self.noise)
+        return Noisy(parts[0], self.noise, self.is_quiet)
+
+    def converted(self, like: Array) -> Noisy:
+        return Noisy(self.parts[0], self.noise, isinstance(like, Noisy) and like.is_quiet)
 
     def __add__(self, other: Noisy) -> Noisy:
         return self.like(self.parts[0] + other.parts[0])
@@ -67,7 +70,9 @@ class Noisy(Wrapped):
         return self.like(self.parts[0] * other.parts[0])
 
     def __matmul__(self, other: Noisy) -> Noisy:
-        return self.like(self._rounded() @ other._rounded())
+        if self.is_quiet and other.is_quiet:
+            return self.like(self.parts[0] @ other.parts[0])
+        return Noisy(self._rounded() @ other._rounded(), self.noise)
 
     def _rounded(self) -> Tensor:
         x = self.parts[0].clone()

@@ -1,12 +1,12 @@
-"""exp(A t) z0 at many times by powers of one step, forward and reverse: matrix products only.
+"""exp(A t) z0 at scattered times by powers of one step, forward and reverse: matrix products only.
 
-With a step H, a power of two such that |A| H is of order 1, every time is exactly t = k H + s H, |s| <= 1/2.
-- scattered: one Taylor polynomial of z0 per time for s, then for every binary digit of k the rows that have it are
-  multiplied by E^(2^j), E = exp(A H): about log2(|A| t_max) / 2 products of T x n x n.
-- dense: the states at all nodes k H by doubling, then one polynomial per time: about (|A| t_max) n_terms n^2 + T
-  n_terms n. Reverse mode sends the cotangents back through the same products: O(T n) memory, no block exponential.
-  Works for float64, complex128 and DoubleDouble. Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy &
-  Higham (2011), SIAM J. Sci. Comput. 33, 488 (the step); the reverse of squaring is two products per power.
+With a step H, a power of two such that |A| H is of order 1, every time is exactly t = k H + s H, |s| <= 1/2. One Taylor
+polynomial of z0 per time does s; then for every binary digit of k the rows that have it are multiplied by E^(2^j),
+E = exp(A H): about log2(|A| t_max) products of T x n x n (`dense` needs fewer where there are many times per step).
+Reverse mode sends the cotangents back through the same products: O(T n) memory, no block exponential.
+Works for float64, complex128 and DoubleDouble. Powers and states may differ in this: powers in DoubleDouble with plain
+states keep squaring from amplifying rounding at little more cost.
+Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy & Higham (2011), SIAM J. Sci. Comput. 33, 488 (the step).
 Shapes: A (S, n, n) systems, z0 (S, R, n) trajectories, t (S, R, T) >= 0, results (S, R, T, n).
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Array, row_product, scale, where, zeros_like
+from .arithmetic import Array, convert, row_product, scale, where, zeros_like
 from .taylor import (
     Degree,
     action_terms,
@@ -109,28 +109,28 @@ def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any, want_z: bool) -> tu
         for level in reversed(levels):
             mask = _digit(rows, level)
             on = where(mask, lam, zeros_like(lam))
-            gE[level] = row_product(on, states[level - start])
-            lam = where(mask, on @ step.E(level).conj(), lam)
+            gE[level] = convert(row_product(on, states[level - start]), step.A)
+            lam = where(mask, on @ convert(step.E(level), on).conj(), lam)
         del states
     gP = [step.zeros() for _ in range(step.degree.q + 1)]
     gW = row_product(C, lam.reshape(S, R, T, n).conj())  # (S, R, n_terms, n), C is real
-    a = action_terms_vjp(step.P, blocks, step.degree, gW, gP)
+    a = action_terms_vjp(step.P, blocks, step.degree, convert(gW, step.A), gP)
     return step.backward(gE, gP), a, final
 
 
 def _near_origin(step: Stepper, z0: Any, s: Tensor) -> tuple[Any, Any, list[Any]]:
     """exp(A H s) z0 for |s| <= 1/2: rows (S, R T, n); its coefficients and block vectors."""
-    W, blocks = action_terms(step.P, step.degree, z0)  # (S, R, n_terms, n)
+    W, blocks = action_terms(step.P, step.degree, convert(z0, step.A))  # (S, R, n_terms, n)
     C = monomials(s, step.degree, z0)
     S, R, T = s.shape
-    return (C @ W).reshape(S, R * T, z0.shape[-1]), C, blocks
+    return (C @ convert(W, z0)).reshape(S, R * T, z0.shape[-1]), C, blocks
 
 
 def _climb(step: Stepper, z: Any, rows: Tensor, levels: range) -> list[Any]:
     """States before each level, and after the last: rows with the digit are multiplied by E^(2^level)."""
     states = [z]
     for level in levels:
-        z = where(_digit(rows, level), z @ step.E(level).mT, z)
+        z = where(_digit(rows, level), z @ convert(step.E(level), z).mT, z)
         states.append(z)
     return states
 

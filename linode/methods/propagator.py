@@ -4,8 +4,8 @@ Use when Xi is defective or nearly so, or has no well-conditioned eigenvectors; 
 Cost: about log2(|Xi| t_max) products of n x n, and of T x n x n (scattered times) or one polynomial a time (dense
 times).
 Check: a copy of the computation with amplified rounding shows what rounding does, a copy with perturbed data what it
-must do; where the first is much larger (overscaled, stiff beside slow, badly scaled), the computation is done again
-in about twice the precision, which makes the result good to nearly all digits whatever the condition.
+must do. Where the first is much larger (stiff beside slow, overscaled, badly scaled), the powers, and if need be the
+states too, are computed in about twice the precision: good to nearly all digits whatever the condition.
 Sources: see `kernels.stepping`, `kernels.noisy`, `kernels.double_double`.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..kernels.arithmetic import Wrapped, convert
 from ..kernels.balance import balance
 from ..kernels.dense import dense, dense_vjp
 from ..kernels.double_double import DoubleDouble
@@ -33,12 +34,14 @@ from ..kernels.stepping import (
 from ..kernels.taylor import DOUBLE, EXTENDED
 from .base import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register, times_gradient
 
-Precision = Literal["auto", "double", "double-double"]
+# mixed: powers of the step in double-double, states in double
+Precision = Literal["auto", "double", "mixed", "double-double"]
+ARITHMETICS: tuple[Precision, ...] = ("double", "mixed", "double-double")
 EXTENDED_MAX_N = 64  # beyond, ten products for one cost more than they are worth
 N_PROBES = 16  # times at which rounding is measured
 FLOOR = 2e-14  # relative error that needs no excuse
 SLACK = 3.0  # otherwise rounding may exceed the response to data by this factor,
-CEILING = 1e-10  # but never this relative error
+CEILING = 1e-10  # but never by this relative error of z
 CHUNK_ENTRIES = 2**20  # of a T x n array at a time in double-double
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 
@@ -46,7 +49,7 @@ DENSE_NODES = 0.25  # times are dense where there are at most this many steps a 
 @register
 @dataclass(frozen=True)
 class Propagator(Method):
-    """Options: precision, "auto" (by the check above), "double" or "double-double"."""
+    """Options: precision, "auto" (by the check above), "double", "mixed" or "double-double"."""
 
     precision: Precision = "auto"
     name: ClassVar[str] = "propagator"
@@ -127,10 +130,10 @@ class PropagatorPlan(Plan):
         if self.precision == "auto":
             return self._chosen(z0, t).evaluate(z0, t)
         y0 = z0 / self.D[:, None]
-        if self.precision == "double-double":
-            y = torch.cat([self._extended_evaluate(y0, part) for part in self._chunks(t)], 2)
-        else:
+        if self.precision == "double":
             y = (dense if self._is_dense(t) else scattered)(self.stepper, y0, t)
+        else:
+            y = torch.cat([self._extended_evaluate(y0, part) for part in self._chunks(t)], 2)
         return y * self.D[:, None, None]
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -143,11 +146,11 @@ class PropagatorPlan(Plan):
             return self._chosen(z0, t).vjp(z0, t, g, want_t)
         D, D_time = self.D[:, None], self.D[:, None, None]
         y0, h = z0 / D, g * D_time
-        if self.precision == "double-double":
-            S, a, dt = self._extended_vjp(y0, t, h, want_t)
-        else:
+        if self.precision == "double":
             S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self.stepper, y0, t, h, want_t)
             dt = times_gradient(self.balanced, y, h) if want_t else None
+        else:
+            S, a, dt = self._extended_vjp(y0, t, h, want_t)
         return S / self.D[:, :, None] * self.D[:, None, :], a / D, dt
 
     @property
@@ -180,54 +183,73 @@ class PropagatorPlan(Plan):
         """The plan, or plans, with the arithmetic that each system needs for these trajectories."""
         if self._choice is not None and torch.equal(self._choice[0], z0) and torch.equal(self._choice[1], t):
             return self._choice[2]
-        doubled = self.needs_extended(z0, t)
-        fixed: list[tuple[Tensor, Precision]] = [(~doubled, "double"), (doubled, "double-double")]
-        whole = [precision for mask, precision in fixed if bool(mask.all())]
+        tier = self.arithmetic(z0, t)
+        tiers = tier.unique().tolist()
         plan: Plan
-        if whole:
-            plan = replace(self, precision=whole[0], _choice=None, _double=self._double, _extended=self._extended)
+        if len(tiers) == 1:
+            precision = ARITHMETICS[tiers[0]]
+            plan = replace(self, precision=precision, _choice=None, _double=self._double, _extended=self._extended)
         else:
-            parts = [(mask.nonzero()[:, 0], precision) for mask, precision in fixed]
-            plan = SplitPlan(self.Xi, [(i, replace(self.subset(i), precision=p)) for i, p in parts])
+            parts = [((tier == i).nonzero()[:, 0], ARITHMETICS[i]) for i in tiers]
+            plan = SplitPlan(self.Xi, [(index, replace(self.subset(index), precision=p)) for index, p in parts])
         self._choice = (z0.clone(), t.clone(), plan)
         return plan
 
-    def needs_extended(self, z0: Tensor, t: Tensor) -> Tensor:
-        """(S,) bool: rounding hurts these systems more than their condition explains."""
+    def arithmetic(self, z0: Tensor, t: Tensor) -> Tensor:
+        """(S,) indices into ARITHMETICS: the first in which rounding hurts no more than the condition explains."""
         S, n = self.Xi.shape[:2]
+        tier = torch.zeros(S, dtype=torch.int64, device=self.Xi.device)
         if n > EXTENDED_MAX_N or t.numel() == 0:
-            return torch.zeros(S, dtype=torch.bool, device=self.Xi.device)
-        T = t.shape[2]
-        pick = torch.linspace(0, T - 1, min(T, N_PROBES), device=t.device).round().to(torch.int64)
-        probes = t.sort(dim=2).values[:, :, pick]
-        noise = Noise()
-        step = Stepper(Noisy.data(self.balanced, noise), self.H.repeat(N_COPIES), DOUBLE)
-        y = scattered(step, Noisy.exact(z0 / self.D[:, None], noise), probes.repeat(N_COPIES, 1, 1))
-        size, data, rounding = (y * Noisy.exact(self.D[:, None, None], noise)).spreads()
-        bound = torch.maximum(self.floor * size, torch.minimum(SLACK * data, CEILING * size))
-        return ~(rounding <= bound).all(-1).all(-1)  # a NaN needs it
+            return tier
+        pick = torch.linspace(0, t.shape[2] - 1, min(t.shape[2], N_PROBES), device=t.device).round().to(torch.int64)
+        probes = t.abs().sort(dim=2).values[:, :, pick]
+        for i, is_quiet in enumerate((False, True)):
+            failed = (tier == i).nonzero()[:, 0]
+            if len(failed):
+                tier[failed] += (~self._is_stable(failed, z0[failed], probes[failed], is_quiet)).to(torch.int64)
+        return tier
+
+    def _is_stable(self, index: Tensor, z0: Tensor, t: Tensor, is_quiet: bool) -> Tensor:
+        """(S,) bool: rounding in the states, and unless quiet in the powers, changes z and Xi z little enough."""
+        noise, D = Noise(), self.D[index]
+        A = Noisy.data(self.balanced[index], noise, is_quiet)
+        y0 = Noisy.exact(z0 / D[:, None], noise)
+        y = scattered(Stepper(A, self.H[index].repeat(N_COPIES), DOUBLE), y0, t.repeat(N_COPIES, 1, 1))
+        stable = torch.ones(len(index), dtype=torch.bool, device=t.device)
+        for x, ceiling in ((y, CEILING), (y @ A[:, None].mT, 1.0)):
+            size, data, rounding = (x * Noisy.exact(D[:, None, None], noise)).spreads()
+            bound = torch.maximum(self.floor * size, torch.minimum(SLACK * data, ceiling * size))
+            stable &= (rounding <= bound).all(-1).all(-1)  # a NaN is not
+        return stable
 
     def _chunks(self, t: Tensor) -> list[Tensor]:
         S, R, _ = t.shape
         return list(t.split(max(1, CHUNK_ENTRIES // max(1, S * R * self.Xi.shape[-1])), 2))
 
+    def _states(self, v: Tensor) -> Any:
+        """Real, and in the arithmetic that states have."""
+        real = real_vector(v) if v.is_complex() else v
+        return DoubleDouble(real) if self.precision == "double-double" else real
+
     def _extended_evaluate(self, y0: Tensor, t: Tensor) -> Tensor:
-        v = DoubleDouble(real_vector(y0) if y0.is_complex() else y0)
-        y = scattered(self.extended_stepper, v, t).round()
+        y = _rounded(scattered(self.extended_stepper, self._states(y0), t))
         return complex_vector(y) if y0.is_complex() else y
 
     def _extended_vjp(self, y0: Tensor, t: Tensor, h: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        is_complex, step = y0.is_complex(), self.extended_stepper
-        v = DoubleDouble(real_vector(y0) if is_complex else y0)
+        step = self.extended_stepper
         S: Any = None
         a: Any = None
         rates = []
         sizes = [part.shape[2] for part in self._chunks(t)]
         for part, g in zip(t.split(sizes, 2), h.split(sizes, 2)):
-            g_real = DoubleDouble(real_vector(g) if is_complex else g)
-            S_part, a_part, y = scattered_vjp(step, v, part, g_real, want_t)
+            S_part, a_part, y = scattered_vjp(step, self._states(y0), part, self._states(g), want_t)
             S, a = (S_part, a_part) if S is None else (S + S_part, a + a_part)
             if want_t:
-                rates.append(g_real.inner(y @ step.A[:, None].mT).round())
+                states, cotangents = convert(y, step.A), convert(self._states(g), step.A)
+                rates.append(cotangents.inner(states @ step.A[:, None].mT).round())
         S, a, dt = S.round(), a.round(), torch.cat(rates, 2) if want_t else None
-        return (complex_gradient(S), complex_vector(a), dt) if is_complex else (S, a, dt)
+        return (complex_gradient(S), complex_vector(a), dt) if y0.is_complex() else (S, a, dt)
+
+
+def _rounded(x: Any) -> Tensor:
+    return x.round() if isinstance(x, Wrapped) else x

@@ -126,7 +126,7 @@ class SchurPlan(Plan):
         if self._checked is not None and torch.equal(self._checked[0], z0) and torch.equal(self._checked[1], t):
             return self._checked[2]
         whole = t.abs() * self.gap < 1.0 if self.clusters else torch.zeros_like(t, dtype=torch.bool)
-        if bool(self.whole.needs_extended(z0, t).any()):  # no double arithmetic will do
+        if bool(self.whole.arithmetic(z0, t).any()):  # no double arithmetic will do
             whole = torch.ones_like(whole)
         if not bool(whole.all()):
             pick = torch.linspace(0, t.shape[2] - 1, min(t.shape[2], N_PROBES), device=t.device).round().to(torch.int64)
