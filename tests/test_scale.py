@@ -106,7 +106,9 @@ def weighted_problem(rate: float, t_max: float) -> Case:
 
 @pytest.mark.parametrize("t_max", [40.0, 80.0, 160.0])
 @pytest.mark.parametrize("rate", [-1.0, 1.0])
-@pytest.mark.parametrize("method", ["auto", "propagator", "schur", Propagator("double"), Propagator("double-double")], ids=str)
+@pytest.mark.parametrize(
+    "method", ["auto", "propagator", "schur", Propagator("double"), Propagator("double-double")], ids=str
+)
 def test_relative_errors_of_growing_or_decaying_states_have_true_gradients(
     method: str | Method, rate: float, t_max: float
 ):

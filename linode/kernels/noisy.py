@@ -1,8 +1,8 @@
 """Arithmetic with amplified rounding error: how much does rounding hurt this computation, and how much must it?
 
-Three copies of one computation run side by side along the first dimension: as it is; with the data perturbed once by
-random relative 2^-26, entry by entry; and with every factor of every product perturbed so. The spread of the third copy
-is the rounding error of the algorithm (times 2^27), that of the second is the componentwise condition of the problem.
+Three copies of one computation run side by side along the first dimension: as it is; with the data perturbed once by a
+small random factor, entry by entry; and with every factor of every product perturbed so. The spread of the third copy
+shows the rounding error of the algorithm, that of the second the componentwise condition of the problem.
 An algorithm is as good as its arithmetic allows when the first does not exceed the second by much.
 Source: the idea is that of stochastic arithmetic, Vignes (2004), Numer. Algorithms 37.
 """
@@ -16,18 +16,19 @@ from torch import Tensor
 
 from .arithmetic import Array, Wrapped
 
-AMPLITUDE = 2.0**-26  # the square root of the unit roundoff: first-order effects, far above actual rounding
+AMPLITUDE = 2.0**-26  # of rounding: the square root of the unit roundoff, far above actual rounding
+DATA_AMPLITUDE = 2.0**-40  # of data: small enough that the response stays linear up to a condition of 1e12
 N_COPIES = 3
 POOL_SIZE = 2**18
 
 
 class Noise:
-    """The same random factors 1 + AMPLITUDE (-1 .. 1) for the same sequence of calls; no global state is touched."""
+    """The same random factors 1 + amplitude (-1 .. 1) for the same sequence of calls; no global state is touched."""
 
     def __init__(self) -> None:
         self._position = 0
 
-    def factors(self, x: Tensor) -> Tensor:
+    def factors(self, x: Tensor, amplitude: float = AMPLITUDE) -> Tensor:
         """Factors for every entry of x."""
         pool, size = _pool(x.device), x.numel()
         if size > POOL_SIZE // 2:
@@ -35,7 +36,7 @@ class Noise:
         elif self._position + size > POOL_SIZE:
             self._position = 0
         start, self._position = self._position, self._position + min(size, POOL_SIZE // 2)
-        return pool[start : start + size].view(x.shape)
+        return 1 + amplitude * pool[start : start + size].view(x.shape)
 
 
 class Noisy(Wrapped):
@@ -50,7 +51,7 @@ class Noisy(Wrapped):
     @classmethod
     def data(cls, x: Tensor, noise: Noise, is_quiet: bool = False) -> Noisy:
         """The three copies of x (S, ...), as (3 S, ...). Products of quiet factors are exact."""
-        return cls(torch.cat([x, x * noise.factors(x), x]), noise, is_quiet)
+        return cls(torch.cat([x, x * noise.factors(x, DATA_AMPLITUDE), x]), noise, is_quiet)
 
     @classmethod
     def exact(cls, x: Tensor, noise: Noise) -> Noisy:
@@ -86,11 +87,11 @@ class Noisy(Wrapped):
         Both responses are for the actual unit roundoff.
         """
         value, data, rounding = self.parts[0].chunk(N_COPIES)
-        unit = torch.finfo(value.dtype).eps / 2 / AMPLITUDE
+        unit = torch.finfo(value.dtype).eps / 2
         return (
             torch.linalg.vector_norm(value, dim=-1),
-            torch.linalg.vector_norm(data - value, dim=-1) * unit,
-            torch.linalg.vector_norm(rounding - value, dim=-1) * unit,
+            torch.linalg.vector_norm(data - value, dim=-1) * (unit / DATA_AMPLITUDE),
+            torch.linalg.vector_norm(rounding - value, dim=-1) * (unit / AMPLITUDE),
         )
 
 
@@ -98,4 +99,4 @@ class Noisy(Wrapped):
 def _pool(device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(POOL_SIZE, generator=generator, dtype=torch.float64).to(device)
-    return 1 + (2 * uniform - 1) * AMPLITUDE
+    return 2 * uniform - 1

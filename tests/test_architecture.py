@@ -1,0 +1,131 @@
+"""Imports point one way, kernels are pure, files stay short: read from the source with `ast`."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "linode"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+}
+NUMERICS = {"torch", "numpy", "scipy"}
+MAX_LINES = 350
+
+# What a module may import lies in its own layer or one above it in this list; folders count as one.
+LAYERS = (
+    {"linode.errors", "linode.kernels"},
+    {"linode.problem", "linode.solution"},
+    {"linode.methods"},
+    {"linode.evaluation"},
+    {"linode.compiled", "linode.adjoint"},
+    {"linode.conditioning", "linode.ode"},
+    {"linode.exponential", "linode.odeint"},
+    {"linode"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+PUBLIC = {"linode.errors", "linode.methods", "linode.ode", "linode.problem", "linode.solution"}
+LEAVES = {"linode.odeint"}  # import nothing of linode but PUBLIC
+
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+def imports(name: str) -> set[str]:
+    """Full names of the modules that a module imports."""
+    found = set()
+    package = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *filter(None, [node.module])])
+            names = {f"{origin}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else origin for name in names}
+    return found
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text())
+
+
+def unit(name: str) -> str:
+    """The part that has a place in LAYERS: linode.methods for linode.methods.eig."""
+    return ".".join(name.split(".")[:2])
+
+
+def own(names: set[str]) -> set[str]:
+    return {name for name in names if unit(name).split(".")[0] == "linode"}
+
+
+def test_the_reader_of_imports_finds_them():
+    assert {"linode.methods.base", "linode.errors", "torch", "dataclasses"} <= imports("linode.methods.auto")
+    assert {"linode.methods", "linode.kernels.ranged"} <= imports("linode.evaluation")
+    assert {"linode.methods", "linode.ode"} <= imports("linode")  # from . import methods
+
+
+@every_module
+def test_modules_import_only_from_their_layer_or_below(name: str):
+    assert unit(name) in RANK, f"{unit(name)} needs a place in LAYERS"
+    for other in own(imports(name)):
+        assert RANK[unit(other)] <= RANK[unit(name)], f"{name} imports {other}"
+
+
+def test_no_module_imports_itself_through_others():
+    edges = {name: own(imports(name)) for name in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for other in edges.get(name, ()):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("linode.kernels.")])
+def test_kernels_import_numerics_the_standard_library_and_each_other_only(name: str):
+    for other in imports(name):
+        top = other.split(".")[0]
+        assert other.startswith("linode.kernels") or top in NUMERICS or top in sys.stdlib_module_names, other
+
+
+@every_module
+def test_nothing_but_torch_numpy_and_scipy_is_needed(name: str):
+    assert {other.split(".")[0] for other in imports(name)} <= {"linode", *NUMERICS, *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_leaves_import_the_public_surface_only(name: str):
+    assert {unit(other) for other in own(imports(name))} <= PUBLIC
+
+
+@every_module
+def test_imports_stand_at_the_top(name: str):
+    inner = [node for node in ast.walk(tree(name)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = [x.lineno for node in inner for x in ast.walk(node) if isinstance(x, ast.Import | ast.ImportFrom)]
+    assert not late, f"lines {late}"
+
+
+@every_module
+def test_only_the_wiring_of_derivatives_uses_autograd(name: str):
+    """Kernels and methods are pure functions of tensors."""
+    if name not in ("linode.adjoint", "linode.compiled"):
+        used = {node.attr for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)}
+        assert not used & {"autograd", "library", "grad_fn"}
+        assert not {other for other in imports(name) if other.startswith(("torch.autograd", "torch.library"))}
+
+
+@every_module
+def test_files_stay_short_and_say_what_they_are(name: str):
+    assert len(MODULES[name].read_text().splitlines()) <= MAX_LINES
+    assert ast.get_docstring(tree(name))

@@ -1,0 +1,159 @@
+"""Stepping and eigenmodes: agreement of their branches, counts of products, and truth across thresholds."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from linode import LinearODE
+from linode.kernels.dense import dense, dense_vjp
+from linode.kernels.modal import NEAR, NEAR_RELATIVE
+from linode.kernels.stepping import Stepper, choose_step, power_norm, scattered, scattered_vjp
+from linode.kernels.taylor import DOUBLE
+from tests import oracles
+from tests.accuracy import EPS, differentiate, norm, relative_error
+from tests.case_builders import direct_sum, generator, normal, rotated
+from tests.cases import Case
+
+
+def stepper(A: Tensor) -> Stepper:
+    """A (S, n, n)."""
+    return Stepper(A, choose_step(*power_norm(A)), DOUBLE)
+
+
+def problem(is_complex: bool, S: int = 2, R: int = 3, T: int = 300, n: int = 5) -> tuple[Tensor, ...]:
+    """A, z0, t in [0, 4] and g, with S systems and R trajectories each."""
+    rng = generator(f"stepping {is_complex}")
+    A, z0, g = (normal(rng, *shape, is_complex=is_complex) for shape in ((S, n, n), (S, R, n), (S, R, T, n)))
+    return tuple(map(torch.tensor, (A, z0, rng.uniform(0, 4, (S, R, T)), g)))
+
+
+# ---- stepping ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_dense_and_scattered_times_agree_to_rounding(is_complex: bool):
+    A, z0, t, g = problem(is_complex)
+    z, w = dense(stepper(A), z0, t), scattered(stepper(A), z0, t)
+    assert norm((z - w).numpy()) <= 100 * EPS * norm(w.numpy())
+    for x, y in zip(dense_vjp(stepper(A), z0, t, g, True), scattered_vjp(stepper(A), z0, t, g, True)):
+        assert norm((x - y).numpy()) <= 100 * EPS * norm(y.numpy())
+
+
+@pytest.mark.parametrize("vjp", [dense_vjp, scattered_vjp])
+def test_stepping_gives_the_gradients_of_ball_arithmetic(vjp):
+    A, z0, t, g = problem(False, T=40)
+    S, a, z = vjp(stepper(A), z0, t, g, True)
+    for s in range(2):
+        true = [oracles.gradients(*(x.numpy() for x in (A[s], z0[s, r], t[s, r], g[s, r]))) for r in range(3)]
+        assert relative_error(S[s].numpy(), sum(x.S for x in true), 1.0) < 1e-13
+        assert relative_error(a[s].numpy(), np.stack([x.a for x in true]), 1.0) < 1e-13
+        states = oracles.trajectory(A[s].numpy(), z0[s, 0].numpy(), t[s, 0].numpy())
+        assert relative_error(z[s, 0].numpy(), states, 1.0) < 1e-13
+
+
+def test_a_time_is_exactly_its_node_and_remainder():
+    A, _, t, _ = problem(False)
+    t[0, 0, :3] = torch.tensor([0.0, 1e-300, 1e9])
+    step = stepper(A)
+    k, s = step.split(t)
+    assert s.abs().max() <= 0.5
+    for system in range(2):
+        H = Fraction(float(step.H[system]))
+        for time, node, rest in zip(*(x[system].flatten().tolist() for x in (t, k, s))):
+            assert (node + Fraction(rest)) * H == Fraction(time)
+
+
+@pytest.mark.parametrize("scheme", [dense, scattered])
+def test_product_count_does_not_jump_between_200_and_201_times(scheme):
+    A, z0, t, _ = problem(False, S=1, R=1, T=201)
+    t[0, 0, 0] = 4.0
+    counts = []
+    for T in (200, 201):
+        step = stepper(A)
+        scheme(step, z0, t[:, :, :T])
+        counts.append(step.n_products)
+    assert counts[0] == counts[1]
+
+
+def test_product_count_grows_by_one_with_every_doubling_of_the_last_time():
+    A, z0, t, _ = problem(False, S=1, R=1, T=50)
+    counts = []
+    for doubling in range(12):
+        step = stepper(A)
+        scattered(step, z0, t / t.max() * 1.5 * 2.0**doubling)
+        counts.append(step.n_products)
+    assert np.all(np.diff(counts) == 1)
+    assert counts[-1] < 30
+
+
+def test_products_of_one_call_are_not_repeated_by_the_next():
+    A, z0, t, g = problem(False)
+    step = stepper(A)
+    scattered(step, z0, t)
+    before = step.n_products
+    scattered(step, z0, t / 2)
+    scattered_vjp(step, z0, t, g, False)
+    assert step.n_products == before
+
+
+def test_a_subset_of_the_systems_steps_as_they_do_alone():
+    A, z0, t, _ = problem(False, S=3)
+    whole = stepper(A)
+    scattered(whole, z0, t)
+    for index in ([2], [2, 0], [1, 1, 0]):
+        i = torch.tensor(index)
+        got = scattered(whole.subset(i), z0[i], t[i])
+        torch.testing.assert_close(got, scattered(stepper(A[i]), z0[i], t[i]), rtol=1e-13, atol=0)
+
+
+def test_the_step_is_a_power_of_two_that_makes_the_norm_at_most_one():
+    size = torch.tensor([1e-300, 1e-3, 0.5, 1.0, 1.5, 1e10, 1e300], dtype=torch.float64)
+    H = choose_step(size, size)
+    assert torch.equal(torch.frexp(H).mantissa, torch.full_like(H, 0.5))
+    assert ((size * H <= 1) & (size * H > 0.4)).all()
+
+
+def test_the_norm_of_an_overscaled_matrix_is_that_of_its_powers():
+    A = torch.tensor([[[1.0, 1e6], [0.0, -1.0]]], dtype=torch.float64)
+    norm_of_powers, one_norm = power_norm(A)
+    assert one_norm.item() == 1e6 + 1
+    assert 1 <= norm_of_powers.item() < 40  # (1e6)^(1/4) = 32
+
+
+# ---- eigenmodes --------------------------------------------------------------------------------------------
+
+
+def sweep_gaps() -> list[float]:
+    """From nothing to 1, with both sides of the thresholds at which close pairs change treatment (t_max = 2)."""
+    thresholds = [NEAR / 2, NEAR_RELATIVE]
+    return [0.0, *np.geomspace(1e-18, 1, 19), *(x * (1 + s * 1e-6) for x in thresholds for s in (-1, 1))]
+
+
+def with_gap(kind: str, gap: float) -> np.ndarray:
+    """Normal matrices, so that rounding is all that can go wrong, with two eigenvalues `gap` apart."""
+    if kind == "real":
+        return rotated(generator("real"), np.diag([-1.0, gap - 1, 0.5, -3]))
+    if kind == "pairs":
+        return rotated(generator("pairs"), direct_sum(*(np.array([[-0.3, w], [-w, -0.3]]) for w in (1.0, 1.0 + gap))))
+    if kind == "near_real":  # a pair that almost meets its own conjugate
+        return rotated(generator("near"), direct_sum(np.array([[-0.5, gap / 2], [-gap / 2, -0.5]]), 1.0))
+    return rotated(generator("complex"), np.diag([1j - 0.5, 1j - 0.5 + gap * (0.6 + 0.8j), -1.0]))
+
+
+@pytest.mark.parametrize("gap", sweep_gaps())
+@pytest.mark.parametrize("kind", ["real", "pairs", "near_real", "complex"])
+def test_gradients_are_accurate_at_every_gap_between_eigenvalues(kind: str, gap: float):
+    Xi = with_gap(kind, gap)
+    rng = generator(f"gap {kind}")
+    is_complex = np.iscomplexobj(Xi)
+    z0, g = (normal(rng, *shape, is_complex=is_complex) for shape in ((len(Xi),), (6, len(Xi))))
+    case = Case("gap", kind, Xi, z0, np.array([2.0, 0.0, 1e-3, 0.7, 1.9, -1.2]), g, "")
+    z, *got = differentiate(case, lambda Xi, z0, t: LinearODE(Xi, z0, method="eig")(t))
+    assert relative_error(z, oracles.trajectory(Xi, z0, case.t), 1.0) < 5e-14
+    for x, y in zip(got, oracles.gradients(Xi, z0, case.t, g)):
+        assert relative_error(x, y, 1.0) < 2e-13
