@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ast
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
-from .methods import Method, Plan, Propagator, Workload
+from .methods import Method, Plan, Propagator, Workload, registry
 from .problem import Layout, check_finite
 
 
@@ -22,12 +24,13 @@ class Planner:
 
     def __init__(self, method: Method, rtol: float | None = None) -> None:
         self.method, self.rtol = method, rtol
+        self.key = f"({method.key}, {rtol!r})"  # names an equal planner in a call that can only pass plain values
         self._last: tuple[Tensor, Plan] | None = None
 
     def plan(self, Xi: Tensor, n_trajectories: int = 1, t: Tensor | None = None) -> Plan:
         """The plan for Xi (S, n, n), detached; where there is none yet, for n_trajectories at times t (S, R, T)."""
         last = self._last  # one read: another thread may replace it
-        if last is not None and last[0].device == Xi.device and torch.equal(last[0], Xi):
+        if last is not None and (last[0].device, last[0].dtype) == (Xi.device, Xi.dtype) and torch.equal(last[0], Xi):
             return last[1]
         check_finite(Xi, "Xi")
         repeated = Xi.shape[0] > 1 and Xi.stride(0) == 0  # by expand(): factor it once
@@ -43,13 +46,8 @@ class Planner:
         """For block systems, whose eigenvalues are all repeated."""
         return Planner(Propagator(), self.rtol)
 
-    @property
-    def key(self) -> str:
-        """Names an equal planner in a call that can only pass plain values."""
-        return remember(self.method, self.rtol)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"method": self.method, "rtol": self.rtol, "_last": None}
+        return {**self.__dict__, "_last": None}
 
 
 def _workload(Xi: Tensor, n_trajectories: int, t: Tensor | None) -> Workload:
@@ -105,15 +103,8 @@ def _ranged(A: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     return scattered(step, Ranged(z0), t).round()
 
 
-_BY_KEY: dict[str, Planner] = {}
-
-
-def remember(method: Method, rtol: float | None) -> str:
-    """A key under which `recall` finds a planner for this method again."""
-    key = f"{method!r}, rtol={rtol!r}"
-    _BY_KEY.setdefault(key, Planner(method, rtol))
-    return key
-
-
+@lru_cache(maxsize=64)
 def recall(key: str) -> Planner:
-    return _BY_KEY[key]
+    """The planner of a `Planner.key`, the same one every time, so that its plan is kept between calls."""
+    (name, options), rtol = ast.literal_eval(key)
+    return Planner(registry()[name](**options), rtol)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 
-from linode import LinearODE, Status
+from linode import LinearODE, Solution, Status
 from tests import oracles
 from tests.accuracy import EPS, norm, truth_of
 from tests.case_builders import generator, normal
@@ -24,6 +26,11 @@ def solver(case: Case, **options: object) -> LinearODE:
     return LinearODE(torch.tensor(case.Xi), torch.tensor(case.z0), **options)
 
 
+@cache
+def solved(case: Case) -> Solution:
+    return solver(case).solve(torch.tensor(case.t))
+
+
 # ---- size --------------------------------------------------------------------------------------------------
 
 
@@ -31,7 +38,7 @@ def solver(case: Case, **options: object) -> LinearODE:
 def test_condition_is_that_of_ball_arithmetic(case: Case):
     """Beyond 1/eps no digit is sure, and it is enough to say so."""
     true = truth_of(case).condition.normwise
-    got = float(solver(case).condition(torch.tensor(case.t)))
+    got = float(solved(case).condition)
     assert LOWEST * min(true, 1 / EPS) <= got <= HIGHEST * true
 
 
@@ -119,7 +126,7 @@ def test_the_error_of_a_matrix_rounded_to_float32_is_near_its_estimate():
 
 @pytest.mark.parametrize("name", ["overscaling_1e17", "davies_higham_triw", "balance_1e16"])
 def test_a_problem_without_a_sure_digit_is_ill_conditioned_in_words(name: str):
-    solution = solver(BY_NAME[name]).solve(torch.tensor(BY_NAME[name].t))
+    solution = solved(BY_NAME[name])
     assert solution.status is Status.ILL_CONDITIONED
     assert not solution.status
     assert float(solution.error_estimate) > 0.1
@@ -128,7 +135,7 @@ def test_a_problem_without_a_sure_digit_is_ill_conditioned_in_words(name: str):
 
 def test_the_same_problem_is_ill_conditioned_in_float32_and_fine_in_float64():
     case = BY_NAME["rotation_1e7"]
-    assert solver(case).solve(torch.tensor(case.t)).status is Status.OK
+    assert solved(case).status is Status.OK
     single = LinearODE(torch.tensor(case.Xi, dtype=torch.float32), torch.tensor(case.z0, dtype=torch.float32))
     assert single.solve(torch.tensor(case.t)).status is Status.ILL_CONDITIONED
 
@@ -137,12 +144,12 @@ def test_the_same_problem_is_ill_conditioned_in_float32_and_fine_in_float64():
 def test_a_problem_is_ok_exactly_where_its_digits_are_sure(case: Case):
     error = truth_of(case).condition.normwise * EPS / 2
     if not 0.02 < error < 0.5:  # near the limit of 0.1, an estimate may fall on either side
-        assert bool(solver(case).solve(torch.tensor(case.t)).status) == (error < 0.1)
+        assert bool(solved(case).status) == (error < 0.1)
 
 
 def test_explain_prints_condition_and_error_estimate():
     case = BY_NAME["random_12"]
-    solution, text = solver(case).solve(torch.tensor(case.t)), solver(case).explain(torch.tensor(case.t))
+    solution, text = solved(case), solver(case).explain(torch.tensor(case.t))
     assert f"condition: {float(solution.condition):.3g}" in text
     assert f"error estimate: {float(solution.error_estimate):.3g}" in text
     assert "status: OK" in text

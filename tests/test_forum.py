@@ -5,7 +5,7 @@ one of them is computed in numpy's long double (64 bits) by a path of its own: t
 with E = exp(Xi h)
     z_{k+1} = E z_k,   lambda_k = g_k + E^T lambda_{k+1},   a = lambda_0,
 and S is the upper right block of exp([[Xi^T, W], [0, Xi^T]] h), W = sum_k lambda_{k+1} z_k^T (Van Loan 1978).
-That truth is itself held against ball arithmetic on every 60th seed.
+That truth is itself held against ball arithmetic on every 100th seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests import oracles
 N, N_SEEDS, N_TIMES, GRID, H = 6, 300, 100, 1024, 1 / 512
 SCALES = (0.3, 1.0, 3.0)
 DTYPES = (torch.float32, torch.float64)
-BOUND = {torch.float32: 1e-4, torch.float64: 1e-9}
+BOUND = {torch.float32: 1e-6, torch.float64: 1e-11}  # no seed here is worse conditioned than about 1e3
 
 pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).eps > 2e-19, reason="long double is no wider than double here")
 every_setting = pytest.mark.parametrize(("scale", "dtype"), [(scale, dtype) for scale in SCALES for dtype in DTYPES])
@@ -139,7 +139,7 @@ def test_every_one_of_300_seeds_has_the_true_gradients(scale: float, dtype: torc
 def test_the_long_double_truth_is_that_of_ball_arithmetic(scale: float, dtype: torch.dtype):
     S, a, g = truth(scale, dtype)
     Xi, z0, k, _ = (x.numpy() for x in problem(scale, dtype))
-    for seed in range(0, N_SEEDS, 60):
+    for seed in range(0, N_SEEDS, 100):
         exact = oracles.gradients(Xi[seed], z0[seed], k[seed] * H, g[seed].astype(float))
         for got, true in ((S[seed], exact.S), (a[seed], exact.a)):
             assert np.linalg.norm((got - true).astype(float)) <= 1e-14 * np.linalg.norm(true)
@@ -149,7 +149,7 @@ def test_the_long_double_truth_is_that_of_ball_arithmetic(scale: float, dtype: t
     ("scale", "dtype", "at_least"), [(3.0, torch.float32, 200), (1.0, torch.float32, 75), (3.0, torch.float64, 20)]
 )
 def test_torch_linalg_eig_raises_for_many_of_300_seeds(scale: float, dtype: torch.dtype, at_least: int):
-    """Counted here: 266, 112 and 44, by a rounding error that is compared with a fixed threshold."""
+    """Counted here: 287, 115 and 71, by a rounding error that is compared with a fixed threshold."""
     n_raised = 0
     for Xi, z0, t, y in steps(scale, dtype):
         lam, V = torch.linalg.eig(Xi.requires_grad_())

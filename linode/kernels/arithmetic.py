@@ -2,6 +2,8 @@
 
 Plain tensors qualify as they are. `Wrapped` is the base of the types made of several tensors (`DoubleDouble`) or with
 other rounding (`Noisy`): everything that only moves entries is defined here, through `parts`.
+Kernels conjugate by conj_physical(): the lazy conj(), and so mH and vecdot, is silently lost inside an operator that
+runs beneath a dispatch mode, as torch.compile's do.
 """
 
 from __future__ import annotations
@@ -33,12 +35,8 @@ class Wrapped:
     def mT(self) -> Any:
         return self.like(*(p.mT for p in self.parts))
 
-    @property
-    def mH(self) -> Any:
-        return self.like(*(p.mH for p in self.parts))
-
-    def conj(self) -> Any:
-        return self.like(*(p.conj() for p in self.parts))
+    def conj_physical(self) -> Any:
+        return self.like(*(p.conj_physical() for p in self.parts))
 
     def __getitem__(self, index: Any) -> Any:
         return self.like(*(p[index] for p in self.parts))
@@ -62,7 +60,7 @@ class Wrapped:
 
     def row_product(self, other: Any) -> Any:
         """self^T conj(other), the sum over rows of their outer products."""
-        return self.mT @ other.conj()
+        return self.mT @ other.conj_physical()
 
 
 Array = Tensor | Wrapped
@@ -90,7 +88,7 @@ def convert(x: Any, like: Array) -> Any:
 
 def row_product(a: Any, b: Any) -> Any:
     """a^T conj(b): (S, M, n), (S, M, p) -> (S, n, p)."""
-    return a.row_product(b) if isinstance(a, Wrapped) else a.mT @ b.conj()
+    return a.row_product(b) if isinstance(a, Wrapped) else a.mT @ b.conj_physical()
 
 
 def zeros_like(x: Array) -> Any:

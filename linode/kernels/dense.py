@@ -76,9 +76,9 @@ def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor, want_z: bool) -> 
     for level, (start, stop) in reversed(list(enumerate(_doublings(N)))):
         upper = lam[:, :, start:stop].flatten(1, 2)
         lower = nodes[:, :, : stop - start].flatten(1, 2)
-        gE.append(upper.mT @ lower.conj())
+        gE.append(upper.mT @ lower.conj_physical())
         lam = lam[:, :, :start].clone()
-        lam[:, :, : stop - start] += (upper @ step.E(level).conj()).reshape(S, R, stop - start, n)
+        lam[:, :, : stop - start] += (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
     return step.backward(gE[::-1] or [step.zeros()], gP), lam[:, :, 0], z
 
 

@@ -72,11 +72,7 @@ class DoubleDouble(Wrapped):
         out._slices = {-3 - dim: tuple(part.mT for part in parts) for dim, parts in self._slices.items()}
         return out
 
-    @property
-    def mH(self) -> DoubleDouble:
-        return self.mT  # real
-
-    def conj(self) -> DoubleDouble:
+    def conj_physical(self) -> DoubleDouble:
         return self
 
     def row_product(self, other: DoubleDouble) -> DoubleDouble:

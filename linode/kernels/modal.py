@@ -49,11 +49,11 @@ class Modes:
         """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
         c = self._coefficients(z0)
         x = self._exponentials(t)  # (S, R, T, p)
-        ghat = self._complex(g @ self._synthesis()[:, None].mH)  # (S, R, T, p)
+        ghat = self._complex(g @ self._synthesis()[:, None].mT.conj_physical())  # (S, R, T, p)
         dt = None
         if want_t:
-            dt = _real_part((ghat.conj() * (self.lam[:, None, None] * c[:, :, None]) * x).sum(-1))
-        own = torch.linalg.vecdot(x * t[..., None], ghat, dim=2)  # (S, R, p): D_jj(t) = t exp(lam_j t)
+            dt = _real_part((ghat.conj_physical() * (self.lam[:, None, None] * c[:, :, None]) * x).sum(-1))
+        own = (ghat * (x * t[..., None]).conj_physical()).sum(2)  # (S, R, p): D_jj(t) = t exp(lam_j t)
         near = self._near_pairs(t)
         close = self._close_pairs(near, ghat, t)
 
@@ -65,17 +65,17 @@ class Modes:
         Q = self._products(ghat, x)  # (S, R, p, p or 2p)
         diagonal = Q.diagonal(dim1=-2, dim2=-1)
         r = diagonal + (ghat * short[..., None]).sum(2)
-        a = (self.V_inv.mH[:, None] @ r[..., None])[..., 0]
+        a = (self.V_inv.mT.conj_physical()[:, None] @ r[..., None])[..., 0]
 
         gap = torch.where(near, 1, self._gaps())
-        M = torch.where(near[:, None], 0, (diagonal[..., None] - Q) / gap.conj()[:, None])
+        M = torch.where(near[:, None], 0, (diagonal[..., None] - Q) / gap.conj_physical()[:, None])
         M[..., : own.shape[-1]].diagonal(dim1=-2, dim2=-1).copy_(own)
         for s, j, k, value in close:
             M[s, :, j, k] = value
-        M = (M * self._all(c).conj()[:, :, None]).sum(1)
+        M = (M * self._all(c).conj_physical()[:, :, None]).sum(1)
         if self.paired:  # a real eigenvalue has no conjugate partner to sum over
             M = M * torch.cat([torch.ones_like(self.weight), (self.weight - 1).clamp(min=0)], -1)[:, None]
-        S = self.V_inv.mH @ M @ self._all(self.V).mH
+        S = self.V_inv.mT.conj_physical() @ M @ self._all(self.V).mT.conj_physical()
         return (S.real, a.real, dt) if self.paired else (S, a, dt)
 
     def _exponentials(self, t: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Modes:
                 swap = _real_part((x_j - x_k) * times) > 0
                 w = torch.where(swap, x_k - x_j, x_j - x_k) * times
                 D = times * torch.exp(torch.where(swap, x_j, x_k) * times) * _phi1(w)
-                out.append((s, j, k, (ghat[s, :, :, j] * D.conj()).sum(-1)))
+                out.append((s, j, k, (ghat[s, :, :, j] * D.conj_physical()).sum(-1)))
         return out
 
     def _coefficients(self, z0: Tensor) -> Tensor:
@@ -133,12 +133,12 @@ class Modes:
 
     def _all(self, x: Tensor) -> Tensor:
         """Kept eigenvalues (or columns), then their conjugates."""
-        return torch.cat([x, x.conj()], -1) if self.paired else x
+        return torch.cat([x, x.conj_physical()], -1) if self.paired else x
 
     def _products(self, ghat: Tensor, x: Tensor) -> Tensor:
         """Q_jk = sum_i ghat_ij conj(x_ik), then the same with the conjugates of x: one real product over time."""
         if not self.paired:
-            return ghat.mT @ x.conj()
+            return ghat.mT @ x.conj_physical()
         G, X = self._real(ghat), self._real(x)
         P = (G.mT @ X).unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # (S, R, p, 2, p, 2)
         rr, ri, ir, ii = P[..., 0, :, 0], P[..., 0, :, 1], P[..., 1, :, 0], P[..., 1, :, 1]

@@ -35,8 +35,8 @@ class Ranged(Wrapped):
     def constant(self, x: Tensor) -> Ranged:
         return Ranged(x)
 
-    def conj(self) -> Ranged:
-        return self.like(self.parts[0].conj(), self.parts[1])
+    def conj_physical(self) -> Ranged:
+        return self.like(self.parts[0].conj_physical(), self.parts[1])
 
     def scale(self, power_of_two: Tensor) -> Ranged:
         return self * Ranged(power_of_two)

@@ -68,7 +68,7 @@ class Stepper:
         """The gradient with respect to A, given those with respect to E^(2^level) and the Taylor powers."""
         G = gE[-1]
         for level in range(len(gE) - 2, -1, -1):
-            EH = self._E[level].mH
+            EH = self._E[level].mT.conj_physical()
             G = gE[level] + (EH @ G + G @ EH)
         polynomial_vjp(self.P, self._partial, self.degree, G, gP)
         return scale(powers_vjp(self.P, gP), self.H[:, None, None])
@@ -110,10 +110,10 @@ def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any, want_z: bool) -> tu
             mask = _digit(rows, level)
             on = where(mask, lam, zeros_like(lam))
             gE[level] = convert(row_product(on, states[level - start]), step.A)
-            lam = where(mask, on @ convert(step.E(level), on).conj(), lam)
+            lam = where(mask, on @ convert(step.E(level), on).conj_physical(), lam)
         del states
     gP = [step.zeros() for _ in range(step.degree.q + 1)]
-    gW = row_product(C, lam.reshape(S, R, T, n).conj())  # (S, R, n_terms, n), C is real
+    gW = row_product(C, lam.reshape(S, R, T, n).conj_physical())  # (S, R, n_terms, n), C is real
     a = action_terms_vjp(step.P, blocks, step.degree, convert(gW, step.A), gP)
     return step.backward(gE, gP), a, final
 

@@ -86,8 +86,8 @@ def polynomial_vjp(P: list[Any], partial: list[Any], degree: Degree, G: Any, gP:
         for j in range(1, degree.q):
             gP[j] = gP[j] + G * c[block * degree.q + j]
         if block < degree.n_blocks - 1:
-            gP[degree.q] = gP[degree.q] + G @ partial[-1 - block].mH
-            G = P[degree.q].mH @ G
+            gP[degree.q] = gP[degree.q] + G @ partial[-1 - block].mT.conj_physical()
+            G = P[degree.q].mT.conj_physical() @ G
 
 
 def powers_vjp(P: list[Any], gP: list[Any]) -> Any:
@@ -95,8 +95,8 @@ def powers_vjp(P: list[Any], gP: list[Any]) -> Any:
     gP = list(gP)
     for j in range(len(P) - 1, 1, -1):
         left, right = j // 2, j - j // 2
-        gP[left] = gP[left] + gP[j] @ P[right].mH
-        gP[right] = gP[right] + P[left].mH @ gP[j]
+        gP[left] = gP[left] + gP[j] @ P[right].mT.conj_physical()
+        gP[right] = gP[right] + P[left].mT.conj_physical() @ gP[j]
     return gP[1]
 
 
@@ -117,14 +117,14 @@ def action_terms_vjp(P: list[Any], blocks: list[Any], degree: Degree, gW: Any, g
     S, M, _, n = gW.shape
     Y = stack(blocks, -2).reshape(S, M * degree.n_blocks, n)
     g_terms = gW.reshape(S, M * degree.n_blocks, degree.q * n)
-    g_stack = g_terms.mT @ Y.conj()  # (S, q * n, n)
+    g_stack = g_terms.mT @ Y.conj_physical()  # (S, q * n, n)
     for j in range(1, degree.q):
         gP[j] = gP[j] + g_stack[:, j * n : (j + 1) * n]
-    gY = (g_terms @ cat(P[:-1], -2).conj()).reshape(S, M, degree.n_blocks, n)
+    gY = (g_terms @ cat(P[:-1], -2).conj_physical()).reshape(S, M, degree.n_blocks, n)
     g = gY[:, :, degree.n_blocks - 1]
     for b in range(degree.n_blocks - 2, -1, -1):
-        gP[degree.q] = gP[degree.q] + g.mT @ blocks[b].conj()
-        g = gY[:, :, b] + g @ P[degree.q].conj()
+        gP[degree.q] = gP[degree.q] + g.mT @ blocks[b].conj_physical()
+        g = gY[:, :, b] + g @ P[degree.q].conj_physical()
     return g
 
 

@@ -10,7 +10,7 @@ all float64 or complex128, t float64.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -75,7 +75,13 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
+    key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate
+
+    def __post_init__(self) -> None:
+        options = ", ".join([f"{option!r}: {getattr(self, option)!r}" for option in self.options])
+        object.__setattr__(self, "key", f"({self.name!r}, {{{options}}})")
 
     @abstractmethod
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
@@ -103,7 +109,8 @@ MethodType = TypeVar("MethodType", bound=type[Method])
 
 
 def register(method: MethodType) -> MethodType:
-    """Class decorator: make the method known under its name."""
+    """Class decorator, outermost: make the method known under its name."""
+    method.options = tuple(option.name for option in fields(method))
     _REGISTRY[method.name] = method
     return method
 
@@ -117,7 +124,7 @@ def times_gradient(Xi: Tensor, z: Tensor, g: Tensor) -> Tensor:
     """dL/dt_i = Re <g_i, Xi z_i>, (S, R, T)."""
     S, R, T, n = z.shape
     rate = (z.reshape(S, R * T, n) @ Xi.mT).reshape(z.shape)
-    return (g.conj() * rate).sum(-1).real if g.is_complex() else (g * rate).sum(-1)
+    return (g.conj_physical() * rate).sum(-1).real if g.is_complex() else (g * rate).sum(-1)
 
 
 @dataclass

@@ -41,7 +41,7 @@ class Eig(Method):
             if is_kind(Xi):
                 lam, V = decompose(Xi)
                 ones = torch.ones(lam.shape, dtype=torch.float64, device=lam.device)
-                modes = keep_one_of_each_pair(lam, V, V.mH, not Xi.is_complex())
+                modes = keep_one_of_each_pair(lam, V, V.mT.conj_physical(), not Xi.is_complex())
                 return EigPlan(Xi, modes, ones[:, 0], torch.ones_like(ones[:, 0], dtype=torch.bool), f"Xi is {kind}")
         return _general(Xi, limit)
 
@@ -81,11 +81,11 @@ def is_diagonal(Xi: Tensor) -> bool:
 
 
 def is_hermitian(Xi: Tensor) -> bool:
-    return torch.equal(Xi, Xi.mH)
+    return torch.equal(Xi, Xi.mT.conj_physical())
 
 
 def is_skew_hermitian(Xi: Tensor) -> bool:
-    return torch.equal(Xi, -Xi.mH)
+    return torch.equal(Xi, -Xi.mT.conj_physical())
 
 
 def _diagonal(Xi: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,7 +131,7 @@ class PropagatorPlan(Plan):
             return self._chosen(z0, t).evaluate(z0, t)
         y0 = z0 / self.D[:, None]
         if self.precision == "double":
-            y = (dense if self._is_dense(t) else scattered)(self.stepper, y0, t)
+            y = (dense if self._is_dense(t) else scattered)(self._stepper(t), y0, t)
         else:
             y = torch.cat([self._extended_evaluate(y0, part) for part in self._chunks(t)], 2)
         return y * self.D[:, None, None]
@@ -147,7 +147,7 @@ class PropagatorPlan(Plan):
         D, D_time = self.D[:, None], self.D[:, None, None]
         y0, h = z0 / D, g * D_time
         if self.precision == "double":
-            S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self.stepper, y0, t, h, want_t)
+            S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self._stepper(t), y0, t, h, want_t)
             dt = times_gradient(self.balanced, y, h) if want_t else None
         else:
             S, a, dt = self._extended_vjp(y0, t, h, want_t)
@@ -162,18 +162,26 @@ class PropagatorPlan(Plan):
             )
         return self._backward
 
-    @property
-    def stepper(self) -> Stepper:
-        if self._double is None:
-            self._double = Stepper(self.balanced, self.H, DOUBLE)
+    def _stepper(self, t: Tensor) -> Stepper:
+        """Powers for times up to the largest of t, in double."""
+        H = self._step_for(t)
+        if self._double is None or not torch.equal(self._double.H, H):
+            self._double = Stepper(self.balanced, H, DOUBLE)
         return self._double
 
-    @property
-    def extended_stepper(self) -> Stepper:
-        if self._extended is None:
+    def _extended_stepper(self, t: Tensor) -> Stepper:
+        """The same in double-double, real."""
+        H = self._step_for(t)
+        if self._extended is None or not torch.equal(self._extended.H, H):
             A = real_matrix(self.balanced) if self.balanced.is_complex() else self.balanced
-            self._extended = Stepper(DoubleDouble(A), self.H, EXTENDED)
+            self._extended = Stepper(DoubleDouble(A), H, EXTENDED)
         return self._extended
+
+    def _step_for(self, t: Tensor) -> Tensor:
+        """H, but not far above the times: t / H must not underflow."""
+        t_max = t.abs().amax((1, 2))
+        longest = torch.exp2(torch.frexp(t_max).exponent.to(t_max.dtype) + 1)
+        return torch.where(t_max > 0, torch.minimum(self.H, longest), self.H)
 
     def _is_dense(self, t: Tensor) -> bool:
         n_nodes = float((t.amax((1, 2)) / self.H).max()) if t.numel() else 0.0
@@ -206,15 +214,17 @@ class PropagatorPlan(Plan):
         for i, is_quiet in enumerate((False, True)):
             failed = (tier == i).nonzero()[:, 0]
             if len(failed):
-                tier[failed] += (~self._is_stable(failed, z0[failed], probes[failed], is_quiet)).to(torch.int64)
+                tier[failed] += (~self._is_stable(failed, z0, probes, is_quiet)).to(torch.int64)
         return tier
 
     def _is_stable(self, index: Tensor, z0: Tensor, t: Tensor, is_quiet: bool) -> Tensor:
         """(S,) bool: rounding in the states, and unless quiet in the powers, changes z and Xi z little enough."""
         noise, D = Noise(), self.D[index]
         A = Noisy.data(self.balanced[index], noise, is_quiet)
-        y0 = Noisy.exact(z0 / D[:, None], noise)
-        y = scattered(Stepper(A, self.H[index].repeat(N_COPIES), DOUBLE), y0, t.repeat(N_COPIES, 1, 1))
+        y0 = Noisy.exact(z0[index] / D[:, None], noise)
+        y = scattered(
+            Stepper(A, self._step_for(t)[index].repeat(N_COPIES), DOUBLE), y0, t[index].repeat(N_COPIES, 1, 1)
+        )
         stable = torch.ones(len(index), dtype=torch.bool, device=t.device)
         for x, ceiling in ((y, CEILING), (y @ A[:, None].mT, 1.0)):
             size, data, rounding = (x * Noisy.exact(D[:, None, None], noise)).spreads()
@@ -232,11 +242,11 @@ class PropagatorPlan(Plan):
         return DoubleDouble(real) if self.precision == "double-double" else real
 
     def _extended_evaluate(self, y0: Tensor, t: Tensor) -> Tensor:
-        y = _rounded(scattered(self.extended_stepper, self._states(y0), t))
+        y = _rounded(scattered(self._extended_stepper(t), self._states(y0), t))
         return complex_vector(y) if y0.is_complex() else y
 
     def _extended_vjp(self, y0: Tensor, t: Tensor, h: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        step = self.extended_stepper
+        step = self._extended_stepper(t)
         S: Any = None
         a: Any = None
         rates = []

@@ -145,10 +145,10 @@ class SchurPlan(Plan):
     def _vjp_by_blocks(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         S, a, dt = self.modes.vjp(z0, t, g, want_t)
         for cluster in self.clusters:
-            h = g @ cluster.V.conj()[:, None]
+            h = g @ cluster.V.conj_physical()[:, None]
             S_own, a_own, dt_own = cluster.plan.vjp(z0 @ cluster.V_inv.mT, t, h, want_t)
-            S = S + cluster.V_inv.mH @ S_own @ cluster.V.mH
-            a = a + a_own @ cluster.V_inv.conj()
+            S = S + cluster.V_inv.mT.conj_physical() @ S_own @ cluster.V.mT.conj_physical()
+            a = a + a_own @ cluster.V_inv.conj_physical()
             dt = dt + dt_own if dt is not None and dt_own is not None else None
         return (S + self._couplings(z0, t, g, a), a, dt) if self.clusters else (S, a, dt)
 
@@ -168,11 +168,11 @@ class SchurPlan(Plan):
         """
         n = self.Xi.shape[-1]
         _, y = self._states(z0, t)
-        h = (g @ self.X.conj()[:, None]).reshape(-1, n)
-        a_block, y0 = (a @ self.X.conj()).reshape(-1, n), (z0 @ self.X_inv.mT).reshape(-1, n)
-        right = a_block.mT @ y0.conj() - h.mT @ y.reshape(-1, n).conj()
+        h = (g @ self.X.conj_physical()[:, None]).reshape(-1, n)
+        a_block, y0 = (a @ self.X.conj_physical()).reshape(-1, n), (z0 @ self.X_inv.mT).reshape(-1, n)
+        right = a_block.mT @ y0.conj_physical() - h.mT @ y.reshape(-1, n).conj_physical()
         M = torch.from_numpy(self._solved(right.cpu().numpy())).to(right)
-        return self.X_inv.mH @ M[None] @ self.X.mH
+        return self.X_inv.mT.conj_physical() @ M[None] @ self.X.mT.conj_physical()
 
     def _solved(self, right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Rows of every cluster against all other blocks, and rows of simple eigenvalues against the clusters."""

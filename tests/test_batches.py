@@ -1,0 +1,214 @@
+"""Batches: each element of a broadcast problem has the values and gradients that it has alone, whatever its neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import linode
+from tests import oracles
+from tests.case_builders import jordan
+
+METHODS = sorted(linode.methods.registry())
+every_method = pytest.mark.parametrize("method", METHODS)
+ROUNDING = 1e-12  # relative to the norm; problems of condition below a hundred
+N = 3
+
+# shapes of Xi's, z0's and t's batches
+SHAPES = [
+    ((), (), ()),
+    ((), (4,), ()),
+    ((4,), (), ()),
+    ((4,), (4,), ()),
+    ((), (), (4,)),
+    ((4,), (), (4,)),
+    ((3, 1), (1, 4), ()),
+    ((1, 4), (3, 1), ()),
+    ((4,), (3, 1), (1, 4)),
+    ((3, 1), (), (4,)),
+    ((), (3, 4), (4,)),
+    ((3, 4), (4,), (3, 1)),
+    ((2, 1, 4), (3, 1), (2, 3, 1)),
+    ((1,), (4,), ()),
+    ((1, 1), (4,), (1,)),
+    ((0,), (), ()),
+    ((), (0,), ()),
+    ((), (), (0,)),
+    ((3, 0), (1, 1), (3, 1)),
+]
+every_shape = pytest.mark.parametrize("shapes", SHAPES, ids=str)
+
+
+def draw(*shape: int, seed: int = 0, is_complex: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.complex128 if is_complex else torch.float64)
+
+
+def systems(*batch: int, is_complex: bool = False) -> Tensor:
+    """Near a matrix with eigenvalues -1, 0.2 +- 1.5i, so that every method accepts them."""
+    centre = torch.tensor([[-1.0, 0.2, 0.0], [0.0, 0.2, 1.5], [0.1, -1.5, 0.2]], dtype=torch.float64)
+    return centre + 0.05 * draw(*batch, N, N, seed=1, is_complex=is_complex)
+
+
+def solve(Xi: Tensor, z0: Tensor, t: Tensor, method: str = "auto") -> Tensor:
+    return linode.LinearODE(Xi, z0, method=method)(t)
+
+
+def with_gradients(Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, method: str = "auto") -> list[Tensor]:
+    """z and the gradients of Re <g, z>."""
+    x = [arg.detach().clone().requires_grad_() for arg in (Xi, z0, t)]
+    z = solve(*x, method)
+    return [z.detach(), *torch.autograd.grad((g.conj() * z).real.sum(), x)]
+
+
+def close(got: Tensor, true: Tensor, rtol: float = ROUNDING) -> bool:
+    size = torch.linalg.vector_norm(true)
+    return got.shape == true.shape and bool(torch.linalg.vector_norm(got - true) <= rtol * size.clamp(min=1e-3))
+
+
+def one_by_one(Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, method: str = "auto") -> list[Tensor]:
+    """The same from unbatched problems, gradients summed over what was broadcast."""
+    batch, T = g.shape[:-2], g.shape[-2]
+    whole = [Xi.expand(*batch, N, N), z0.expand(*batch, N), t.expand(*batch, T)]
+    z, *grads = torch.empty_like(g), *(torch.zeros(x.shape, dtype=x.dtype) for x in whole)
+    for index in np.ndindex(*batch):
+        z[index], *parts = with_gradients(*(x[index] for x in whole), g[index], method)
+        for total, part in zip(grads, parts):
+            total[index] = part
+    return [z, *(total.sum_to_size(x.shape) for total, x in zip(grads, (Xi, z0, t)))]
+
+
+def problem(shapes: tuple[tuple[int, ...], ...], T: int = 2, *, is_complex: bool = False) -> list[Tensor]:
+    Xi_batch, z0_batch, t_batch = shapes
+    batch = torch.broadcast_shapes(*shapes)
+    Xi = systems(*Xi_batch, is_complex=is_complex)
+    z0, g = draw(*z0_batch, N, seed=2, is_complex=is_complex), draw(*batch, T, N, seed=4, is_complex=is_complex)
+    return [Xi, z0, draw(*t_batch, T, seed=3), g]
+
+
+# ---- shapes ------------------------------------------------------------------------------------------------------
+
+
+@every_shape
+@every_method
+def test_values_and_gradients_of_a_broadcast_problem_are_those_of_its_elements(method: str, shapes: tuple):
+    args = problem(shapes)
+    assert all(close(a, b) for a, b in zip(with_gradients(*args, method), one_by_one(*args, method)))
+
+
+@pytest.mark.parametrize("shapes", SHAPES[6:9], ids=str)
+def test_complex_problems_broadcast_too(shapes: tuple):
+    args = problem(shapes, is_complex=True)
+    assert all(close(a, b) for a, b in zip(with_gradients(*args), one_by_one(*args)))
+
+
+@pytest.mark.parametrize("shapes", [((), (), ()), ((4,), (), ()), ((3, 1), (4,), ())], ids=str)
+def test_many_times_broadcast_too(shapes: tuple):
+    args = problem(shapes, T=300)
+    assert all(close(a, b) for a, b in zip(with_gradients(*args), one_by_one(*args)))
+
+
+@every_shape
+def test_a_scalar_time_drops_the_time_dimension(shapes: tuple):
+    Xi, z0, _, _ = problem(shapes)
+    z = solve(Xi, z0, torch.tensor(0.75, dtype=torch.float64))
+    assert torch.equal(z, solve(Xi, z0, torch.tensor([0.75], dtype=torch.float64))[..., 0, :])
+
+
+@every_method
+def test_no_times_give_no_states_and_zero_gradients(method: str):
+    Xi, z0 = systems(4), draw(2, 1, N)
+    z, *grads = with_gradients(Xi, z0, torch.empty(0, dtype=torch.float64), torch.empty(2, 4, 0, N), method)
+    assert z.shape == (2, 4, 0, N)
+    assert all(torch.equal(g, torch.zeros_like(x)) for g, x in zip(grads, (Xi, z0, torch.empty(0))))
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_propagators_have_the_batch_of_Xi_and_t(shapes: tuple):
+    Xi, z0, t, _ = problem(shapes)
+    P = linode.LinearODE(Xi, z0).propagator(t)
+    assert P.shape == (*torch.broadcast_shapes(shapes[0], shapes[2]), 2, N, N)
+    assert close((P @ z0[..., None, :, None])[..., 0], solve(Xi, z0, t))
+
+
+def test_expanded_arguments_are_not_multiplied_out_in_the_gradient():
+    Xi = systems().requires_grad_()
+    solve(Xi.expand(5, N, N), draw(5, N), torch.ones(2)).sum().backward()
+    assert close(Xi.grad, with_gradients(Xi, draw(5, N), torch.ones(2), torch.ones(5, 2, N))[1])
+
+
+def test_transposed_and_strided_batches_equal_contiguous_ones():
+    Xi, z0, t, g = problem(((4,), (4,), (4,)))
+    strided = [torch.stack([x, -x], -1)[..., 0] for x in (Xi, z0, t)]
+    assert not any(x.is_contiguous() for x in strided)
+    true = with_gradients(Xi, z0, t, g)
+    assert all(close(a, b) for a, b in zip(with_gradients(*strided, g), true))
+    assert all(close(a, b) for a, b in zip(with_gradients(Xi.mT.contiguous().mT, z0.mT.contiguous().mT, t, g), true))
+
+
+# ---- neighbours --------------------------------------------------------------------------------------------------
+
+SHEAR = np.array([[-0.5, 1.0, 0.0], [0.0, -0.5, 0.0], [0.0, 0.0, 2.0]])
+MIXED = {
+    "defective": jordan(3, -0.5),
+    "partly_defective": SHEAR,
+    "zero": np.zeros((3, 3)),
+    "multiple_of_identity": -0.25 * np.eye(3),
+    "no_pair": np.array([[-1.0, 0.5, 0.0], [0.25, 0.5, 0.25], [0.0, 0.25, 1.0]]),
+    "one_pair": systems().numpy(),
+    "symmetric": np.array([[-1.0, 0.5, 0.25], [0.5, 0.25, 0.0], [0.25, 0.0, 1.0]]),
+    "skew": np.array([[0.0, 1.0, -0.5], [-1.0, 0.0, 2.0], [0.5, -2.0, 0.0]]),
+    "stiff": np.diag([-1e4, -1.0, -1e-3]) + 1e-3 * np.ones((3, 3)),
+    "diagonal": np.diag([-1.0, -1.0, 0.5]),
+    "nilpotent": np.eye(3, k=1),
+}
+STACK = torch.tensor(np.stack(list(MIXED.values())))
+
+
+def test_a_batch_of_every_kind_gives_each_element_its_own_trajectory():
+    t, z0 = torch.tensor([0.0, 0.5, -0.001, 2.0], dtype=torch.float64), draw(N)
+    for got, Xi in zip(solve(STACK, z0, t), STACK):
+        assert close(got, torch.tensor(oracles.trajectory(Xi.numpy(), z0.numpy(), t.numpy())), 1e-11)
+
+
+def test_a_batch_of_every_kind_gives_each_element_its_own_gradient():
+    t, z0 = torch.tensor([0.5, -0.001, 2.0], dtype=torch.float64), draw(len(STACK), N)
+    g = draw(len(STACK), 3, N, seed=8)
+    _, *got = with_gradients(STACK, z0, t, g)
+    dt = torch.zeros(3, dtype=torch.float64)
+    for i, Xi in enumerate(STACK):
+        true = oracles.gradients(Xi.numpy(), z0[i].numpy(), t.numpy(), g[i].numpy())
+        assert close(got[0][i], torch.tensor(true.S), 1e-11)
+        assert close(got[1][i], torch.tensor(true.a), 1e-11)
+        dt += torch.tensor(true.dt)
+    assert close(got[2], dt, 1e-11)
+
+
+@pytest.mark.parametrize("method", ["auto", "schur", "propagator"])
+@pytest.mark.parametrize("name", MIXED)
+def test_an_element_does_not_depend_on_its_neighbour(method: str, name: str):
+    Xi, z0, t = torch.tensor(MIXED[name]), draw(N), torch.tensor([0.5, -0.001, 2.0], dtype=torch.float64)
+    alone, g = with_gradients(Xi[None], z0, t, torch.ones(1, 3, N), method), torch.ones(2, 3, N)
+    for other in (systems(), torch.tensor(SHEAR)):
+        together = with_gradients(torch.stack([other, Xi]), z0, t, g, method)
+        assert close(together[0][1:], alone[0], 1e-11)
+        assert close(together[1][1:], alone[1], 1e-11)
+
+
+def test_eig_names_the_system_of_the_batch_that_it_cannot_take():
+    with pytest.raises(linode.MethodError, match="system 1 of the batch"):
+        solve(torch.stack([systems(), torch.tensor(SHEAR)]), draw(N), torch.ones(1), "eig")
+
+
+def test_a_trajectory_that_overflows_leaves_its_neighbours_alone():
+    Xi = torch.stack([2000.0 * torch.eye(N, dtype=torch.float64), systems()])
+    z = solve(Xi, torch.ones(N, dtype=torch.float64), torch.ones(2))
+    assert z[0].isinf().all()
+    assert close(z[1], solve(Xi[1], torch.ones(N, dtype=torch.float64), torch.ones(2)))
+
+
+def test_a_large_batch_equals_its_elements():
+    Xi, z0, t = systems(200), draw(200, N), draw(200, 2, seed=3)
+    assert close(solve(Xi, z0, t), torch.stack([solve(*args) for args in zip(Xi, z0, t)]))
