@@ -21,11 +21,11 @@ def relative_condition(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor, planner: Pl
     expanded.
     """
     batch, n = z.shape[:-2], Xi.shape[-1]
-    size = torch.linalg.vector_norm(z, dim=(-2, -1))
     if z.numel() == 0:
-        return torch.zeros(batch, dtype=size.dtype, device=size.device)
+        return torch.zeros(batch, dtype=torch.float64, device=z.device)
+    size = _norm(z)
     Xi = Xi.expand(*batch, n, n)
-    norm = torch.linalg.vector_norm(Xi, dim=(-2, -1))
+    norm = _norm(Xi)
     finite = torch.isfinite(z).all(-1)
     t = torch.where(finite, t, 0)  # states past the largest float have no condition to speak of
     generator = torch.Generator().manual_seed(0)
@@ -36,19 +36,25 @@ def relative_condition(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor, planner: Pl
     for _ in range(N_ITERATIONS):
         step = direction * _positive(norm)[..., None, None]  # as large as Xi, which suits the block system
         dz, _ = tangent(Xi, z0, t, step, torch.zeros_like(z0), torch.zeros_like(t), blocks)
-        last, estimate = estimate, torch.linalg.vector_norm(dz, dim=(-2, -1)) / _positive(norm)
-        g = dz / _positive(torch.linalg.vector_norm(dz, dim=(-2, -1)))[..., None, None]
+        last, estimate = estimate, _norm(dz) / _positive(norm)
+        g = dz / _positive(_norm(dz))[..., None, None]
         direction = _unit(evaluate_vjp(planner, Xi, z0, t, g, want_t=False)[0])
         if bool(((estimate - last).abs() <= CONVERGED * estimate).all()):
             break
     relative = estimate * norm / size
     relative = torch.where(estimate * norm == 0, 0, relative)
-    return torch.where(finite.all(-1), relative, torch.inf)
+    return torch.where(finite.all(-1) & ~relative.isnan(), relative, torch.inf)
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / _positive(torch.linalg.vector_norm(x, dim=(-2, -1)))[..., None, None]
+    return x / _positive(_norm(x))[..., None, None]
 
 
 def _positive(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 1)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Frobenius norm that neither overflows nor underflows."""
+    scale = _positive(x.abs().amax((-2, -1)))
+    return scale * torch.linalg.vector_norm(x / scale[..., None, None], dim=(-2, -1))

@@ -69,7 +69,7 @@ def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     z = planner.plan(systems, layout.R, times).evaluate(starts, times)
     if not bool(torch.isfinite(z).all()):
         z = _beyond_range(systems, starts, times, z)
-    return layout.batched(z).contiguous()  # forward mode wants the layout of the tangent
+    return layout.batched(z).clone(memory_format=torch.contiguous_format)  # no view: it may be changed in place
 
 
 def evaluate_vjp(

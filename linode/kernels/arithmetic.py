@@ -55,6 +55,9 @@ class Wrapped:
         """The nearest plain tensor."""
         raise TypeError(f"{type(self).__name__} does not define round()")
 
+    def release(self) -> None:
+        """Forget what was kept to make further products cheaper."""
+
     def converted(self, like: Array) -> Any:
         return self if isinstance(like, Wrapped) else self.round()
 

@@ -86,6 +86,7 @@ def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Groups, Tenso
     """States at the nodes (S, R, N, n), times grouped by node, and the polynomials' coefficients, padded."""
     S, R, n = z0.shape
     k, s = step.split(t)
+    k = k.to(torch.int64)
     N = int(k.max()) + 1
     nodes = z0[:, :, None]
     for level, (start, stop) in enumerate(_doublings(N)):

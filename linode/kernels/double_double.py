@@ -83,6 +83,9 @@ class DoubleDouble(Wrapped):
         left, right = shifted
         return left.mT @ right
 
+    def release(self) -> None:
+        self._slices = {}
+
     def inner(self, other: DoubleDouble) -> DoubleDouble:
         """Sum of products over the last dimension."""
         terms = self * other

@@ -81,18 +81,19 @@ class Noisy(Wrapped):
         last *= self.noise.factors(last)
         return x
 
-    def spreads(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Norms over the last dimension, (S, ...): of the value; of its response to data; of its response to rounding.
+    def spreads(self) -> tuple[Tensor, Tensor]:
+        """Response to data and response to rounding, for the actual unit roundoff.
 
-        Both responses are for the actual unit roundoff.
+        Norms over the last dimension, relative to that of the value, (S, ...).
         """
         value, data, rounding = self.parts[0].chunk(N_COPIES)
+        scale = value.abs().amax(-1, keepdim=True)  # squares of large states would overflow
+        scale = torch.where(scale > 0, scale, 1)
+        size = torch.linalg.vector_norm(value / scale, dim=-1)
         unit = torch.finfo(value.dtype).eps / 2
-        return (
-            torch.linalg.vector_norm(value, dim=-1),
-            torch.linalg.vector_norm(data - value, dim=-1) * (unit / DATA_AMPLITUDE),
-            torch.linalg.vector_norm(rounding - value, dim=-1) * (unit / AMPLITUDE),
-        )
+        by_data = torch.linalg.vector_norm((data - value) / scale, dim=-1) * (unit / DATA_AMPLITUDE)
+        by_rounding = torch.linalg.vector_norm((rounding - value) / scale, dim=-1) * (unit / AMPLITUDE)
+        return by_data / size.clamp(min=1), by_rounding / size.clamp(min=1)
 
 
 @lru_cache(maxsize=8)

@@ -12,12 +12,13 @@ Shapes: A (S, n, n) systems, z0 (S, R, n) trajectories, t (S, R, T) >= 0, result
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .arithmetic import Array, convert, row_product, scale, where, zeros_like
+from .arithmetic import Array, Wrapped, convert, row_product, scale, where, zeros_like
 from .taylor import (
     Degree,
     action_terms,
@@ -30,7 +31,7 @@ from .taylor import (
 )
 
 SEGMENT = 4  # levels between kept states in the reverse of `scattered`: about K/4 + 4 arrays of T x n
-MAX_NODE = 2.0**61  # an int64; |A| t beyond has no digit that means anything, but still decays or grows
+MAX_NODE = 2.0**61  # |A| t beyond has no digit that means anything, but still decays or grows
 
 
 class Stepper:
@@ -55,14 +56,16 @@ class Stepper:
         """E^(2^level), (S, n, n)."""
         while len(self._E) <= level:
             self._E.append(self._E[-1] @ self._E[-1])
+            if isinstance(self._E[-2], Wrapped):
+                self._E[-2].release()  # there may be many powers
             self.n_products += 1
         return self._E[level]
 
     def split(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Node index and remainder with t = (k + s) H exactly, |s| <= 1/2."""
+        """Node index, integral but float64, and remainder with t = (k + s) H exactly, |s| <= 1/2."""
         x = t / self.H[:, None, None]
         k = torch.round(x).clamp(max=MAX_NODE)
-        return k.to(torch.int64), (x - k).clamp(max=0.5)
+        return k, (x - k).clamp(max=0.5)
 
     def backward(self, gE: list[Any], gP: list[Any]) -> Any:
         """The gradient with respect to A, given those with respect to E^(2^level) and the Taylor powers."""
@@ -79,7 +82,7 @@ class Stepper:
 
 def n_levels(k: Tensor) -> int:
     """Number of binary digits of the largest node index."""
-    return int(k.max()).bit_length() if k.numel() else 0
+    return math.frexp(float(k.max()))[1] if k.numel() else 0
 
 
 def scattered(step: Stepper, z0: Any, t: Tensor) -> Any:
@@ -140,14 +143,17 @@ def _rows(k: Tensor) -> Tensor:
 
 
 def _digit(rows: Tensor, level: int) -> Tensor:
-    return ((rows >> level) & 1).bool()[..., None]
+    return (torch.remainder(torch.floor(rows * 2.0**-level), 2) > 0)[..., None]
 
 
 def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
-    """The largest power of two H with norm H <= 1 and one_norm H <= 2^40 (powers of A H must not overflow), (S,)."""
-    bound = torch.maximum(norm, one_norm * 2.0**-40)
+    """The largest power of two H with norm H <= 1 and one_norm H <= 2^40, so that powers of A H do not overflow, (S,).
+
+    A nilpotent A (norm 0) has a finite series, whatever H.
+    """
+    bound = torch.where(norm > 0, torch.maximum(norm, one_norm * 2.0**-40), 0.0)
     exponent = torch.frexp(bound).exponent.to(bound.dtype)
-    exponent = torch.where(bound > 0, exponent, torch.full_like(exponent, -1000.0))
+    exponent = torch.where(bound > 0, exponent, -1000.0)
     return torch.exp2(-exponent.clamp(-1000.0, 1000.0))
 
 

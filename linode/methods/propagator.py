@@ -42,7 +42,7 @@ N_PROBES = 16  # times at which rounding is measured
 FLOOR = 2e-14  # relative error that needs no excuse
 SLACK = 3.0  # otherwise rounding may exceed the response to data by this factor,
 CEILING = 1e-10  # but never by this relative error of z
-CHUNK_ENTRIES = 2**20  # of a T x n array at a time in double-double
+CHUNK_ENTRIES = 2**15  # of a T x n array at a time in double-double
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 
 
@@ -227,8 +227,8 @@ class PropagatorPlan(Plan):
         )
         stable = torch.ones(len(index), dtype=torch.bool, device=t.device)
         for x, ceiling in ((y, CEILING), (y @ A[:, None].mT, 1.0)):
-            size, data, rounding = (x * Noisy.exact(D[:, None, None], noise)).spreads()
-            bound = torch.maximum(self.floor * size, torch.minimum(SLACK * data, ceiling * size))
+            data, rounding = (x * Noisy.exact(D[:, None, None], noise)).spreads()
+            bound = (SLACK * data).clamp(max=ceiling).clamp(min=self.floor)
             stable &= (rounding <= bound).all(-1).all(-1)  # a NaN is not
         return stable
 

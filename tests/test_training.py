@@ -1,0 +1,414 @@
+"""Training loops: parameters that move beneath a solver, its copies, threads, modes of autograd, and fits."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import linode
+from linode import evaluation
+from tests import oracles
+
+METHODS = sorted(linode.methods.registry())
+every_method = pytest.mark.parametrize("method", METHODS)
+# near eigenvalues -1, 0.2 +- 1.5i, which every method accepts
+XI = torch.tensor([[-1.0, 0.2, 0.05], [0.0, 0.2, 1.5], [0.1, -1.5, 0.25]], dtype=torch.float64)
+Z0 = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
+TIMES = torch.tensor([0.0, 0.5, -0.25, 2.0], dtype=torch.float64)
+
+
+def fresh(Xi: Tensor, z0: Tensor, method: str = "auto") -> Tensor:
+    """What a solver made of these values gives."""
+    return linode.LinearODE(Xi.detach().clone(), z0.detach().clone(), method=method)(TIMES)
+
+
+def close(got: Tensor, true: Tensor, tolerance: float = 1e-13) -> bool:
+    return torch.allclose(got.detach(), true.detach(), rtol=tolerance, atol=tolerance)
+
+
+# ---- values that move --------------------------------------------------------------------------------------------
+
+
+def by_optimiser(x: Tensor) -> None:
+    x.grad = torch.ones_like(x)
+    torch.optim.SGD([x], lr=0.1).step()
+
+
+def by_copy(x: Tensor) -> None:
+    with torch.no_grad():
+        x.copy_(x * 0.9 + 0.01)
+
+
+def by_data(x: Tensor) -> None:
+    x.data.mul_(0.9)
+
+
+def by_new_data(x: Tensor) -> None:
+    x.data = x.data * 0.9
+
+
+def by_numpy(x: Tensor) -> None:
+    x.detach().numpy()[...] *= 0.9  # no version counter moves
+
+
+def by_load_state_dict(x: Tensor) -> None:
+    holder = nn.Module()
+    holder.x = x
+    holder.load_state_dict({"x": 0.9 * x.detach()})
+
+
+MOVES = [by_optimiser, by_copy, by_data, by_new_data, by_numpy, by_load_state_dict]
+PRECISIONS = [(a, b) for a in (torch.float32, torch.float64) for b in (torch.float32, torch.float64)]
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("which", ["Xi", "z0"])
+@pytest.mark.parametrize("dtypes", PRECISIONS, ids=str)
+def test_the_next_call_uses_values_that_were_changed_in_place(move, which: str, dtypes: tuple[torch.dtype, ...]):
+    Xi, z0 = nn.Parameter(XI.to(dtypes[0], copy=True)), nn.Parameter(Z0.to(dtypes[1], copy=True))
+    ode = linode.LinearODE(Xi, z0)
+    before = ode(TIMES)
+    move(Xi if which == "Xi" else z0)
+    tolerance = 1e-6 if torch.float32 in dtypes else 1e-13
+    assert not close(before, fresh(Xi, z0), 1e-3)
+    assert close(ode(TIMES), fresh(Xi, z0), tolerance)
+    assert close(ode.solve(TIMES).z, fresh(Xi, z0), tolerance)
+    assert close(ode.propagator(1.0), linode.expm(Xi).to(ode.dtype), tolerance)
+
+
+@every_method
+def test_gradients_after_a_change_are_those_of_the_new_values(method: str):
+    Xi, z0 = nn.Parameter(XI.clone()), nn.Parameter(Z0.clone())
+    ode = linode.LinearODE(Xi, z0, method=method)
+    ode(TIMES).sum().backward()
+    Xi.grad = z0.grad = None
+    by_copy(Xi)
+    by_copy(z0)
+    ode(TIMES).sum().backward()
+    true = oracles.gradients(Xi.detach().numpy(), z0.detach().numpy(), TIMES.numpy(), torch.ones(4, 3).numpy())
+    assert close(Xi.grad, torch.tensor(true.S))
+    assert close(z0.grad, torch.tensor(true.a))
+
+
+# changes that torch cannot see make a backward pass wrong here as for every operation of torch's own, unless what was
+# saved is a wider copy
+SEEN = [
+    (move, dtype)
+    for move in MOVES
+    for dtype in (torch.float32, torch.float64)
+    if dtype == torch.float32 or move not in (by_data, by_new_data, by_numpy)
+]
+
+
+@pytest.mark.parametrize(("move", "dtype"), SEEN)
+@pytest.mark.parametrize("which", ["Xi", "z0"])
+def test_a_backward_pass_after_a_change_raises_or_is_right(move, which: str, dtype: torch.dtype):
+    x = {name: nn.Parameter(value.to(dtype, copy=True)) for name, value in (("Xi", XI), ("z0", Z0), ("t", TIMES))}
+    values = [value.detach().clone() for value in x.values()]
+    z = linode.LinearODE(x["Xi"], x["z0"])(x["t"])
+    move(x[which])
+    x[which].grad = None
+    try:
+        got = torch.autograd.grad(z.sum(), list(x.values()))
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+        return
+    leaves = [value.requires_grad_() for value in values]
+    true = torch.autograd.grad(linode.LinearODE(*leaves[:2])(leaves[2]).sum(), leaves)
+    assert all(close(a, b, 1e-6) for a, b in zip(got, true))
+
+
+def test_a_change_back_gives_the_first_answer_again():
+    Xi = XI.clone()
+    ode = linode.LinearODE(Xi, Z0)
+    first = ode(TIMES)
+    for scale in (2.0, 0.5):
+        Xi *= scale
+        assert close(ode(TIMES), fresh(Xi, Z0))
+    assert close(ode(TIMES), first)
+
+
+# ---- plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def n_plans(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """How many plans each method has made since."""
+    count: Counter = Counter()
+    for name, method in linode.methods.registry().items():
+
+        def counted(self, *args, plan=method.plan, name=name, **options):
+            count[name] += 1
+            return plan(self, *args, **options)
+
+        monkeypatch.setattr(method, "plan", counted)
+    return count
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "auto"])
+def test_one_decomposition_serves_every_call_until_Xi_changes(n_plans: Counter, method: str):
+    Xi, z0 = nn.Parameter(XI.clone()), nn.Parameter(Z0.clone())
+    ode = linode.LinearODE(Xi, z0, method=method)
+
+    def use() -> None:
+        for t in (TIMES, TIMES[:2], torch.tensor(1.0)):
+            ode(t).sum().backward()
+        assert ode.decomposition.method == method
+
+    use()
+    first = n_plans[method]
+    use()
+    by_copy(z0)
+    use()
+    assert n_plans[method] == first
+    by_copy(Xi)
+    use()
+    assert n_plans[method] == 2 * first
+
+
+def test_one_choice_of_method_serves_every_call_until_Xi_changes(n_plans: Counter):
+    ode = linode.LinearODE(XI.clone().requires_grad_(), Z0)
+    ode(TIMES).sum().backward()
+    first = n_plans.total()
+    for _ in range(3):
+        ode(TIMES).sum().backward()
+        ode.solve(TIMES[:1])
+    assert n_plans["eig"] + n_plans["schur"] <= first
+    assert first == 1
+
+
+def test_a_loop_that_steps_plans_once_a_step(n_plans: Counter):
+    Xi = nn.Parameter(XI.clone())
+    ode, optimiser = linode.LinearODE(Xi, Z0, method="eig"), torch.optim.SGD([Xi], lr=1e-3)
+    for _ in range(5):
+        optimiser.zero_grad()
+        ode(TIMES).square().sum().backward()
+        optimiser.step()
+    assert n_plans["eig"] == 5
+
+
+# ---- copies and threads ------------------------------------------------------------------------------------------
+
+
+def through_pickle(ode: linode.LinearODE) -> linode.LinearODE:
+    return pickle.loads(pickle.dumps(ode))
+
+
+def through_torch_save(ode: linode.LinearODE) -> linode.LinearODE:
+    file = io.BytesIO()
+    torch.save(ode, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, through_pickle, through_torch_save])
+@pytest.mark.parametrize("choice", [*METHODS, linode.methods.Eig(max_condition=20.0)], ids=str)
+def test_a_copy_gives_the_same_states(copied, choice: object):
+    ode = linode.LinearODE(nn.Parameter(XI.clone()), Z0, method=choice)
+    true = ode(TIMES)
+    assert torch.equal(copied(ode)(TIMES), true)
+    assert repr(copied(ode)) == repr(ode)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+def test_a_deep_copy_does_not_follow_the_original(copied):
+    Xi = nn.Parameter(XI.clone())
+    ode = linode.LinearODE(Xi, Z0)
+    true = ode(TIMES).detach()
+    other = copied(ode)
+    by_copy(Xi)
+    assert close(other(TIMES), true)
+    assert other.Xi.requires_grad
+
+
+def test_a_solver_in_a_module_is_copied_with_its_parameters():
+    module = nn.Module()
+    module.Xi = nn.Parameter(XI.clone())
+    module.ode = linode.LinearODE(module.Xi, Z0)
+    other = copy.deepcopy(module)
+    by_copy(other.Xi)
+    assert other.ode.Xi is other.Xi
+    assert close(other.ode(TIMES), fresh(other.Xi, Z0))
+    assert close(module.ode(TIMES), fresh(XI, Z0))
+
+
+@every_method
+def test_eight_threads_may_share_a_solver(method: str):
+    ode = linode.LinearODE(XI.clone().requires_grad_(), Z0, method=method)
+    grids = [torch.linspace(0.0, 1.0 + k, 2 + 40 * (k % 2), dtype=torch.float64) for k in range(8)]
+    alone = [linode.LinearODE(XI, Z0, method=method)(t) for t in grids]
+
+    def ask(k: int) -> bool:
+        return all(close(ode(grids[k]), alone[k]) for _ in range(5))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
+
+
+def test_threads_that_extend_the_same_powers_do_not_disturb_each_other():
+    n, generator = 256, torch.Generator().manual_seed(0)
+    A = torch.randn(n, n, generator=generator, dtype=torch.float64) / 16
+    method, z0 = linode.methods.Propagator(precision="double"), torch.ones(n, dtype=torch.float64)
+    grids = [torch.tensor([1000.0 + k, 1024.0 - k / 64], dtype=torch.float64) for k in range(8)]  # many binary digits
+    alone = [linode.LinearODE(A - A.mT, z0, method=method)(t) for t in grids]
+    for _ in range(3):
+        ode, barrier = linode.LinearODE(A - A.mT, z0, method=method), Barrier(8)
+        ode(torch.tensor([0.1]))  # so that there are powers to extend
+
+        def ask(k: int, ode=ode, barrier=barrier) -> Tensor:
+            barrier.wait()
+            return ode(grids[k])
+
+        with ThreadPoolExecutor(8) as pool:
+            for got, true in zip(pool.map(ask, range(8)), alone):
+                assert (got - true).norm() <= 1e-9 * true.norm()
+
+
+@every_method
+def test_threads_with_their_own_matrices_may_share_a_planner(method: str):
+    planner = evaluation.Planner(linode.methods.make_method(method))
+    matrices = [(1 + 0.1 * k) * XI for k in range(8)]
+    alone = [linode.LinearODE(Xi, Z0, method=method)(TIMES) for Xi in matrices]
+
+    def ask(k: int) -> bool:
+        return all(close(evaluation.evaluate(planner, matrices[k], Z0, TIMES), alone[k]) for _ in range(10))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
+
+
+# ---- autograd's modes --------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_modes_do_not_change_states(method: str):
+    Xi = nn.Parameter(XI.clone())
+    ode = linode.LinearODE(Xi, Z0, method=method)
+    true = ode(TIMES)
+    assert true.requires_grad
+    for mode in (torch.no_grad(), torch.inference_mode(), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16)):
+        with mode:
+            for z in (ode(TIMES), linode.LinearODE(Xi, Z0, method=method)(TIMES), ode.solve(TIMES).z):
+                assert torch.equal(z, true)
+                assert z.requires_grad == torch.is_grad_enabled()
+
+
+def test_autocast_does_not_change_gradients():
+    Xi, other = nn.Parameter(XI.float()), nn.Parameter(XI.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        z = linode.LinearODE(Xi, Z0.float())(TIMES.float())
+    assert z.dtype == torch.float32
+    z.sum().backward()
+    linode.LinearODE(other, Z0.float())(TIMES.float()).sum().backward()
+    assert torch.equal(Xi.grad, other.grad)
+
+
+def test_a_plan_made_in_inference_mode_serves_training():
+    Xi = nn.Parameter(XI.clone())
+    ode = linode.LinearODE(Xi, Z0)
+    with torch.inference_mode():
+        ode(TIMES)
+        repr(ode.decomposition)
+    ode(TIMES).sum().backward()
+    true = nn.Parameter(XI.clone())
+    linode.LinearODE(true, Z0)(TIMES).sum().backward()
+    assert close(Xi.grad, true.grad)
+
+
+def test_anomaly_detection_finds_nothing():
+    Xi = nn.Parameter(torch.tensor([[-0.5, 1.0], [0.0, -0.5]]))
+    with pytest.warns(UserWarning, match="Anomaly Detection"), torch.autograd.detect_anomaly():
+        linode.LinearODE(Xi, torch.ones(2))(torch.linspace(0, 1, 3)).sum().backward()
+    assert Xi.grad.isfinite().all()
+
+
+# ---- graphs ------------------------------------------------------------------------------------------------------
+
+
+def gradient(Xi: Tensor) -> Tensor:
+    Xi = Xi.detach().clone().requires_grad_()
+    return torch.autograd.grad(linode.LinearODE(Xi, Z0)(TIMES).square().sum(), Xi)[0]
+
+
+def test_gradients_accumulate():
+    Xi = nn.Parameter(XI.clone())
+    for _ in range(3):
+        linode.LinearODE(Xi, Z0)(TIMES).square().sum().backward()
+    assert close(Xi.grad, 3 * gradient(XI))
+
+
+def test_a_graph_may_be_run_twice_where_it_is_retained():
+    Xi = nn.Parameter(XI.clone())
+    loss = linode.LinearODE(Xi, Z0)(TIMES).square().sum()
+    first, second = (torch.autograd.grad(loss, Xi, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_two_losses_of_one_trajectory_have_their_own_gradients():
+    Xi = nn.Parameter(XI.clone())
+    z = linode.LinearODE(Xi, Z0)(TIMES)
+    a, b = (torch.autograd.grad(part.square().sum(), Xi, retain_graph=True)[0] for part in (z[:2], z[2:]))
+    assert close(a + b, gradient(XI))
+
+
+def test_freezing_and_thawing_a_parameter_is_seen():
+    Xi, z0 = nn.Parameter(XI.clone()), nn.Parameter(Z0.clone())
+    ode = linode.LinearODE(Xi, z0)
+    Xi.requires_grad_(False)
+    ode(TIMES).square().sum().backward()
+    assert Xi.grad is None
+    assert z0.grad is not None
+    Xi.requires_grad_(True)
+    ode(TIMES).square().sum().backward()
+    assert close(Xi.grad, gradient(XI))
+
+
+# ---- fits --------------------------------------------------------------------------------------------------------
+
+TARGET_XI = torch.tensor([[-0.3, 1.0], [-1.5, -0.2]], dtype=torch.float64)
+GRID = torch.linspace(0.0, 3.0, 30, dtype=torch.float64)
+DATA = linode.LinearODE(TARGET_XI, Z0[:2])(GRID)
+DEFECTIVE = torch.tensor([[-0.5, 1.0], [0.0, -0.5]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("start", [DEFECTIVE, torch.zeros(2, 2), -torch.eye(2)], ids=["defective", "zero", "identity"])
+def test_lbfgs_finds_the_system_from_a_degenerate_start(start: Tensor):
+    Xi = nn.Parameter(start.double().clone())
+    ode = linode.LinearODE(Xi, Z0[:2])
+    optimiser = torch.optim.LBFGS([Xi], max_iter=100, line_search_fn="strong_wolfe", tolerance_change=1e-14)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = (ode(GRID) - DATA).square().mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    assert (Xi - TARGET_XI).abs().max() < 1e-5
+
+
+def test_adam_on_shuffled_batches_finds_the_system_from_a_defective_start():
+    Xi = nn.Parameter(DEFECTIVE.float())
+    ode, optimiser = linode.LinearODE(Xi, Z0[:2].float()), torch.optim.Adam([Xi], lr=0.05)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.97)
+    pairs = TensorDataset(GRID.float(), DATA.float())
+    loader = DataLoader(pairs, batch_size=10, shuffle=True, generator=torch.Generator().manual_seed(0))
+    for _ in range(100):
+        for t, z in loader:
+            optimiser.zero_grad()
+            (ode(t) - z).square().mean().backward()
+            optimiser.step()
+        schedule.step()
+    assert (Xi - TARGET_XI).abs().max() < 1e-2
