@@ -8,6 +8,7 @@ from .errors import (
     MethodError,
     NonFiniteError,
     NotDifferentiableError,
+    OptionError,
     ShapeError,
 )
 from .exponential import expm, expm_multiply
@@ -25,6 +26,7 @@ __all__ = [
     "MethodError",
     "NonFiniteError",
     "NotDifferentiableError",
+    "OptionError",
     "ShapeError",
     "Solution",
     "Stats",

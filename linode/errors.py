@@ -27,5 +27,9 @@ class NotDifferentiableError(LinodeError, RuntimeError):
     """A derivative that torch cannot carry through; the message names one that it can."""
 
 
+class OptionError(LinodeError, ValueError):
+    """An option has a value that means nothing."""
+
+
 class MethodError(LinodeError, ValueError):
     """The method is unknown, or cannot be accurate for this Xi; the message names one that can."""

@@ -67,6 +67,9 @@ def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     systems = layout.systems(Xi)
     starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
     z = planner.plan(systems, layout.R, times).evaluate(starts, times)
+    at_start = (times == 0)[..., None]
+    if bool(at_start.any()):
+        z = torch.where(at_start, starts[:, :, None], z)  # to the last bit
     if not bool(torch.isfinite(z).all()):
         z = _beyond_range(systems, starts, times, z)
     return layout.batched(z).clone(memory_format=torch.contiguous_format)  # no view: it may be changed in place

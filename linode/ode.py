@@ -11,7 +11,7 @@ from .adjoint import trajectory
 from .conditioning import relative_condition
 from .evaluation import Planner
 from .methods import Method, Plan, make_method
-from .problem import Layout, as_answer, batch_of, make_system, make_times, widened
+from .problem import Layout, as_answer, batch_of, check_tolerance, make_system, make_times, widened
 from .solution import Solution, Stats, Status
 
 
@@ -32,7 +32,7 @@ class LinearODE:
     place, the next call uses the new values. The decomposition is kept while Xi keeps its values.
 
     Raises:
-        ShapeError, DtypeError, DeviceError, NonFiniteError: an argument that cannot be used, by name.
+        ShapeError, DtypeError, DeviceError, NonFiniteError, OptionError: an argument that cannot be used, by name.
         MethodError: unknown method; when called, a method chosen by name that cannot be accurate for this Xi.
 
     Source: gradients by the adjoint integral, see `linode.adjoint` and `linode.kernels.modal`.
@@ -58,7 +58,9 @@ class LinearODE:
         rtol: float | None = None,
         names: tuple[str, str] = ("Xi", "z0"),
     ) -> None:
+        check_tolerance(rtol)
         self.Xi, self.z0, self._is_numpy = make_system(Xi, z0, names)
+        self._names = names
         self._planner = Planner(make_method(method), rtol)
 
     def __call__(self, t: Any) -> Any:
@@ -74,7 +76,7 @@ class LinearODE:
             ShapeError, DtypeError, DeviceError, NonFiniteError: t cannot be used.
             MethodError: the method chosen by name cannot be accurate.
         """
-        times, is_scalar = make_times(t, self.Xi, batch_of(self.Xi, self.z0))
+        times, is_scalar = make_times(t, self.Xi, batch_of(self.Xi, self.z0), self._names)
         z = self._evaluate(times)
         return self._answer(z[..., 0, :] if is_scalar else z, t)
 
@@ -89,7 +91,7 @@ class LinearODE:
             >>> sol.method, bool(sol.status), sol.z.shape
             ('eig', True, (2, 2))
         """
-        times, is_scalar = make_times(t, self.Xi, batch_of(self.Xi, self.z0))
+        times, is_scalar = make_times(t, self.Xi, batch_of(self.Xi, self.z0), self._names)
         z = self._evaluate(times)
         plan = self.decomposition
         condition = self._condition(times, z)
@@ -132,7 +134,7 @@ class LinearODE:
             >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [0.0, 0.0]).propagator(3.0).tolist()
             [[1.0, 3.0], [0.0, 1.0]]
         """
-        times, is_scalar = make_times(t, self.Xi, self.Xi.shape[:-2])
+        times, is_scalar = make_times(t, self.Xi, self.Xi.shape[:-2], self._names[:1])
         P = exponential(self.Xi, times, self._planner).to(self.dtype)
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
 
@@ -152,7 +154,7 @@ class LinearODE:
             >>> 10 < float(ode.condition([20.0])) < 40
             True
         """
-        times, _ = make_times(t, self.Xi, batch_of(self.Xi, self.z0))
+        times, _ = make_times(t, self.Xi, batch_of(self.Xi, self.z0), self._names)
         with torch.no_grad():
             return self._answer(self._condition(times, self._evaluate(times)), t)
 

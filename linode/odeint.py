@@ -1,16 +1,16 @@
-"""The torchdiffeq-shaped leaf: time first, and z0 holds at t[0]. Uses the public surface only."""
+"""The torchdiffeq-shaped leaf: time first, and z0 holds at t[0]. A leaf: nothing depends on it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import ShapeError
 from .methods import Method
 from .ode import LinearODE
+from .problem import as_answer, as_tensor, check_finite, is_deferred
 
 
 def odeint(Xi: Any, z0: Any, t: Any, *, method: str | Method = "auto", rtol: float | None = None) -> Any:
@@ -34,14 +34,11 @@ def odeint(Xi: Any, z0: Any, t: Any, *, method: str | Method = "auto", rtol: flo
         [[1.0], [1.0]]
     """
     ode = LinearODE(Xi, z0, method=method, rtol=rtol)
-    times = t if isinstance(t, Tensor) else np.asarray(t)
+    times = as_tensor(t, "t", integers_become=torch.float64)
     if times.ndim != 1 or times.shape[0] == 0:
         raise ShapeError(f"t has shape {tuple(times.shape)}; odeint needs t (T,) with T >= 1: z0 holds at t[0]")
-    if isinstance(times, Tensor):
-        times = times if times.is_complex() else times.to(torch.float64)  # float32 times subtract exactly
-    elif times.dtype.kind in "fiu":
-        times = times.astype(np.float64)
-    else:
-        return ode(times)  # which says what is wrong with t
-    z = ode(times - times[0])
-    return z.movedim(-2, 0) if isinstance(z, Tensor) else np.moveaxis(z, -2, 0)
+    if not is_deferred():
+        check_finite(times, "t")
+    times = times if times.is_complex() else times.to(torch.float64)  # float32 times subtract exactly
+    z = ode(times - times[0]).movedim(-2, 0)
+    return as_answer(z, not any(isinstance(x, Tensor) for x in (Xi, z0, t)))

@@ -16,18 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DeviceError, DtypeError, NonFiniteError, ShapeError
+from .errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
 
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
-def as_tensor(x: Any, name: str) -> Tensor:
-    """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype."""
+def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> Tensor:
+    """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype if not another."""
     if not isinstance(x, Tensor):
         try:
             array = np.asarray(x)
         except ValueError as error:  # ragged lists
             raise ShapeError(f"{name} is no regular array: {error}") from None
+        except (RuntimeError, TypeError) as error:  # lists of tensors that need gradients, among others
+            raise DtypeError(f"{name} is no array: {error} (join tensors by torch.stack)") from None
         if array.dtype.kind not in "fciub":
             raise DtypeError(f"{name} must hold real or complex numbers, got {type(x).__name__} of {array.dtype}")
         if (array.dtype.itemsize > 8 and array.dtype.kind == "f") or array.dtype.itemsize > 16:
@@ -37,14 +39,16 @@ def as_tensor(x: Any, name: str) -> Tensor:
     if x.layout != torch.strided or x.is_quantized:
         raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
     if not (x.is_floating_point() or x.is_complex()):
-        x = x.to(torch.get_default_dtype())
+        x = x.to(integers_become or torch.get_default_dtype())
     if x.dtype not in SUPPORTED:
         raise DtypeError(f"{name} is {x.dtype}; linode works in float32, float64, complex64 and complex128")
     return x
 
 
 def check_finite(x: Tensor, name: str) -> None:
-    """Raise where x holds NaN or infinity."""
+    """Raise where x holds NaN or infinity, or no values at all."""
+    if x.is_meta:
+        raise DeviceError(f"{name} is on the meta device and has no values")
     total = x.sum().item() if x.numel() else 0.0
     if math.isfinite(total.real) and math.isfinite(total.imag):  # one pass; a finite x may still overflow its sum
         return
@@ -67,8 +71,6 @@ def make_matrix(A: Any, name: str) -> Tensor:
         raise ShapeError(f"{name} has shape {tuple(matrix.shape)}; {name} must be (*batch, n, n)")
     if matrix.shape[-1] == 0:
         raise ShapeError(f"{name} has shape {tuple(matrix.shape)}; n must be at least 1")
-    if not is_deferred():
-        check_finite(matrix, name)
     return matrix
 
 
@@ -89,6 +91,7 @@ def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tupl
     check_same_device({Xi_name: Xi, z0_name: z0})
     broadcast({Xi_name: Xi.shape[:-2], z0_name: z0.shape[:-1]})
     if not is_deferred():
+        check_finite(Xi, Xi_name)
         check_finite(z0, z0_name)
     return Xi, z0, is_numpy
 
@@ -97,19 +100,25 @@ def batch_of(Xi: Tensor, z0: Tensor) -> torch.Size:
     return torch.broadcast_shapes(Xi.shape[:-2], z0.shape[:-1])
 
 
-def make_times(t: Any, Xi: Tensor, batch: torch.Size) -> tuple[Tensor, bool]:
-    """Checked times (*batch, T), float64, and whether a scalar came."""
-    t = as_tensor(t, "t")
+def make_times(t: Any, Xi: Tensor, batch: torch.Size, names: tuple[str, ...]) -> tuple[Tensor, bool]:
+    """Checked times (*batch, T), float64, and whether a scalar came; `names` are those that have the batch."""
+    t = as_tensor(t, "t", integers_become=torch.float64)
     if t.is_complex():
         raise DtypeError(f"t must be real, got {t.dtype}")
-    check_same_device({"Xi": Xi, "t": t})
+    check_same_device({names[0]: Xi, "t": t})
     is_scalar = t.ndim == 0
     t = t[None] if is_scalar else t
     if t.ndim > 1:
-        broadcast({"Xi and z0": batch, "t": t.shape[:-1]})
+        broadcast({" and ".join(names): batch, "t": t.shape[:-1]})
     if not is_deferred():
         check_finite(t, "t")
     return t.to(torch.float64), is_scalar
+
+
+def check_tolerance(rtol: Any) -> None:
+    """rtol is None or a positive number below 1."""
+    if rtol is not None and not (isinstance(rtol, (int, float)) and 0 < rtol < 1):
+        raise OptionError(f"rtol must be None or a number between 0 and 1, got {rtol!r}")
 
 
 def widened(x: Tensor) -> Tensor:

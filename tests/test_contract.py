@@ -9,6 +9,7 @@ with many times: they need no oracle. With S = dL/dXi, a = dL/dz0, g = dL/dz:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,8 @@ import pytest
 
 from linode import MethodError
 from linode.methods import registry
-from tests.accuracy import EPS, Record, lines_of, linode_method, norm, score
+from tests import oracles
+from tests.accuracy import EPS, QUANTITIES, Record, lines_of, linode_method, norm, relative_error, score
 from tests.case_builders import generator, jordan, normal, real_jordan_pair, rotated
 from tests.cases import CASES, Case
 
@@ -68,6 +70,39 @@ def test_nearly_all_cases_are_accurate_even_entry_by_entry(method: str):
     failing = [record for record in records if not record.passes_componentwise]
     report = "\n".join(line for record in failing for line in lines_of(record))
     assert len(CASES) - len(failing) >= COMPONENTWISE_AT_LEAST, report
+
+
+# ---- many times ---------------------------------------------------------------------------------------------
+
+MANY = ["overscaling_1e+08", "overscaling_triangle_8_100", "overscaling_complex", "robertson_late", "slow_manifold"]
+MANY += ["stiff_1e+06_kappa100", "balance_1e8", "balance_complex", "jordan_6_long", "trefethen_transient", "kl_p655"]
+MANY += ["defective_oscillator_long", "growth_1e277", "growth_defective", "decay_defective", "masses_lightly_damped"]
+MANY += ["absorbing_6", "al_mohy_block", "double_integrator_2d", "augmented_unstable", "bateman_close_rates"]
+
+
+@cache
+def with_many_times(name: str) -> tuple[Case, np.ndarray, oracles.Gradients]:
+    """60 times over the range of the case's own and a loss of relative errors, with the true z and gradients."""
+    case = next(case for case in CASES if case.name == name)
+    rng, size = generator(f"{name}/many"), np.abs(case.t[case.t != 0])
+    t = np.concatenate([rng.uniform(case.t.min(), case.t.max(), 30), np.geomspace(size.min(), size.max(), 30)])
+    z = oracles.trajectory(case.Xi, case.z0, t)
+    g = normal(rng, *z.shape, is_complex=np.iscomplexobj(z)) / np.array([[norm(row)] for row in z])
+    return replace(case, t=t, g=g), z, oracles.gradients(case.Xi, case.z0, t, g)
+
+
+@every_method
+@pytest.mark.parametrize("name", MANY)
+def test_many_times_and_a_loss_that_weighs_them_alike_keep_the_bounds_of_the_case(method: str, name: str):
+    case, z, gradients = with_many_times(name)
+    bounds = outcome("auto", next(case for case in CASES if case.name == name)).normwise
+    try:
+        got = linode_method(method)(case)
+    except MethodError:
+        assert method not in ALWAYS
+        return
+    for q, x, true in zip(QUANTITIES, got, (z, *gradients)):
+        assert relative_error(x, true, 1.0) <= bounds[q], q
 
 
 # ---- the defining equations --------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -53,9 +55,12 @@ def gradient(A: np.ndarray, G: np.ndarray, scale: float = 1.0) -> np.ndarray:
     return torch.autograd.grad(loss, x)[0].resolve_conj().numpy()
 
 
-def condition(A: np.ndarray) -> float:
-    """Of exp at A, an estimate from above of what rounding A does: |A| for normal A, more for others."""
-    return 1.0 + float(np.linalg.norm(A)) * np.linalg.cond(A @ A.conj().T + np.eye(len(A))) ** 0.25
+@cache
+def condition(name: str) -> float:
+    """One more than the relative condition number of exp(A) v, v random."""
+    A = MATRICES[name]
+    v = np.random.default_rng(7).standard_normal(len(A)).astype(A.dtype)
+    return 1.0 + oracles.condition(A, v, np.ones(1)).normwise
 
 
 def relative_error(got: np.ndarray, true: np.ndarray) -> float:
@@ -70,20 +75,20 @@ def test_expm_is_that_of_the_oracle(name: str):
     A = MATRICES[name]
     E = linode.expm(torch.tensor(A))
     assert E.dtype == torch.tensor(A).dtype
-    assert relative_error(E.numpy(), oracles.expm(A)) <= 20 * EPS * condition(A)
+    assert relative_error(E.numpy(), oracles.expm(A)) <= 20 * EPS * condition(name)
 
 
 @every_matrix
 def test_the_gradient_of_expm_is_that_of_the_oracle(name: str):
     A, G = MATRICES[name], cotangent(MATRICES[name])
-    assert relative_error(gradient(A, G), oracle_gradient(A, G)) <= 100 * EPS * condition(A)
+    assert relative_error(gradient(A, G), oracle_gradient(A, G)) <= 100 * EPS * condition(name)
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e4, 1e12, 1e100])
 @pytest.mark.parametrize("name", ["generic", "jordan", "stiff", "complex"])
 def test_the_gradient_is_as_good_for_any_scale_of_the_loss(name: str, scale: float):
     A, G = MATRICES[name], cotangent(MATRICES[name])
-    assert relative_error(gradient(A, G, scale), scale * oracle_gradient(A, G)) <= 100 * EPS * condition(A)
+    assert relative_error(gradient(A, G, scale), scale * oracle_gradient(A, G)) <= 100 * EPS * condition(name)
 
 
 def test_the_scale_of_the_loss_ruins_the_gradient_of_matrix_exp():
@@ -131,11 +136,12 @@ def test_second_derivatives_of_expm_equal_finite_differences(name: str):
     assert gradgradcheck(linode.expm, A, check_fwd_over_rev=True, fast_mode=True)
 
 
-def test_the_inverse_is_the_exponential_of_the_negative():
-    for A in MATRICES.values():
-        product = linode.expm(A) @ linode.expm(-A)
-        bound = 100 * EPS * condition(A) * np.linalg.norm(linode.expm(A)) * np.linalg.norm(linode.expm(-A))
-        assert np.linalg.norm(product - np.eye(len(A))) <= bound
+@pytest.mark.parametrize("name", [name for name in MATRICES if name != "stiff"])  # e^1600 is no double
+def test_the_exponential_of_the_negative_is_the_inverse(name: str):
+    A = MATRICES[name]
+    E, E_inv = linode.expm(A), linode.expm(-A)
+    bound = 100 * EPS * condition(name) * np.linalg.norm(E) * np.linalg.norm(E_inv)
+    assert np.linalg.norm(E @ E_inv - np.eye(len(A))) <= bound
 
 
 # ---- expm_multiply -----------------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ def test_the_action_is_the_exponential_times_the_vector(name: str):
     v = np.arange(1.0, len(A) + 1)
     y = linode.expm_multiply(A, v)
     assert y.shape == v.shape
-    assert relative_error(y, oracles.trajectory(A, v, np.ones(1))[0]) <= 20 * EPS * condition(A)
+    assert relative_error(y, oracles.trajectory(A, v, np.ones(1))[0]) <= 20 * EPS * condition(name)
 
 
 @pytest.mark.parametrize("t", [2.0, [0.0, 2.0, -1.0], []])

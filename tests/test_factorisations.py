@@ -26,6 +26,7 @@ def block_matrices() -> dict[str, np.ndarray]:
         "defective_pairs": rotated(rng, direct_sum(real_jordan_pair(2, -0.2, 2.0), 1.0)),
         "complex_jordan": rotated(rng, direct_sum(jordan(2, 1j), jordan(2, -1j + 0j))),
         "grcar": grcar(12),
+        "many_moderate_couplings": np.diag(np.arange(1.0, 9.0)) + np.triu(np.full((8, 8), 3.0), 1),
         "one": np.array([[3.0]]),
         "zero": np.zeros((4, 4)),
     }
@@ -70,6 +71,11 @@ def test_a_defective_matrix_is_one_block(n: int):
     assert len(block_schur(rotated(generator("one block"), jordan(n, -0.5))).blocks) == 1
 
 
+@pytest.mark.parametrize(("coupling", "n_blocks"), [(1.0, 2), (4.0, 2), (8.0, 1), (1e3, 1)])
+def test_blocks_whose_coupling_is_large_beside_their_gap_are_one(coupling: float, n_blocks: int):
+    assert len(block_schur(np.array([[1.0, coupling], [0.0, 2.0]])).blocks) == n_blocks
+
+
 # ---- balancing ---------------------------------------------------------------------------------------------
 
 
@@ -108,8 +114,11 @@ def test_rows_and_columns_of_a_balanced_matrix_are_alike(name: str):
     assert worst_ratio(balance(A)[0]) < 8
 
 
-def test_a_matrix_that_is_balanced_keeps_its_entries_in_a_batch_with_one_that_is_not():
-    A = torch.cat([badly_scaled("random"), torch.tensor(normal(generator("balanced"), 1, 5, 5))])
+def test_a_slightly_skewed_matrix_keeps_its_entries_alone_and_in_a_batch_with_one_that_is_not():
+    slight = torch.tensor(normal(generator("slight"), 1, 5, 5)) * torch.tensor([4.0, 1, 1, 0.25, 1])[:, None]
+    alone, _ = balance(slight)
+    assert torch.equal(alone, slight)
+    A = torch.cat([badly_scaled("random"), slight])
     B, D = balance(A)
     assert not torch.equal(B[0], A[0])
     assert torch.equal(B[1], A[1])

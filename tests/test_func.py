@@ -66,19 +66,14 @@ MIXES = [dims for dims in product((0, None), repeat=3) if any(dim == 0 for dim i
 @every_method
 @pytest.mark.parametrize("in_dims", MIXES)
 def test_vmap_over_any_mix_of_arguments_equals_the_loop(method: str, in_dims: tuple[int | None, ...]):
-    args = [
-        x if dim == 0 else x[0]
-        for x, dim in zip((systems(2), draw(2, 3), TIMES * draw(2, 1).abs()), in_dims)
-    ]
+    args = [x if dim == 0 else x[0] for x, dim in zip((systems(2), draw(2, 3), TIMES * draw(2, 1).abs()), in_dims)]
     got = vmap(lambda *x: solve(*x, method), in_dims)(*args)
     assert equal(got, looped(solve, in_dims, *args))
 
 
 @pytest.mark.parametrize("in_dims", [(2, 1, 1), (1, None, 0), (-1, -1, None), (None, -1, 1)])
 def test_mapped_dimensions_may_be_anywhere(in_dims: tuple[int | None, ...]):
-    args = [
-        x[0] if dim is None else x.movedim(0, dim) for x, dim in zip((systems(2), draw(2, 3), draw(2, 4)), in_dims)
-    ]
+    args = [x[0] if dim is None else x.movedim(0, dim) for x, dim in zip((systems(2), draw(2, 3), draw(2, 4)), in_dims)]
     assert equal(vmap(solve, in_dims)(*args), looped(solve, in_dims, *args))
 
 

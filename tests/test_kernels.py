@@ -157,3 +157,13 @@ def test_gradients_are_accurate_at_every_gap_between_eigenvalues(kind: str, gap:
     assert relative_error(z, oracles.trajectory(Xi, z0, case.t), 1.0) < 5e-14
     for x, y in zip(got, oracles.gradients(Xi, z0, case.t, g)):
         assert relative_error(x, y, 1.0) < 2e-13
+
+
+@pytest.mark.parametrize("short", [1e-3, 1e-6, 1e-9])
+def test_times_too_short_to_tell_modes_apart_keep_their_digits_beside_long_ones(short: float):
+    Xi = rotated(generator("short"), np.diag([-1.0, 0.5, -3, 2]))
+    z0, g = normal(generator("short vectors"), 2, 4)
+    case = Case("short", "short", Xi, z0, np.array([short, 1.0]), np.stack([g / short, g * 1e-3]), "")
+    _, *got = differentiate(case, lambda Xi, z0, t: LinearODE(Xi, z0, method="eig")(t))
+    for x, y in zip(got, oracles.gradients(Xi, z0, case.t, case.g)):
+        assert relative_error(x, y, 1.0) < 1e-13

@@ -46,7 +46,9 @@ def test_the_first_state_is_exactly_the_initial_state():
     assert torch.equal(linode.odeint(XI, Z0, TIMES)[0], Z0)
 
 
-@pytest.mark.parametrize(("Xi_batch", "z0_batch"), [((), ()), ((), (4,)), ((4,), ()), ((2, 1), (1, 4)), ((2,), (4, 2)), ((0,), ())])
+@pytest.mark.parametrize(
+    ("Xi_batch", "z0_batch"), [((), ()), ((), (4,)), ((4,), ()), ((2, 1), (1, 4)), ((2,), (4, 2)), ((0,), ())]
+)
 def test_time_comes_first_and_the_batch_after_it(Xi_batch: tuple[int, ...], z0_batch: tuple[int, ...]):
     Xi, z0 = XI + 0.01 * draw(*Xi_batch, 3, 3), draw(*z0_batch, 3)
     z = linode.odeint(Xi, z0, TIMES)

@@ -155,7 +155,13 @@ def test_a_scalar_time_gives_one_state():
 def test_integers_and_lists_are_times_too():
     ode = solver("generic")
     true = ode(torch.tensor([0.0, 1.0, -2.0], dtype=torch.float64))
-    for t in ([0, 1, -2], (0.0, 1.0, -2.0), np.array([0, 1, -2]), torch.tensor([0, 1, -2]), torch.tensor([0, 1, -2]).int()):
+    for t in (
+        [0, 1, -2],
+        (0.0, 1.0, -2.0),
+        np.array([0, 1, -2]),
+        torch.tensor([0, 1, -2]),
+        torch.tensor([0, 1, -2]).int(),
+    ):
         assert torch.equal(torch.as_tensor(ode(t)), true)
 
 

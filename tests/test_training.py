@@ -254,10 +254,10 @@ def test_eight_threads_may_share_a_solver(method: str):
         assert all(pool.map(ask, range(8)))
 
 
-def test_threads_that_extend_the_same_powers_do_not_disturb_each_other():
-    n, generator = 256, torch.Generator().manual_seed(0)
-    A = torch.randn(n, n, generator=generator, dtype=torch.float64) / 16
-    method, z0 = linode.methods.Propagator(precision="double"), torch.ones(n, dtype=torch.float64)
+@pytest.mark.parametrize(("precision", "n"), [("double", 256), ("double-double", 48)])
+def test_threads_that_extend_the_same_powers_do_not_disturb_each_other(precision: str, n: int):
+    A = torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / n**0.5
+    method, z0 = linode.methods.Propagator(precision=precision), torch.ones(n, dtype=torch.float64)
     grids = [torch.tensor([1000.0 + k, 1024.0 - k / 64], dtype=torch.float64) for k in range(8)]  # many binary digits
     alone = [linode.LinearODE(A - A.mT, z0, method=method)(t) for t in grids]
     for _ in range(3):

@@ -95,7 +95,9 @@ def test_integers_become_the_default_dtype(default: torch.dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(default)
     try:
-        z = linode.LinearODE(torch.tensor([[0, 1], [-1, 0]]), torch.tensor([1, 0], dtype=torch.int32))(torch.tensor([1]))
+        z = linode.LinearODE(torch.tensor([[0, 1], [-1, 0]]), torch.tensor([1, 0], dtype=torch.int32))(
+            torch.tensor([1])
+        )
         array = linode.LinearODE(np.array([[0, 1], [-1, 0]]), [1, 0])([1])
         mixed = linode.LinearODE(torch.tensor([[0, 1], [-1, 0]]), torch.ones(2, dtype=torch.float64))(1)
     finally:
@@ -126,7 +128,12 @@ def test_a_real_matrix_that_was_looked_at_moves_a_complex_start_rightly():
     true = oracles.trajectory(XI, z0.numpy(), TIMES)
     for method in METHODS:
         ode = linode.LinearODE(Xi, z0, method=method)
-        for look in (lambda ode: ode.decomposition, lambda ode: ode.propagator(TIMES), repr, lambda ode: ode.solve([1.0])):
+        for look in (
+            lambda ode: ode.decomposition,
+            lambda ode: ode.propagator(TIMES),
+            repr,
+            lambda ode: ode.solve([1.0]),
+        ):
             look(ode)
             assert np.linalg.norm(ode(torch.from_numpy(TIMES)).numpy() - true) <= 1e-14 * np.linalg.norm(true) * 3
 

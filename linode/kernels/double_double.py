@@ -69,7 +69,7 @@ class DoubleDouble(Wrapped):
     @property
     def mT(self) -> DoubleDouble:
         out = DoubleDouble(self.hi.mT, self.lo.mT)
-        out._slices = {-3 - dim: tuple(part.mT for part in parts) for dim, parts in self._slices.items()}
+        out._slices = {-3 - dim: tuple(part.mT for part in parts) for dim, parts in list(self._slices.items())}
         return out
 
     def conj_physical(self) -> DoubleDouble:
@@ -131,8 +131,9 @@ class DoubleDouble(Wrapped):
 
     def _sliced(self, dim: int, beta: int) -> tuple[Tensor, ...]:
         """Slices of beta bits along `dim`, scaled to at most 1, and the exponent that was taken out."""
-        if dim in self._slices:
-            return self._slices[dim]
+        known = self._slices.get(dim)
+        if known is not None:
+            return known
         size = self.hi.abs().amax(dim, keepdim=True) if self.hi.shape[dim] else self.hi.new_zeros(())
         exponent = torch.frexp(size).exponent
         hi, lo = ldexp(self.hi, -exponent), ldexp(self.lo, -exponent)
@@ -146,8 +147,9 @@ class DoubleDouble(Wrapped):
                 hi = hi + lo
         sigma = 1.5 * 2.0 ** (52 - N_SLICES * beta)
         slices.append((hi + sigma) - sigma)
-        self._slices[dim] = (*slices, exponent)
-        return self._slices[dim]
+        parts = (*slices, exponent)
+        self._slices[dim] = parts
+        return parts
 
 
 def ldexp(x: Tensor, exponent: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Ranged(Wrapped):
     def conj_physical(self) -> Ranged:
         return self.like(self.parts[0].conj_physical(), self.parts[1])
 
+    def __neg__(self) -> Ranged:
+        return self.like(-self.parts[0], self.parts[1])
+
     def scale(self, power_of_two: Tensor) -> Ranged:
         return self * Ranged(power_of_two)
 

@@ -42,23 +42,25 @@ class Stepper:
         self.A, self.H, self.degree = A, H, degree
         self.P = powers(scale(A, H[:, None, None]), degree)
         E, self._partial = polynomial(self.P, degree)
-        self._E = [E]
+        self._E = {0: E}
         self.n_products = degree.q + degree.n_blocks - 2
 
     def subset(self, index: Tensor) -> Stepper:
         """The same for some of the systems, keeping what was computed."""
         out = object.__new__(Stepper)
         out.A, out.H, out.degree, out.n_products = self.A[index], self.H[index], self.degree, self.n_products
-        out.P, out._partial, out._E = ([x[index] for x in group] for group in (self.P, self._partial, self._E))
+        out.P, out._partial = [x[index] for x in self.P], [x[index] for x in self._partial]
+        out._E = {level: E[index] for level, E in list(self._E.items())}
         return out
 
     def E(self, level: int) -> Any:
         """E^(2^level), (S, n, n)."""
-        while len(self._E) <= level:
-            self._E.append(self._E[-1] @ self._E[-1])
-            if isinstance(self._E[-2], Wrapped):
-                self._E[-2].release()  # there may be many powers
-            self.n_products += 1
+        for k in range(1, level + 1):
+            if k not in self._E:  # by its number: two threads may compute it, and store the same
+                self._E[k] = self._E[k - 1] @ self._E[k - 1]
+                self.n_products += 1
+                if isinstance(self._E[k - 1], Wrapped):
+                    self._E[k - 1].release()  # there may be many powers
         return self._E[level]
 
     def split(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import MethodError
+from ..errors import MethodError, OptionError
 from .base import Method, Plan, SplitPlan, Workload, register, registry
 
 
@@ -22,6 +22,12 @@ class Auto(Method):
     candidates: tuple[str, ...] = ("eig", "schur", "propagator")
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.candidates if name == self.name or name not in registry()]
+        if unknown or not self.candidates:
+            raise OptionError(f"candidates must name methods among {sorted(registry())}, got {self.candidates!r}")
+        super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0), rtol)
@@ -41,6 +47,8 @@ class Auto(Method):
             todo = todo[bad]
             if not len(todo):
                 break
+        if len(todo):
+            raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
         plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
         plan.rejected = tuple(rejected)
         return plan

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..errors import OptionError
 from ..kernels.arithmetic import Wrapped, convert
 from ..kernels.balance import balance
 from ..kernels.dense import dense, dense_vjp
@@ -42,7 +43,7 @@ N_PROBES = 16  # times at which rounding is measured
 FLOOR = 2e-14  # relative error that needs no excuse
 SLACK = 3.0  # otherwise rounding may exceed the response to data by this factor,
 CEILING = 1e-10  # but never by this relative error of z
-CHUNK_ENTRIES = 2**15  # of a T x n array at a time in double-double
+CHUNK_ENTRIES = 2**13  # of a T x n array at a time in double-double
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 
 
@@ -54,6 +55,11 @@ class Propagator(Method):
     precision: Precision = "auto"
     name: ClassVar[str] = "propagator"
     summary: ClassVar[str] = "powers of one step by matrix products; every matrix"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", *ARITHMETICS):
+            raise OptionError(f"precision must be 'auto' or one of {ARITHMETICS}, got {self.precision!r}")
+        super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> PropagatorPlan:
         balanced, D = balance(Xi)
