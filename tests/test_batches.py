@@ -1,4 +1,4 @@
-"""Batches: each element of a broadcast problem has the values and gradients that it has alone, whatever its neighbours."""
+"""Batches: each element of a broadcast problem has the values and gradients that it has alone."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_times_that_do_not_broadcast_are_refused_with_both_shapes():
 
 @pytest.mark.usefixtures("no_plan")
 def test_expm_multiply_calls_its_arguments_by_its_own_names():
-    with pytest.raises(linode.ShapeError, match="^(?!.*(Xi|z0))"):
+    with pytest.raises(linode.ShapeError, match=r"^(?!.*(Xi|z0))"):
         linode.expm_multiply(np.stack([XI] * 3), Z0, np.ones((4, 5)))
 
 
