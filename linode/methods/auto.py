@@ -33,7 +33,7 @@ class Auto(Method):
         return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0), rtol)
 
     def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
-        methods = sorted((registry()[name]() for name in self.candidates), key=lambda method: method.cost(work))
+        methods = self.ranked(work, Xi.device.type)
         todo = torch.arange(Xi.shape[0], device=Xi.device)
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
@@ -53,6 +53,13 @@ class Auto(Method):
         plan.rejected = tuple(rejected)
         return plan
 
+    def ranked(self, work: Workload, device_type: str) -> list[Method]:
+        """Candidates by estimated cost; off the CPU without those that would copy Xi to the host."""
+        methods = [registry()[name]() for name in self.candidates]
+        if device_type != "cpu":
+            methods = [method for method in methods if not method.needs_host] or methods
+        return sorted(methods, key=lambda method: method.cost(work))
+
     def cost(self, work: Workload) -> float:
         return min(registry()[name]().cost(work) for name in self.candidates)
 
@@ -63,7 +70,9 @@ def make_method(method: Any) -> Method:
         return method
     names = ", ".join(repr(name) for name in sorted(registry()))
     if not isinstance(method, str):
-        raise MethodError(f"method must be a name or a method object, got {type(method).__name__}; names: {names}")
+        raise MethodError(
+            f"method must be a name or a method object such as linode.methods.Eig(), got {type(method).__name__}; names: {names}"
+        )
     if method not in registry():
         raise MethodError(f"method {method!r} is unknown; known are {names}")
     return registry()[method]()

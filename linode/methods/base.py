@@ -75,6 +75,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
     key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate

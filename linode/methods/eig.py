@@ -32,6 +32,7 @@ class Eig(Method):
     max_condition: float = MAX_CONDITION
     name: ClassVar[str] = "eig"
     summary: ClassVar[str] = "eigendecomposition; Xi with well-conditioned eigenvectors"
+    needs_host: ClassVar[bool] = True
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         limit = self.max_condition

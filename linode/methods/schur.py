@@ -42,6 +42,7 @@ class Schur(Method):
 
     name: ClassVar[str] = "schur"
     summary: ClassVar[str] = "real Schur form, block-diagonalised; every matrix, repeated eigenvalues included"
+    needs_host: ClassVar[bool] = True
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         plans = [_plan_one(Xi[s : s + 1], rtol) for s in range(Xi.shape[0])]  # LAPACK factors one at a time
