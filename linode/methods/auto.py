@@ -71,7 +71,8 @@ def make_method(method: Any) -> Method:
     names = ", ".join(repr(name) for name in sorted(registry()))
     if not isinstance(method, str):
         raise MethodError(
-            f"method must be a name or a method object such as linode.methods.Eig(), got {type(method).__name__}; names: {names}"
+            "method must be a name or a method object such as linode.methods.Eig(), "
+            f"got {type(method).__name__}; names: {names}"
         )
     if method not in registry():
         raise MethodError(f"method {method!r} is unknown; known are {names}")
