@@ -1,12 +1,11 @@
 """Eigendecomposition: the fastest evaluation, where the eigenvectors are well conditioned.
 
-Use when kappa(V) is small: then every time costs one exponential per mode, however long or stiff. Cost: 25 n^3 once,
-three products of T x n x n for a gradient. Diagonal, Hermitian and skew-Hermitian Xi are found exactly and have kappa
-= 1.
-Check: kappa_1(V) <= max_condition, and the eigenpairs' residual is no larger than rounding Xi entry by entry would
-make it (one Newton step on the eigenpairs first, which stiff and graded Xi need).
-Sources: LAPACK geev, heevd; Golub & Van Loan (2013), 7.2; Newton step: Dongarra, Moler & Wilkinson (1983), SIAM J.
-Numer. Anal. 20.
+Use when kappa(V) is moderate: then every time costs one exponential per mode, however long or stiff. Cost: about 25
+n^3 once, on the CPU, and three products of T x n x n for a gradient. Diagonal, Hermitian and skew-Hermitian Xi are
+found exactly and have kappa = 1.
+Check: kappa_1(V), which bounds what rounding does to z, and the squares of the eigenvalues' condition numbers, which
+bound what it does to dL/dXi where two eigenvalues are close, are at most max_condition.
+Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2.2 (condition of an eigenvalue).
 """
 
 from __future__ import annotations
@@ -14,20 +13,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..kernels.eigenpairs import eigenpairs, one_norm, structure, unitary_eigenpairs
 from ..kernels.modal import Modes
 from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
 
-MAX_CONDITION = 50.0
-MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
+MAX_CONDITION = 1000.0
+Array = NDArray[Any]
 
 
 @register
 @dataclass(frozen=True)
 class Eig(Method):
-    """Options: max_condition, the largest kappa_1(V) that is accepted."""
+    """Options: max_condition, the largest kappa_1(V), and squared condition number of an eigenvalue, accepted."""
 
     max_condition: float = MAX_CONDITION
     name: ClassVar[str] = "eig"
@@ -38,13 +40,14 @@ class Eig(Method):
         limit = self.max_condition
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
-        for kind, is_kind, decompose in STRUCTURES:
-            if is_kind(Xi):
-                lam, V = decompose(Xi)
-                ones = torch.ones(lam.shape, dtype=torch.float64, device=lam.device)
-                modes = keep_one_of_each_pair(lam, V, V.mT.conj_physical(), not Xi.is_complex())
-                return EigPlan(Xi, modes, ones[:, 0], torch.ones_like(ones[:, 0], dtype=torch.bool), f"Xi is {kind}")
-        return _general(Xi, limit)
+        A = Xi.cpu().numpy()
+        kind = structure(A)
+        if kind:
+            lam, V = unitary_eigenpairs(A, kind)
+            modes = keep_one_of_each_pair(lam, V, V.swapaxes(-1, -2).conj(), Xi)
+            ones = torch.ones(len(A), dtype=torch.float64, device=Xi.device)
+            return EigPlan(Xi, modes, ones, ones > 0, f"Xi is {kind}")
+        return _general(Xi, A, limit)
 
     def cost(self, work: Workload) -> float:
         lapack = 4e-5 + 100 * work.n**3 * SECONDS_PER_FLOP  # geev runs far below the speed of products
@@ -77,108 +80,50 @@ class EigPlan(Plan):
         return {"kappa_V": self.kappa.tolist(), "eigenvalues": self.modes.lam.tolist()}
 
 
-def is_diagonal(Xi: Tensor) -> bool:
-    return torch.equal(Xi, torch.diag_embed(Xi.diagonal(dim1=-2, dim2=-1)))
+def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, like: Tensor) -> Modes:
+    """Modes for a complex Xi; for a real one without the conjugates, and real where all eigenvalues are.
+
+    lam (S, n), V (S, n, n), V_inv (S, n, n); `like` says by its dtype which Xi is, and where the modes go.
+    """
+    weight = np.ones(lam.shape)
+    paired = not like.is_complex() and np.iscomplexobj(lam) and bool((lam.imag != 0).any() or (V.imag != 0).any())
+    if not like.is_complex() and not paired:
+        lam, V, V_inv = lam.real, V.real, V_inv.real
+    if paired:
+        weight = 1.0 + np.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
+        p = int((weight > 0).sum(-1).max())
+        order = np.argsort(-weight, axis=-1, kind="stable")[:, :p]  # pairs lead
+        weight = np.take_along_axis(weight, order, -1)
+        lam = np.where(weight > 0, np.take_along_axis(lam, order, -1), 0)  # padding
+        V = np.take_along_axis(V, order[:, None], -1)
+        V_inv = np.take_along_axis(V_inv, order[..., None], -2)
+        if not weight.all():
+            V_inv = np.where(weight[..., None] > 0, V_inv, 0)  # padding is never excited
+    arrays = (torch.from_numpy(np.ascontiguousarray(x)).to(like.device) for x in (lam, V, V_inv, weight))
+    return Modes(*arrays, paired=paired)
 
 
-def is_hermitian(Xi: Tensor) -> bool:
-    return torch.equal(Xi, Xi.mT.conj_physical())
-
-
-def is_skew_hermitian(Xi: Tensor) -> bool:
-    return torch.equal(Xi, -Xi.mT.conj_physical())
-
-
-def _diagonal(Xi: Tensor) -> tuple[Tensor, Tensor]:
-    eye = torch.eye(Xi.shape[-1], dtype=Xi.dtype, device=Xi.device)
-    return Xi.diagonal(dim1=-2, dim2=-1), eye.expand_as(Xi)
-
-
-def _hermitian(Xi: Tensor) -> tuple[Tensor, Tensor]:
-    lam, V = torch.linalg.eigh(Xi)
-    return lam.to(V.dtype), V
-
-
-def _skew_hermitian(Xi: Tensor) -> tuple[Tensor, Tensor]:
-    omega, V = torch.linalg.eigh(1j * Xi)
-    # rounding must not split a null space into pairs: its eigenvectors are no conjugates of each other
-    noise = Xi.shape[-1] * torch.finfo(omega.dtype).eps * omega.abs().amax(-1, keepdim=True)
-    return -1j * torch.where(omega.abs() <= noise, 0.0, omega).to(V.dtype), V
-
-
-STRUCTURES = (
-    ("diagonal", is_diagonal, _diagonal),
-    ("Hermitian", is_hermitian, _hermitian),
-    ("skew-Hermitian", is_skew_hermitian, _skew_hermitian),
-)
-
-
-def keep_one_of_each_pair(lam: Tensor, V: Tensor, V_inv: Tensor, is_real: bool) -> Modes:
-    """Modes for a complex Xi; for a real one without the conjugates, and real where all eigenvalues are."""
-    ones = torch.ones(lam.shape, dtype=torch.float64, device=lam.device)
-    if not is_real:
-        return Modes(lam, V, V_inv, ones, paired=False)
-    if not lam.is_complex():
-        return Modes(lam, V, V_inv, ones, paired=False)
-    if not bool((lam.imag != 0).any()) and not bool((V.imag != 0).any()):
-        return Modes(lam.real, V.real, V_inv.real, ones, paired=False)
-    weight = 1.0 + torch.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
-    p = int((weight > 0).sum(-1).max())
-    order = torch.argsort((weight == 0).to(torch.int8), dim=-1, stable=True)[:, :p]
-    weight = weight.gather(-1, order)
-    lam = torch.where(weight > 0, lam.gather(-1, order), 0)  # padding
-    n = V.shape[-2]
-    V = V.gather(-1, order[:, None].expand(-1, n, -1))
-    V_inv = V_inv.gather(-2, order[..., None].expand(-1, -1, n))
-    V_inv = torch.where(weight[..., None] > 0, V_inv, 0)  # padding is never excited
-    return Modes(lam, V, V_inv, weight, paired=True)
-
-
-def _general(Xi: Tensor, limit: float) -> Plan:
+def _general(Xi: Tensor, A: Array, limit: float) -> Plan:
     try:
-        lam, V = torch.linalg.eig(Xi)
-    except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
-        return _rejected(Xi, f"LAPACK did not converge ({error})")
-    V_inv, _ = torch.linalg.inv_ex(V)
-    lam, V, V_inv = _refined(Xi, lam, V, V_inv)
-    kappa = one_norm(V) * one_norm(V_inv)
-    kappa = torch.where(torch.isfinite(kappa), kappa, torch.inf)
-    accepted = kappa <= limit
-    sane = accepted[:, None, None]  # a rejected basis may hold infinities, which must not reach the others
-    modes = keep_one_of_each_pair(lam, torch.where(sane, V, 0), torch.where(sane, V_inv, 0), not Xi.is_complex())
-    worst = float(kappa.max()) if kappa.numel() else 1.0
-    sign = "<=" if worst <= limit else ">"
-    return EigPlan(Xi, modes, kappa, accepted, f"kappa(V) = {worst:.3g} {sign} {limit:.3g}")
+        lam, V, V_inv = eigenpairs(A)
+    except np.linalg.LinAlgError as error:
+        return _rejected(Xi, A, f"LAPACK did not converge ({error})")
+    with np.errstate(all="ignore"):
+        kappa = one_norm(V) * one_norm(V_inv)
+        squares = (np.abs(V) ** 2).sum(-2) * (np.abs(V_inv) ** 2).sum(-1)  # of the eigenvalues' conditions
+    kappa, worst_square = (np.where(np.isfinite(x), x, np.inf) for x in (kappa, squares.max(-1)))
+    accepted = np.maximum(kappa, worst_square) <= limit
+    if not accepted.all():  # a rejected basis may hold infinities, which must not reach the others
+        V, V_inv = (np.where(accepted[:, None, None], x, 0) for x in (V, V_inv))
+    shown = [("kappa(V)", kappa), ("squared condition of an eigenvalue", worst_square)]
+    said = [f"{name} = {x.max():.3g} {'<=' if x.max() <= limit else '>'} {limit:.3g}" for name, x in shown]
+    modes = keep_one_of_each_pair(lam, V, V_inv, Xi)
+    kappa, accepted = (torch.from_numpy(x).to(Xi.device) for x in (kappa, accepted))
+    return EigPlan(Xi, modes, kappa, accepted, ", ".join(said))
 
 
-def _refined(Xi: Tensor, lam: Tensor, V: Tensor, V_inv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One Newton step on all eigenpairs: errors left are those of rounding Xi entry by entry."""
-    F = V_inv @ (Xi.to(V.dtype) @ V - V * lam[:, None])
-    shift = F.diagonal(dim1=-2, dim2=-1)
-    gap = lam[:, None] - lam[:, :, None]
-    # eigenvalues that rounding could have split are left as they are: any basis of their space will do
-    noise = torch.finfo(torch.float64).eps * one_norm(Xi) * one_norm(V) * one_norm(V_inv)
-    turn = torch.where(gap.abs() > MIN_GAP * noise[:, None, None], F / gap, 0)
-    fine = torch.isfinite(F).all(-1).all(-1)[:, None]
-    new_lam = torch.where(fine, lam + shift, lam)
-    turn = torch.where(fine[..., None], turn, 0)
-    V, V_inv = V + V @ turn, V_inv - turn @ V_inv
-    V_inv = V_inv + (torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) - V_inv @ V) @ V_inv  # Newton-Schulz
-    if Xi.is_complex():
-        return new_lam, V, V_inv
-    real = lam.imag == 0  # real modes of a real Xi stay real
-    new_lam = torch.where(real, new_lam.real.to(lam.dtype), new_lam)
-    V = torch.where(real[:, None], V.real.to(V.dtype), V)
-    return new_lam, V, torch.where(real[..., None], V_inv.real.to(V.dtype), V_inv)
-
-
-def one_norm(A: Tensor) -> Tensor:
-    return A.abs().sum(-2).amax(-1)
-
-
-def _rejected(Xi: Tensor, reason: str) -> Plan:
-    S, n = Xi.shape[:2]
-    zero = torch.zeros(S, dtype=torch.float64, device=Xi.device)
-    eye = torch.eye(n, dtype=Xi.dtype, device=Xi.device).expand(S, n, n)
-    modes = keep_one_of_each_pair(torch.zeros_like(Xi[..., 0]), eye, eye, not Xi.is_complex())
-    return EigPlan(Xi, modes, zero + torch.inf, zero.bool(), reason)
+def _rejected(Xi: Tensor, A: Array, reason: str) -> Plan:
+    infinite = torch.full((len(A),), torch.inf, dtype=torch.float64, device=Xi.device)
+    eye = np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape)
+    modes = keep_one_of_each_pair(np.zeros(A.shape[:-1], A.dtype), eye, eye, Xi)
+    return EigPlan(Xi, modes, infinite, infinite < 0, reason)

@@ -24,7 +24,8 @@ from ..kernels.balance import balance
 from ..kernels.block_schur import BlockSchur, block_schur
 from ..kernels.modal import Modes
 from .base import SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register
-from .eig import keep_one_of_each_pair, one_norm
+from ..kernels.eigenpairs import one_norm
+from .eig import keep_one_of_each_pair
 from .propagator import Propagator, PropagatorPlan
 
 WORTH_BALANCING = (
@@ -201,7 +202,7 @@ class SchurPlan(Plan):
 def _plan_one(Xi: Tensor, rtol: float | None) -> Plan:
     whole = Propagator().plan(Xi, rtol)
     balanced, D = balance(Xi)
-    if float(one_norm(balanced)) > WORTH_BALANCING * float(one_norm(Xi)):
+    if float(one_norm(balanced.cpu().numpy())[0]) > WORTH_BALANCING * float(one_norm(Xi.cpu().numpy())[0]):
         balanced, D = Xi, torch.ones_like(D)
     matrix = balanced[0].cpu().numpy()
     try:
@@ -249,7 +250,7 @@ def _modes(lam: list[complex], columns: list[Tensor], rows: list[Tensor], Xi: Te
         none = Xi.new_zeros(1, 1)
         return Modes(none, Xi.new_zeros(1, n, 1), Xi.new_zeros(1, 1, n), torch.ones_like(none.real), paired=False)
     values = torch.tensor(lam, dtype=torch.complex128, device=Xi.device)[None]
-    return keep_one_of_each_pair(values, torch.cat(columns, 1)[None], torch.cat(rows, 0)[None], is_real)
+    return keep_one_of_each_pair(values.numpy(), torch.cat(columns, 1)[None].numpy(), torch.cat(rows, 0)[None].numpy(), Xi)
 
 
 def _gap(spectra: list[tuple[bool, np.ndarray[Any, Any]]]) -> float:
