@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from . import compiled
@@ -21,19 +22,33 @@ from .evaluation import Planner, evaluate, evaluate_vjp
 
 
 def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
-    """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; float64 or complex128 and t float64."""
+    """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; Xi and z0 of one dtype, t float64."""
     if torch.compiler.is_compiling():
         return compiled.trajectory(Xi, z0, t, planner.key)
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1:
-        raise NotDifferentiableError(
-            "torch loses the outer tangents of a custom function in nested forward mode (pytorch issue 197867): "
-            "use jacfwd(jacrev(f)), jacrev(jacfwd(f)) or hessian instead of jacfwd(jacfwd(f))"
-        )
+    if torch._C._are_functorch_transforms_active():
+        stack = torch._C._functorch.get_interpreter_stack() or ()
+        if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1:
+            raise NotDifferentiableError(
+                "torch loses the outer tangents of a custom function in nested forward mode (pytorch issue 197867): "
+                "use jacfwd(jacrev(f)), jacrev(jacfwd(f)) or hessian instead of jacfwd(jacfwd(f))"
+            )
+    elif not (torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad)):
+        if forward_ad._current_level < 0:  # nothing to record
+            return evaluate(planner, Xi.detach(), z0.detach(), t.detach())
     return Trajectory.apply(Xi, z0, t, planner)
 
 
-class Trajectory(Function):
+class Direct(Function):
+    """A Function whose `apply` skips what torch.func alone needs: a lookup of the signature, half of a small step."""
+
+    @classmethod
+    def apply(cls, *inputs: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*inputs)
+        return super(Function, cls).apply(*inputs)
+
+
+class Trajectory(Direct):
     """z(Xi, z0, t), (*batch, T, n)."""
 
     @staticmethod
@@ -50,7 +65,9 @@ class Trajectory(Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         Xi, z0, t = ctx.saved_tensors
         need_Xi, need_z0, need_t, _ = ctx.needs_input_grad
-        S, a, dt = TrajectoryVJP.apply(Xi, z0, t, g, ctx.planner, need_t)
+        is_recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        vjp = TrajectoryVJP.apply if is_recorded else TrajectoryVJP.forward
+        S, a, dt = vjp(Xi, z0, t, g, ctx.planner, need_t)
         return S if need_Xi else None, a if need_z0 else None, dt if need_t else None, None
 
     @staticmethod
@@ -65,7 +82,7 @@ class Trajectory(Function):
         return Trajectory.apply(*folded, Planner(planner.method, planner.rtol)), 0
 
 
-class TrajectoryVJP(Function):
+class TrajectoryVJP(Direct):
     """Gradients (S, a, dt) of sum Re<g, z(Xi, z0, t)>, in the shapes of Xi, z0 and t."""
 
     @staticmethod

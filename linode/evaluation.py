@@ -16,7 +16,7 @@ from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
 from .methods import Method, Plan, Propagator, Workload, registry
-from .problem import Layout, check_finite
+from .problem import Layout, check_finite, is_finite, widened
 
 
 class Planner:
@@ -34,11 +34,11 @@ class Planner:
             return last[1]
         check_finite(Xi, "Xi")
         repeated = Xi.shape[0] > 1 and Xi.stride(0) == 0  # by expand(): factor it once
-        once = Xi[:1] if repeated else Xi
-        plan = self.method.plan_for(once, _workload(once, n_trajectories, t), self.rtol)
+        own = Xi[:1].clone() if repeated else Xi.clone()
+        plan = self.method.plan_for(own, _workload(own, n_trajectories, t), self.rtol)
         if repeated:
             plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
-        self._last = (Xi.clone(), plan)
+        self._last = (own.expand(Xi.shape), plan)
         return plan
 
     @property
@@ -53,26 +53,25 @@ class Planner:
 def _workload(Xi: Tensor, n_trajectories: int, t: Tensor | None) -> Workload:
     n_times, span = 1, 1.0
     if t is not None and t.numel() and Xi.numel():
-        n_times, span = t.shape[-1], float(Xi.abs().sum(-2).amax() * t.abs().amax())
+        n_times, span = t.shape[-1], float(torch.linalg.matrix_norm(Xi, 1).amax() * t.abs().amax())
     return Workload(Xi.shape[0], n_trajectories, n_times, Xi.shape[-1], span)
 
 
 def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
-    """z (*batch, T, n) from detached tensors."""
+    """z (*batch, T, n) from detached tensors, Xi and z0 of one dtype."""
     layout = Layout.of(Xi.shape, z0.shape, t.shape)
     if layout.S * layout.R * t.shape[-1] == 0:
         return z0.new_zeros(*layout.batch, t.shape[-1], z0.shape[-1])
     check_finite(z0, "z0")
     check_finite(t, "t")
-    systems = layout.systems(Xi)
-    starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
+    systems, starts, times = layout.systems(widened(Xi)), layout.trajectories(widened(z0), 1), layout.trajectories(t, 1)
     z = planner.plan(systems, layout.R, times).evaluate(starts, times)
-    at_start = (times == 0)[..., None]
-    if bool(at_start.any()):
-        z = torch.where(at_start, starts[:, :, None], z)  # to the last bit
-    if not bool(torch.isfinite(z).all()):
+    if not bool(times.all()):
+        z = torch.where((times == 0)[..., None], starts[:, :, None], z)  # to the last bit
+    if not is_finite(z):
         z = _beyond_range(systems, starts, times, z)
-    return layout.batched(z).clone(memory_format=torch.contiguous_format)  # no view: it may be changed in place
+    z = layout.batched(z).to(z0.dtype).contiguous()
+    return torch.ops.aten._unsafe_view(z, layout.z_shape)  # no view to autograd: it may be changed in place
 
 
 def evaluate_vjp(
@@ -82,14 +81,15 @@ def evaluate_vjp(
     layout = Layout.of(Xi.shape, z0.shape, t.shape)
     if g.numel() == 0:
         return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
-    starts, times, cotangents = layout.trajectories(z0, 1), layout.trajectories(t, 1), layout.trajectories(g, 2)
-    plan = planner.plan(layout.systems(Xi), layout.R, times)
+    systems, starts, times = layout.systems(widened(Xi)), layout.trajectories(widened(z0), 1), layout.trajectories(t, 1)
+    cotangents = layout.trajectories(widened(g), 2)
+    plan = planner.plan(systems, layout.R, times)
     S, a, dt = plan.vjp(starts, times, cotangents, want_t)
-    if not bool(torch.isfinite(S).all()):  # states that overflowed but do not matter to the loss
+    if not is_finite(S):  # states that overflowed but do not matter to the loss
         used = (cotangents != 0).any(-1)
         S, a, dt = plan.vjp(starts, torch.where(used, times, 0), cotangents, want_t)
     grad_t = torch.zeros_like(t) if dt is None else layout.batched(dt).sum_to_size(t.shape)
-    grads = S.reshape(Xi.shape), layout.batched(a).sum_to_size(z0.shape), grad_t
+    grads = S.reshape(Xi.shape).to(Xi.dtype), layout.batched(a).sum_to_size(z0.shape).to(z0.dtype), grad_t
     return tuple(x.contiguous() for x in grads)  # type: ignore[return-value]
 
 

@@ -11,7 +11,7 @@ from .adjoint import trajectory
 from .conditioning import relative_condition
 from .evaluation import Planner
 from .methods import Method, Plan, make_method
-from .problem import Layout, as_answer, batch_of, check_tolerance, make_system, make_times, widened
+from .problem import Layout, as_answer, check_tolerance, make_system, make_times, widened
 from .solution import Solution, Stats, Status
 
 
@@ -76,7 +76,7 @@ class LinearODE:
             ShapeError, DtypeError, DeviceError, NonFiniteError: t cannot be used.
             MethodError: the method chosen by name cannot be accurate.
         """
-        times, is_scalar = make_times(t, self.Xi, batch_of(self.Xi, self.z0), self._names)
+        times, is_scalar = make_times(t, self.Xi, self._batches, self._names)
         z = self._evaluate(times)
         return self._answer(z[..., 0, :] if is_scalar else z, t)
 
@@ -91,7 +91,7 @@ class LinearODE:
             >>> sol.method, bool(sol.status), sol.z.shape
             ('eig', True, (2, 2))
         """
-        times, is_scalar = make_times(t, self.Xi, batch_of(self.Xi, self.z0), self._names)
+        times, is_scalar = make_times(t, self.Xi, self._batches, self._names)
         z = self._evaluate(times)
         plan = self.decomposition
         condition = self._condition(times, z)
@@ -134,7 +134,7 @@ class LinearODE:
             >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [0.0, 0.0]).propagator(3.0).tolist()
             [[1.0, 3.0], [0.0, 1.0]]
         """
-        times, is_scalar = make_times(t, self.Xi, self.Xi.shape[:-2], self._names[:1])
+        times, is_scalar = make_times(t, self.Xi, self._batches[:1], self._names[:1])
         P = exponential(self.Xi, times, self._planner).to(self.dtype)
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
 
@@ -154,7 +154,7 @@ class LinearODE:
             >>> 10 < float(ode.condition([20.0])) < 40
             True
         """
-        times, _ = make_times(t, self.Xi, batch_of(self.Xi, self.z0), self._names)
+        times, _ = make_times(t, self.Xi, self._batches, self._names)
         with torch.no_grad():
             return self._answer(self._condition(times, self._evaluate(times)), t)
 
@@ -198,9 +198,13 @@ class LinearODE:
         shapes = f"Xi {tuple(self.Xi.shape)}, z0 {tuple(self.z0.shape)}"
         return f"LinearODE({shapes}, {self.dtype}, method={self._planner.method.name!r})"
 
+    @property
+    def _batches(self) -> tuple[torch.Size, torch.Size]:
+        return self.Xi.shape[:-2], self.z0.shape[:-1]
+
     def _evaluate(self, times: Tensor) -> Tensor:
-        wide = torch.promote_types(self.dtype, torch.float64)
-        return trajectory(self.Xi.to(wide), self.z0.to(wide), times, self._planner).to(self.dtype)
+        dtype = self.dtype
+        return trajectory(self.Xi.to(dtype), self.z0.to(dtype), times, self._planner)
 
     def _condition(self, times: Tensor, z: Tensor) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float64)

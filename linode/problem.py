@@ -6,7 +6,7 @@ back in the caller's dtype, and as a NumPy array where NumPy arrays or lists cam
 
 from __future__ import annotations
 
-import math
+import cmath
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -45,16 +45,18 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
     return x
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether every entry is finite; an empty x is."""
+    # one pass; a finite x may still overflow its sum
+    return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+
+
 def check_finite(x: Tensor, name: str) -> None:
     """Raise where x holds NaN or infinity, or no values at all."""
     if x.is_meta:
         raise DeviceError(f"{name} is on the meta device and has no values")
-    total = x.sum().item() if x.numel() else 0.0
-    if math.isfinite(total.real) and math.isfinite(total.imag):  # one pass; a finite x may still overflow its sum
-        return
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        where = tuple((~finite).nonzero()[0].tolist())
+    if not is_finite(x):
+        where = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
         place = f"{name}[{', '.join(map(str, where))}]" if where else name
         raise NonFiniteError(f"{name} must be finite, but {place} is {x[where].item()}")
 
@@ -89,19 +91,17 @@ def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tupl
             f"{z0_name} has last size {z0.shape[-1]}, but {Xi_name} is {n} x {n}; {z0_name} must be (*batch, {n})"
         )
     check_same_device({Xi_name: Xi, z0_name: z0})
-    broadcast({Xi_name: Xi.shape[:-2], z0_name: z0.shape[:-1]})
+    if Xi.ndim > 2 and z0.ndim > 1:
+        broadcast({Xi_name: Xi.shape[:-2], z0_name: z0.shape[:-1]})
     if not is_deferred():
         check_finite(Xi, Xi_name)
         check_finite(z0, z0_name)
     return Xi, z0, is_numpy
 
 
-def batch_of(Xi: Tensor, z0: Tensor) -> torch.Size:
-    return torch.broadcast_shapes(Xi.shape[:-2], z0.shape[:-1])
-
-
-def make_times(t: Any, Xi: Tensor, batch: torch.Size, names: tuple[str, ...]) -> tuple[Tensor, bool]:
-    """Checked times (*batch, T), float64, and whether a scalar came; `names` are those that have the batch."""
+def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[str, ...]) -> tuple[Tensor, bool]:
+    """Checked times (*batch, T), float64, and whether a scalar came; `names` are those that have batches, `shapes`.
+    """
     t = as_tensor(t, "t", integers_become=torch.float64)
     if t.is_complex():
         raise DtypeError(f"t must be real, got {t.dtype}")
@@ -109,9 +109,7 @@ def make_times(t: Any, Xi: Tensor, batch: torch.Size, names: tuple[str, ...]) ->
     is_scalar = t.ndim == 0
     t = t[None] if is_scalar else t
     if t.ndim > 1:
-        broadcast({" and ".join(names): batch, "t": t.shape[:-1]})
-    if not is_deferred():
-        check_finite(t, "t")
+        broadcast({" and ".join(names): torch.broadcast_shapes(*shapes), "t": t.shape[:-1]})
     return t.to(torch.float64), is_scalar
 
 
@@ -131,10 +129,9 @@ def as_answer(x: Tensor, is_numpy: bool) -> Any:
 
 
 def check_same_device(tensors: dict[str, Tensor]) -> None:
-    devices = {name: x.device for name, x in tensors.items()}
-    if len(set(devices.values())) > 1:
-        found = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise DeviceError(f"{' and '.join(devices)} must be on one device, got {found}")
+    if len({x.device for x in tensors.values()}) > 1:
+        found = ", ".join(f"{name} on {x.device}" for name, x in tensors.items())
+        raise DeviceError(f"{' and '.join(tensors)} must be on one device, got {found}")
 
 
 def broadcast(shapes: dict[str, torch.Size]) -> torch.Size:
@@ -157,6 +154,7 @@ class Layout:
     z0_shape: torch.Size
     t_shape: torch.Size
     batch: torch.Size
+    z_shape: tuple[int, ...]
     order: tuple[int, ...]
     S: int
     R: int
@@ -169,7 +167,8 @@ class Layout:
         systems = [d for d, size in enumerate(own) if size == batch[d]]
         shared = [d for d in range(len(batch)) if d not in systems]
         S, R = prod(batch[d] for d in systems), prod(batch[d] for d in shared)
-        return Layout(Xi_shape, z0_shape, t_shape, batch, (*systems, *shared), S, R)
+        z_shape = (*batch, t_shape[-1], Xi_shape[-1])
+        return Layout(Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R)
 
     def systems(self, Xi: Tensor) -> Tensor:
         """(S, n, n); a view, since the dimensions that are left out have size 1."""

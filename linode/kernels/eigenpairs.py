@@ -48,32 +48,40 @@ def unitary_eigenpairs(A: Array, kind: str) -> tuple[Array, Array]:
     return -1j * np.where(np.abs(omega) <= noise, 0.0, omega), V
 
 
-def eigenpairs(A: Array) -> tuple[Array, Array, Array]:
-    """lam (S, n), V (S, n, n) and V^-1, complex; NaN where V is singular.
+def eigenpairs(A: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """lam (S, n), V (S, n, n), V^-1, kappa_1(V) (S,) and the largest squared condition of an eigenvalue (S,).
 
-    Raises numpy.linalg.LinAlgError where the QR algorithm does not converge.
+    Real where all eigenvalues of a single real matrix are. NaN where V is singular. Raises numpy.linalg.LinAlgError
+    where the QR algorithm does not converge.
     """
     lam, V = _geev(A)
     with np.errstate(all="ignore"):
-        return _refined(A, lam, V, _inverse(V))
+        V_inv = _inverse(V)
+        size = np.abs(V_inv)
+        kappa = one_norm(V) * size.sum(-2).max(-1)
+        squares = (size * size).sum(-1).max(-1)  # columns of V have length 1
+        return *_refined(A, lam, V, V_inv, MIN_GAP * EPS * one_norm(A) * kappa), kappa, squares
 
 
 def _inverse(V: Array) -> Array:
     if len(V) > 1:
         return torch.linalg.inv_ex(torch.from_numpy(V))[0].numpy()
-    factors, pivots, singular = lapack.zgetrf(V[0])
-    return np.full_like(V, np.nan) if singular else lapack.zgetri(factors, pivots)[0][None]
+    getrf, getri = (lapack.zgetrf, lapack.zgetri) if np.iscomplexobj(V) else (lapack.dgetrf, lapack.dgetri)
+    factors, pivots, singular = getrf(V[0])
+    return np.full_like(V, np.nan) if singular else getri(factors, pivots)[0][None]
 
 
 def _geev(A: Array) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors; a large batch is shared out among torch's threads."""
+    """Eigenvalues and eigenvectors of length 1; a large batch is shared out among torch's threads."""
     if len(A) == 1 and not np.iscomplexobj(A):
         re, im, _, V, info = lapack.dgeev(A[0], compute_vl=0)  # without the overheads of numpy and torch
         if info:
             raise np.linalg.LinAlgError("Eigenvalues did not converge")
-        wide = V.astype(np.complex128)
         upper = np.flatnonzero(im > 0)
-        wide[:, upper] += 1j * V[:, upper + 1]
+        if not len(upper):
+            return re[None], V[None]
+        wide = V.astype(np.complex128)
+        wide.imag[:, upper] = V[:, upper + 1]
         wide[:, upper + 1] = wide[:, upper].conj()
         return (re + 1j * im)[None], wide[None]
     n_shares = min(torch.get_num_threads(), len(A) // MIN_SHARE)
@@ -92,30 +100,23 @@ def _eig(A: Array) -> tuple[Array, Array]:
     return lam.numpy(), V.numpy()
 
 
-def _refined(A: Array, lam: Array, V: Array, V_inv: Array) -> tuple[Array, Array, Array]:
-    """One Newton step on all eigenpairs: errors left are those of rounding A entry by entry."""
-    n = A.shape[-1]
-    diagonal = np.arange(n)
+def _refined(A: Array, lam: Array, V: Array, V_inv: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """One Newton step on all eigenpairs: errors left are those of rounding A entry by entry.
+
+    Eigenvalues closer than `noise` (S,), which rounding could have split, are left as they are: any basis of their space
+    will do.
+    """
+    is_complex = lam.imag != 0
     F = V_inv @ (A @ V - V * lam[:, None])
-    shift = F[:, diagonal, diagonal]
     gap = lam[:, None] - lam[:, :, None]
-    # eigenvalues that rounding could have split are left as they are: any basis of their space will do
-    noise = MIN_GAP * EPS * one_norm(A) * one_norm(V) * one_norm(V_inv)
-    far = np.abs(gap) > noise[:, None, None]
-    fine = np.isfinite(F).all((-1, -2))[:, None]
-    turn = np.where(far & fine[..., None], F / gap, 0)
-    real = np.imag(lam) == 0
-    lam = np.where(fine, lam + shift, lam)
+    turn = np.divide(F, gap, out=np.zeros_like(F), where=np.abs(gap) > noise[:, None, None])
+    lam = lam + np.diagonal(F, axis1=-2, axis2=-1)
     V, V_inv = V + V @ turn, V_inv - turn @ V_inv
-    correction = V_inv @ V
-    correction[:, diagonal, diagonal] -= 1
-    V_inv = V_inv - correction @ V_inv  # Newton-Schulz
-    if np.iscomplexobj(A):
-        return lam, V, V_inv
-    if real.any():  # real modes of a real matrix stay real
-        lam = np.where(real, lam.real, lam)
-        V = np.where(real[:, None], V.real, V)
-        V_inv = np.where(real[..., None], V_inv.real, V_inv)
+    V_inv = 2 * V_inv - (V_inv @ V) @ V_inv  # Newton-Schulz
+    if np.iscomplexobj(V) and not np.iscomplexobj(A):  # real modes of a real matrix stay real
+        lam.imag *= is_complex
+        V.imag *= is_complex[:, None]
+        V_inv.imag *= is_complex[..., None]
     return lam, V, V_inv
 
 

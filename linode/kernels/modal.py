@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .arrays import adjoint, as_type, conj, copy, empty, equal, is_complex, namespace, nonzero, real, split, transpose
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
 # digits that are lost otherwise: at most 1 / NEAR units of rounding.
 NEAR, NEAR_RELATIVE = 0.03, 0.01
-TINY = 1e-300  # a gap whose inverse may overflow
 CHUNK_ENTRIES = 2**19  # of E at a time
 
 
@@ -31,194 +33,223 @@ CHUNK_ENTRIES = 2**19  # of E at a time
 class Modes:
     """Eigenpairs kept: lam (S, p), V (S, n, p), V_inv (S, p, n), weight (S, p): 2 for a pair, 0 for padding.
 
-    `paired`: real Xi with complex lam, pairs first; else lam, V and the trajectories have one dtype.
+    `paired`: real Xi with complex lam, pairs first; else lam, V and the trajectories have one dtype. NumPy arrays or
+    tensors, all of one kind; z0, t and g are of that kind too.
     """
 
-    lam: Tensor
-    V: Tensor
-    V_inv: Tensor
-    weight: Tensor
+    lam: Any
+    V: Any
+    V_inv: Any
+    weight: Any
     paired: bool
-    _last: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _kept: list[tuple[Any, Any]] = field(default_factory=list, repr=False)  # times and E^T, for the gradient
 
-    def subset(self, index: Tensor) -> Modes:
+    def subset(self, index: Any) -> Modes:
         return Modes(self.lam[index], self.V[index], self.V_inv[index], self.weight[index], self.paired)
 
-    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+    def tensors(self, device: torch.device) -> Modes:
+        """The same as tensors; from NumPy arrays."""
+        arrays = (torch.from_numpy(x).to(device) for x in (self.lam, self.V, self.V_inv, self.weight))
+        return Modes(*arrays, paired=self.paired)
+
+    def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
         K = self._synthesis(self._coefficients(z0))
-        parts = [self._exponentials(part) @ K for part in self._chunks(t)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        parts = [self._states(part, K) for part in self._chunks(t)]
+        return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def vjp(self, z0: Any, t: Any, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
         """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
         c = self._coefficients(z0)
         chunks = self._chunks(t)
-        cotangents = g.split(chunks[0].shape[2], 2)
+        cotangents = split(g, chunks[0].shape[2], 2) if len(chunks) > 1 else [g]
         dt = None
         if want_t:
             K = self._synthesis(c * self.lam[:, None])  # of Xi z
-            rates = (h.conj_physical() * (self._exponentials(part) @ K) for part, h in zip(chunks, cotangents))
-            dt = _real_part(torch.cat([rate.sum(-1) for rate in rates], 2))
+            rates = [(conj(h) * self._states(part, K)).sum(-1) for part, h in zip(chunks, cotangents)]
+            dt = real(namespace(t).concatenate(rates, axis=2))
         parts = [self._sums(part, h) for part, h in zip(chunks, cotangents)]
-        sums, scaled, at_short = parts[0] if len(parts) == 1 else map(sum, zip(*parts))
-        S, a = self._assembled(c, t, g, self._of_conjugates(sums), self._of_conjugates(scaled), at_short)
+        sums, at_short = parts[0] if len(parts) == 1 else map(sum, zip(*parts))
+        S, a = self._assembled(c, t, g, self._of_conjugates(sums), at_short)
         return S, a, dt
 
     # ---- over time -------------------------------------------------------------------------------------------------
 
-    def _chunks(self, t: Tensor) -> tuple[Tensor, ...]:
+    def _chunks(self, t: Any) -> list[Any]:
         """Times a share at a time, so that what belongs to them stays in the cache; once where trajectories share
         them.
         """
-        if t.shape[1] > 1 and t.stride(1) == 0:
+        shared = t.stride(1) if isinstance(t, Tensor) else t.strides[1]
+        if t.shape[1] > 1 and shared == 0:
             t = t[:, :1]
-        per_time = t.shape[0] * t.shape[1] * (self.lam.shape[1] + self._n_pairs)
-        return t.split(max(1, CHUNK_ENTRIES // per_time), 2)
+        size = max(1, CHUNK_ENTRIES // (t.shape[0] * t.shape[1] * self._n_rows))
+        return [t] if t.shape[2] <= size else split(t, size, 2)
 
-    def _exponentials(self, t: Tensor) -> Tensor:
-        """E (S, R, T, q), kept for the gradient that may follow."""
-        last = self._last
-        if last is not None and torch.equal(last[0], t):
-            return last[1]
-        E = self._modal(self.lam[:, None, None], t[..., None])
-        if E.numel() <= CHUNK_ENTRIES:
-            self._last = t.clone(), E
-        return E
+    def _states(self, t: Any, K: Any) -> Any:
+        """E K; the exponentials are kept for the gradient that may follow, where they are not many."""
+        F = self._exponentials(t)
+        z = transpose(F[:, :, 0]) @ K
+        if t.shape[0] * t.shape[1] * t.shape[2] * self._n_rows <= CHUNK_ENTRIES:
+            self._kept[:] = [(copy(t), F)]
+        return z
 
-    def _modal(self, lam: Tensor, t: Tensor) -> Tensor:
-        """exp(lam t); for pairs the real parts of all modes, then the imaginary parts of the pairs."""
-        if not lam.is_complex():
-            return torch.exp(lam * t)
-        pairs = self._n_pairs
-        size, angle = torch.exp(lam.real * t), lam.imag[..., :pairs] * t  # half the time of a complex exp
-        head = size[..., :pairs]
-        re, im = head * torch.cos(angle), head * torch.sin(angle)
-        return torch.cat([re, size[..., pairs:], im], -1) if self.paired else torch.complex(re, im)
-
-    def _modal_minus_one(self, lam: Tensor, t: Tensor) -> Tensor:
-        """The same for exp(lam t) - 1."""
-        x = torch.expm1(lam * t)
-        return torch.cat([x.real, x.imag[..., : self._n_pairs]], -1) if self.paired else x
-
-    def _sums(self, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """g^T conj(E) (S, R, n, q), where E - 1 stands for E at short times; g^T conj(t E); g at short times
-        (S, R, n).
+    def _exponentials(self, t: Any) -> Any:
+        """(S, R, 2, q, T): E^T, and room for t E^T. The caller's own: what was kept is taken, so that no other thread
+        has it too.
         """
-        E, gT = self._exponentials(t), g.mT
-        scaled = gT @ (t[..., None] * E).conj_physical()
-        # at times so short that all modes are near 1, exp - 1: differences are the same, and free of cancellation
-        short = t.abs() * self._fastest < 1
-        system, r, i = short.nonzero(as_tuple=True)
-        if not len(system):
-            return gT @ E.conj_physical(), scaled, g.new_zeros(g.shape[:2] + g.shape[3:])
-        self._last = None  # E is changed in place
-        E[system, r, i] = self._modal_minus_one(self.lam[system], t[system, r, i][:, None])
-        return gT @ E.conj_physical(), scaled, (gT @ short[..., None].to(g.dtype))[..., 0]
+        try:
+            times, F = self._kept.pop()
+        except IndexError:
+            return self._modal(t)
+        return F if equal(times, t) else self._modal(t)
 
-    def _of_conjugates(self, sums: Tensor) -> Tensor:
-        """Sums of g conj(x), (S, R, n, p), from those with the columns of E."""
+    def _modal(self, t: Any) -> Any:
+        """exp(lam t), modes in rows; for pairs the real parts of all modes, then the imaginary parts of the pairs.
+
+        By two real functions, which take half the time of a complex exp.
+        """
+        xp, lam, times = namespace(t), self.lam[:, None, :, None], t[:, :, None]
+        (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self._n_pairs
+        if not self.paired:
+            F = empty((S, R, 2, p, T), self.lam)
+            E = F[:, :, 0]
+            if is_complex(lam):
+                size, angle = xp.exp(lam.real * times), lam.imag * times
+                E.real[...], E.imag[...] = size * xp.cos(angle), size * xp.sin(angle)
+            else:
+                xp.exp(xp.multiply(lam, times, out=E), out=E)
+            return F
+        F = empty((S, R, 2, p + pairs, T), t)
+        re, head, im = F[:, :, 0, :p], F[:, :, 0, :pairs], F[:, :, 0, p:]
+        xp.exp(xp.multiply(lam.real, times, out=re), out=re)
+        angle = lam.imag[:, :, :pairs] * times
+        xp.multiply(xp.sin(angle, out=im), head, out=im)
+        xp.multiply(xp.cos(angle, out=angle), head, out=head)
+        return F
+
+    def _sums(self, t: Any, g: Any) -> tuple[Any, Any]:
+        """conj(E)^T g and conj(t E)^T g (S, R, 2, q, n), E - 1 standing for the first E at short times; g at short times
+        (S, R, 1, n).
+        """
+        xp, F = namespace(t), self._exponentials(t)
+        xp.multiply(F[:, :, 0], t[:, :, None], out=F[:, :, 1])
+        # at times so short that all modes are near 1, exp - 1: differences are the same, and free of cancellation
+        short = abs(t) < self._short
+        system, r, i = nonzero(short)
+        if len(system):
+            x = xp.expm1(self.lam[system] * t[system, r, i][:, None])
+            F[system, r, 0, :, i] = xp.concatenate((x.real, x.imag[:, : self._n_pairs]), axis=-1) if self.paired else x
+        flat = F.reshape(*F.shape[:2], -1, F.shape[-1])
+        return (conj(flat) @ g).reshape(*g.shape[:2], *F.shape[2:4], -1), as_type(short, g)[:, :, None] @ g
+
+    def _of_conjugates(self, sums: Any) -> Any:
+        """Sums of g conj(x), (S, R, 2, p, n), from those with the rows of E^T."""
         if not self.paired:
             return sums
-        p = self.lam.shape[-1]
-        out = sums[..., :p].to(self.lam.dtype)
-        out.imag[..., : self._n_pairs] = -sums[..., p:]
+        p, pairs = self.lam.shape[-1], self._n_pairs
+        out = as_type(sums[:, :, :, :p], self.lam)
+        out.imag[:, :, :, :pairs] = -sums[:, :, :, p:]
         return out
 
     # ---- n x n -----------------------------------------------------------------------------------------------------
 
-    def _coefficients(self, z0: Tensor) -> Tensor:
+    def _coefficients(self, z0: Any) -> Any:
         """c = V^-1 z0, (S, R, p)."""
-        return z0.to(self.V_inv.dtype) @ self.V_inv.mT
+        return as_type(z0, self.V_inv) @ transpose(self.V_inv)
 
-    def _synthesis(self, c: Tensor) -> Tensor:
+    def _synthesis(self, c: Any) -> Any:
         """K (S, R, q, n): E K are the states with coefficients c (S, R, p)."""
-        K = c[..., None] * self._weighted.mT[:, None]
-        return torch.cat([K.real, -K.imag[..., : self._n_pairs, :]], -2) if self.paired else K
+        K = c[..., None] * transpose(self._weighted)[:, None]
+        return namespace(c).concatenate((K.real, -K.imag[:, :, : self._n_pairs]), axis=2) if self.paired else K
 
-    def _assembled(
-        self, c: Tensor, t: Tensor, g: Tensor, Q: Tensor, scaled: Tensor, at_short: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """S and a from the sums over time, Q (S, R, n, p) of g conj(x) and `scaled` of t g conj(x)."""
-        VH, dual = self._weighted.mT.conj_physical(), self.V_inv.mT.conj_physical()
-        diagonal = (VH[:, None] * Q.mT).sum(-1)  # Q_jj, (S, R, p)
-        total = diagonal + at_short.to(VH.dtype) @ VH.mT
-        near, inverse_gap = self._near_pairs(t)
-        cH = self._all(c).conj_physical()
-        right = (self._all(Q) * cH[:, :, None]).sum(1)  # (S, n, p or 2p)
-        M = (diagonal.mT @ cH - VH @ right) * inverse_gap
-        own = (VH[:, None] * scaled.mT).sum(-1)  # D_jj(t) = t exp(lam_j t)
-        M[..., : own.shape[-1]].diagonal(dim1=-2, dim2=-1).copy_((own * cH[..., : own.shape[-1]]).sum(1))
+    def _assembled(self, c: Any, t: Any, g: Any, sums: Any, at_short: Any) -> tuple[Any, Any]:
+        """S and a from the sums over time (S, R, 2, p, n): of conj(x) g, and of t conj(x) g."""
+        VH, dual, p = adjoint(self._weighted), adjoint(self.V_inv), c.shape[-1]
+        diagonals = (VH[:, None, None] * sums).sum(-1)  # (S, R, 2, p): Q_jj, and D_jj(t) = t exp(lam_j t)
+        diagonal, own = diagonals[:, :, 0], diagonals[:, :, 1]
+        a = (diagonal + (as_type(at_short, VH) @ transpose(VH)[:, None])[:, :, 0]) @ transpose(dual)
+        inverse_gap, near = self._gaps(t)
+        cH = conj(self._all(c, -1))
+        right = (cH[..., None] * self._all(sums[:, :, 0], -2)).sum(1)  # (S, q, n)
+        M = (transpose(diagonal) @ cH - VH @ transpose(right)) * inverse_gap
+        j = namespace(t).arange(p)
+        M[:, j, j] = (own * cH[..., :p]).sum(1)
         if near is not None:
             self._add_close_pairs(M, near, cH, t, g)
-        S, a = dual @ (M @ self._all(self.V).mT.conj_physical()), total @ dual.mT
+        S = dual @ (M @ adjoint(self._all(self.V, -1)))
         return (S.real, a.real) if self.paired else (S, a)
 
-    def _near_pairs(self, t: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Mask of the near pairs off the diagonal, if there are any, and 1 / conj(lam_j - lam_k), 0 for them."""
-        gap, near, inverse = self._pairs
-        size = torch.where(inverse != 0, gap, torch.inf)
-        t_max = t.abs().amax((1, 2))[:, None, None]
-        also = size * t_max < NEAR
-        if bool(also.any()):
-            return near | also, torch.where(also, 0, inverse)
-        return (near if self._any_near else None), inverse
-
-    @cached_property
-    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(S, p, p), and (S, p, 2p) where conjugates were left out: |lam_j - lam_k|, which of them are near at all
-        times, and 1 / conj(lam_j - lam_k), 0 for near ones, on the diagonal and where there is no such mode.
+    def _gaps(self, t: Any) -> tuple[Any, Any]:
+        """1 / conj(lam_j - lam_k), (S, p, q), conjugates of the pairs behind; 0 for near pairs and on the diagonal.
+        And the mask of the near pairs off the diagonal, or None.
         """
-        every, p = self._all(self.lam), self.lam.shape[-1]
-        difference = self.lam[:, :, None] - every[:, None]
-        gap, size = difference.abs(), self.lam.abs()
-        exists = (self.weight > 0)[:, :, None] & torch.cat([self.weight > 0, self.weight > 1], -1)[:, None, : every.shape[-1]]
-        exists[..., :p].diagonal(dim1=-2, dim2=-1).fill_(False)
-        larger = torch.maximum(size[:, :, None], self._all(size)[:, None])
-        near = exists & ((gap < NEAR_RELATIVE * larger) | (gap < TINY))
-        inverse = torch.where(exists & ~near, 1 / torch.where(exists & ~near, difference, 1).conj_physical(), 0)
-        return gap, near, inverse
+        xp, lam, every = namespace(t), self.lam, self._all(self.lam, -1)
+        difference = conj(lam[:, :, None] - every[:, None])
+        gap, size = abs(difference), abs(every)
+        t_max = xp.amax(abs(t), (1, 2))[:, None, None]
+        far = (gap * t_max >= NEAR) & (gap >= NEAR_RELATIVE * xp.maximum(size[:, : lam.shape[-1], None], size[:, None]))
+        if self._exists is not None:
+            far &= self._exists
+        inverse = xp.where(far, 1 / xp.where(far, difference, 1), 0)
+        n_off_diagonal = far.shape[1] * (far.shape[2] - 1) * far.shape[0]
+        if self._exists is None and int(far.sum()) == n_off_diagonal:
+            return inverse, None
+        near = ~far if self._exists is None else self._exists & ~far
+        j = xp.arange(lam.shape[-1])
+        near[:, j, j] = False
+        return inverse, near if bool(near.any()) else None
 
     @cached_property
-    def _any_near(self) -> bool:
-        return bool(self._pairs[1].any())
+    def _exists(self) -> Any:
+        """(S, p, q), where there is a mode j and a mode (or conjugate) k; None where that is everywhere."""
+        xp, w, pairs = namespace(self.weight), self.weight, self._n_pairs
+        if not self.paired or (len(w) == 1 and float(w.sum()) == w.shape[-1] + pairs):
+            return None if bool((w > 0).all()) else (w > 0)[:, :, None] & (w > 0)[:, None]
+        columns = xp.concatenate((w > 0, w[:, :pairs] > 1), axis=-1)
+        return (w > 0)[:, :, None] & columns[:, None]
 
-    def _add_close_pairs(self, M: Tensor, near: Tensor, cH: Tensor, t: Tensor, g: Tensor) -> None:
+    def _add_close_pairs(self, M: Any, near: Any, cH: Any, t: Any, g: Any) -> None:
         """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
-        every = self._all(self.lam)
-        ghat = g.to(self.lam.dtype) @ self._weighted[:, None].conj_physical()  # (S, R, T, p)
-        for pairs in near.nonzero().split(self.lam.shape[-1]):
-            s, j, k = pairs.unbind(-1)
+        xp, every = namespace(t), self._all(self.lam, -1)
+        ghat = as_type(g, self.lam) @ conj(self._weighted)[:, None]  # (S, R, T, p)
+        size = self.lam.shape[-1]
+        for s, j, k in zip(*(split(index, size, 0) for index in nonzero(near))):
             times = t[s]  # (P, R, T)
             x_j, x_k = self.lam[s, j][:, None, None], every[s, k][:, None, None]
             # the larger exponential goes outside, so that neither overflows alone
-            swap = _real_part((x_j - x_k) * times) > 0
-            w = torch.where(swap, x_k - x_j, x_j - x_k) * times
-            D = times * torch.exp(torch.where(swap, x_j, x_k) * times) * _phi1(w)
-            M[s, j, k] = ((ghat[s, :, :, j] * D.conj_physical()).sum(-1) * cH[s, :, k]).sum(-1)
+            swap = real((x_j - x_k) * times) > 0
+            w = xp.where(swap, x_k - x_j, x_j - x_k) * times
+            D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
+            M[s, j, k] = ((ghat[s, :, :, j] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
 
     @cached_property
-    def _weighted(self) -> Tensor:
+    def _weighted(self) -> Any:
         return self.V * self.weight[:, None] if self.paired else self.V
 
     @cached_property
     def _n_pairs(self) -> int:
-        return int((self.weight == 2).sum(-1).max()) if self.paired else self.lam.shape[-1]
+        """How many of the leading modes have conjugates that were left out, in any system."""
+        return int((self.weight > 1).sum(-1).max()) if self.paired else 0
+
+    @property
+    def _n_rows(self) -> int:
+        return self.lam.shape[-1] + self._n_pairs
 
     @cached_property
-    def _fastest(self) -> Tensor:
-        return self.lam.abs().amax(-1)[:, None, None]
+    def _short(self) -> Any:
+        """The time at which the fastest mode is exp(1) or so, (S, 1, 1)."""
+        return 1 / namespace(self.lam).amax(abs(self.lam), -1)[:, None, None]
 
-    def _all(self, x: Tensor) -> Tensor:
-        """Kept eigenvalues (or columns), then their conjugates."""
-        return torch.cat([x, x.conj_physical()], -1) if self.paired else x
+    def _all(self, x: Any, axis: int) -> Any:
+        """What belongs to the kept eigenvalues, then to the conjugates that were left out."""
+        if not self.paired:
+            return x
+        head = x[..., : self._n_pairs] if axis == -1 else x[..., : self._n_pairs, :]
+        return namespace(x).concatenate((x, conj(head)), axis=axis)
 
 
-def _phi1(w: Tensor) -> Tensor:
+def _phi1(w: Any) -> Any:
     """(exp(w) - 1) / w, 1 at 0."""
-    zero = w.abs() < 1e-290  # dividing subnormal complex numbers overflows
-    return torch.where(zero, 1, torch.expm1(w) / torch.where(zero, 1, w))
-
-
-def _real_part(x: Tensor) -> Tensor:
-    return x.real if x.is_complex() else x
+    xp = namespace(w)
+    zero = abs(w) < 1e-290  # dividing subnormal complex numbers overflows
+    return xp.where(zero, 1, xp.expm1(w) / xp.where(zero, 1, w))

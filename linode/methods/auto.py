@@ -33,21 +33,20 @@ class Auto(Method):
         return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0), rtol)
 
     def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
-        methods = self.ranked(work, Xi.device.type)
-        todo = torch.arange(Xi.shape[0], device=Xi.device)
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
-        for method in methods:
-            plan = method.plan(Xi[todo], rtol)
-            good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
-            if len(bad):
-                rejected.append(f"{method.name}: {plan.reason}")
-            if len(good):
-                parts.append((todo[good], plan if not len(bad) else plan.subset(good)))
-            todo = todo[bad]
-            if not len(todo):
+        todo = torch.arange(Xi.shape[0], device=Xi.device)
+        for method in self.ranked(work, Xi.device.type):
+            plan = method.plan(Xi[todo] if parts or rejected else Xi, rtol)
+            if bool(plan.accepted.all()):
+                parts.append((todo, plan))
                 break
-        if len(todo):
+            rejected.append(f"{method.name}: {plan.reason}")
+            good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
+            if len(good):
+                parts.append((todo[good], plan.subset(good)))
+            todo = todo[bad]
+        else:
             raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
         plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
         plan.rejected = tuple(rejected)

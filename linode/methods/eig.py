@@ -11,6 +11,7 @@ Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..kernels.modal import Modes
 from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
 
 MAX_CONDITION = 1000.0
+SMALL = 2**14  # exponentials, beyond which torch's are worth its overhead
 Array = NDArray[Any]
 
 
@@ -45,8 +47,8 @@ class Eig(Method):
         if kind:
             lam, V = unitary_eigenpairs(A, kind)
             modes = keep_one_of_each_pair(lam, V, V.swapaxes(-1, -2).conj(), Xi)
-            ones = torch.ones(len(A), dtype=torch.float64, device=Xi.device)
-            return EigPlan(Xi, modes, ones, ones > 0, f"Xi is {kind}")
+            accepted = torch.ones(len(A), dtype=torch.bool, device=Xi.device)
+            return EigPlan(Xi, modes, np.ones(len(A)), accepted, f"Xi is {kind}")
         return _general(Xi, A, limit)
 
     def cost(self, work: Workload) -> float:
@@ -60,20 +62,41 @@ class EigPlan(Plan):
     """Modes of Xi, and the condition of their basis."""
 
     Xi: Tensor
-    modes: Modes
-    kappa: Tensor  # (S,) 1-norm condition of V
+    modes: Modes  # NumPy arrays
+    kappa: Array  # (S,) 1-norm condition of V
     accepted: Tensor
-    reason: str
+    check: object  # why, as text
     method: str = "eig"
 
+    @property
+    def reason(self) -> str:  # type: ignore[override]
+        return str(self.check)
+
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        return self.modes.evaluate(z0, t)
+        if not self._is_small(t):
+            return self.tensors.evaluate(z0, t)
+        with np.errstate(all="ignore"):
+            return torch.from_numpy(self.modes.evaluate(z0.numpy(), t.numpy()))
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        return self.modes.vjp(z0, t, g, want_t)
+        if not self._is_small(t):
+            return self.tensors.vjp(z0, t, g, want_t)
+        with np.errstate(all="ignore"):
+            S, a, dt = self.modes.vjp(z0.numpy(), t.numpy(), g.numpy(), want_t)
+        return torch.from_numpy(S), torch.from_numpy(a), torch.from_numpy(dt) if want_t else None
+
+    def _is_small(self, t: Tensor) -> bool:
+        """Whether the calls cost more than the work, so that NumPy is faster than torch."""
+        return t.numel() * self.modes.lam.shape[-1] <= SMALL and t.device.type == "cpu"
+
+    @cached_property
+    def tensors(self) -> Modes:
+        """The modes where Xi is."""
+        return self.modes.tensors(self.Xi.device)
 
     def subset(self, index: Tensor) -> Plan:
-        return EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[index], self.accepted[index], self.reason)
+        host = index.cpu().numpy()
+        return EigPlan(self.Xi[index], self.modes.subset(host), self.kappa[host], self.accepted[index], self.check)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -83,47 +106,54 @@ class EigPlan(Plan):
 def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, like: Tensor) -> Modes:
     """Modes for a complex Xi; for a real one without the conjugates, and real where all eigenvalues are.
 
-    lam (S, n), V (S, n, n), V_inv (S, n, n); `like` says by its dtype which Xi is, and where the modes go.
+    lam (S, n), V (S, n, n), V_inv (S, n, n); `like` says by its dtype which Xi is.
     """
-    weight = np.ones(lam.shape)
-    paired = not like.is_complex() and np.iscomplexobj(lam) and bool((lam.imag != 0).any() or (V.imag != 0).any())
-    if not like.is_complex() and not paired:
-        lam, V, V_inv = lam.real, V.real, V_inv.real
-    if paired:
-        weight = 1.0 + np.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
-        p = int((weight > 0).sum(-1).max())
-        order = np.argsort(-weight, axis=-1, kind="stable")[:, :p]  # pairs lead
-        weight = np.take_along_axis(weight, order, -1)
-        lam = np.where(weight > 0, np.take_along_axis(lam, order, -1), 0)  # padding
-        V = np.take_along_axis(V, order[:, None], -1)
-        V_inv = np.take_along_axis(V_inv, order[..., None], -2)
-        if not weight.all():
-            V_inv = np.where(weight[..., None] > 0, V_inv, 0)  # padding is never excited
-    arrays = (torch.from_numpy(np.ascontiguousarray(x)).to(like.device) for x in (lam, V, V_inv, weight))
-    return Modes(*arrays, paired=paired)
+    if like.is_complex() or not np.iscomplexobj(lam) or not (lam.imag.any() or V.imag.any()):
+        if not like.is_complex():
+            lam, V, V_inv = lam.real, V.real, V_inv.real
+        return Modes(lam, V, V_inv, np.ones(lam.shape), paired=False)
+    weight = 1.0 + np.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
+    order = np.argsort(-weight, axis=-1, kind="stable")  # pairs lead
+    if len(lam) == 1:
+        kept = order[0, : np.count_nonzero(weight)]
+        return Modes(lam[:, kept], V[:, :, kept], V_inv[:, kept], weight[:, kept], paired=True)
+    order = order[:, : np.count_nonzero(weight, axis=-1).max()]
+    lam, weight = np.take_along_axis(lam, order, -1), np.take_along_axis(weight, order, -1)
+    V, V_inv = np.take_along_axis(V, order[:, None], -1), np.take_along_axis(V_inv, order[..., None], -2)
+    # padding has lam = 0 and is never excited
+    lam, V_inv = np.where(weight > 0, lam, 0), np.where(weight[..., None] > 0, V_inv, 0)
+    return Modes(lam, V, V_inv, weight, paired=True)
 
 
 def _general(Xi: Tensor, A: Array, limit: float) -> Plan:
     try:
-        lam, V, V_inv = eigenpairs(A)
+        lam, V, V_inv, kappa, squares = eigenpairs(A)
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
-    with np.errstate(all="ignore"):
-        kappa = one_norm(V) * one_norm(V_inv)
-        squares = (np.abs(V) ** 2).sum(-2) * (np.abs(V_inv) ** 2).sum(-1)  # of the eigenvalues' conditions
-    kappa, worst_square = (np.where(np.isfinite(x), x, np.inf) for x in (kappa, squares.max(-1)))
-    accepted = np.maximum(kappa, worst_square) <= limit
+    accepted = (kappa <= limit) & (squares <= limit)
     if not accepted.all():  # a rejected basis may hold infinities, which must not reach the others
-        V, V_inv = (np.where(accepted[:, None, None], x, 0) for x in (V, V_inv))
-    shown = [("kappa(V)", kappa), ("squared condition of an eigenvalue", worst_square)]
-    said = [f"{name} = {x.max():.3g} {'<=' if x.max() <= limit else '>'} {limit:.3g}" for name, x in shown]
+        lam, V, V_inv = (np.where(accepted[(...,) + (None,) * (x.ndim - 1)], x, 0) for x in (lam, V, V_inv))
     modes = keep_one_of_each_pair(lam, V, V_inv, Xi)
-    kappa, accepted = (torch.from_numpy(x).to(Xi.device) for x in (kappa, accepted))
-    return EigPlan(Xi, modes, kappa, accepted, ", ".join(said))
+    return EigPlan(Xi, modes, kappa, torch.from_numpy(accepted).to(Xi.device), Check(kappa, squares, limit))
+
+
+@dataclass(frozen=True)
+class Check:
+    """The figures that were looked at, in words when asked for."""
+
+    kappa: Array
+    squares: Array
+    limit: float
+
+    def __str__(self) -> str:
+        figures = {"kappa(V)": self.kappa, "squared condition of an eigenvalue": self.squares}
+        worst = {name: np.where(np.isfinite(x), x, np.inf).max() for name, x in figures.items()}
+        shown = [f"{name} = {x:.3g} {'<=' if x <= self.limit else '>'} {self.limit:.3g}" for name, x in worst.items()]
+        return ", ".join(shown)
 
 
 def _rejected(Xi: Tensor, A: Array, reason: str) -> Plan:
-    infinite = torch.full((len(A),), torch.inf, dtype=torch.float64, device=Xi.device)
     eye = np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape)
     modes = keep_one_of_each_pair(np.zeros(A.shape[:-1], A.dtype), eye, eye, Xi)
-    return EigPlan(Xi, modes, infinite, infinite < 0, reason)
+    rejected = torch.zeros(len(A), dtype=torch.bool, device=Xi.device)
+    return EigPlan(Xi, modes, np.full(len(A), np.inf), rejected, reason)

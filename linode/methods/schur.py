@@ -250,7 +250,7 @@ def _modes(lam: list[complex], columns: list[Tensor], rows: list[Tensor], Xi: Te
         none = Xi.new_zeros(1, 1)
         return Modes(none, Xi.new_zeros(1, n, 1), Xi.new_zeros(1, 1, n), torch.ones_like(none.real), paired=False)
     values = torch.tensor(lam, dtype=torch.complex128, device=Xi.device)[None]
-    return keep_one_of_each_pair(values.numpy(), torch.cat(columns, 1)[None].numpy(), torch.cat(rows, 0)[None].numpy(), Xi)
+    return keep_one_of_each_pair(values.numpy(), torch.cat(columns, 1)[None].numpy(), torch.cat(rows, 0)[None].numpy(), Xi).tensors(Xi.device)
 
 
 def _gap(spectra: list[tuple[bool, np.ndarray[Any, Any]]]) -> float:
