@@ -24,7 +24,6 @@ from ..kernels.balance import balance
 from ..kernels.block_schur import BlockSchur, block_schur
 from .base import SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
 from .blocks import Blocks, make_blocks
-from .eig import one_norm
 from .propagator import Propagator, PropagatorPlan
 
 WORTH_BALANCING = (
@@ -45,11 +44,11 @@ class Schur(Method):
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         balanced, D = balance(Xi)
-        worth = one_norm(balanced) <= WORTH_BALANCING * one_norm(Xi)
+        worth = _one_norm(balanced) <= WORTH_BALANCING * _one_norm(Xi)
         D = torch.where(worth[:, None], D, 1.0)
         X, X_inv, B, first = _factored(torch.where(worth[:, None, None], balanced, Xi))
         blocks, gap = make_blocks(D[:, :, None] * X, X_inv / D[:, None], B, first, rtol)
-        return SchurPlan(Xi, blocks, Propagator().plan(Xi, rtol), gap, one_norm(X) * one_norm(X_inv))
+        return SchurPlan(Xi, blocks, Propagator().plan(Xi, rtol), gap, _one_norm(X) * _one_norm(X_inv))
 
     def cost(self, work: Workload) -> float:
         lapack = 1e-2 + 300 * work.n**3 * SECONDS_PER_FLOP
@@ -188,6 +187,10 @@ def _part(plan: Any, mask: Tensor) -> list[Part]:
 def _is_close(ours: Tensor, truth: Tensor, allowed: float) -> Tensor:
     """(S,) bool: every row within a relative distance."""
     return (_norm(ours - truth) <= allowed * _norm(truth)).reshape(len(ours), -1).all(1)
+
+
+def _one_norm(A: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(A, 1)
 
 
 def _norm(x: Tensor) -> Tensor:
