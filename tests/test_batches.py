@@ -274,6 +274,21 @@ def test_systems_with_blocks_of_different_sizes_have_their_true_values_and_gradi
             assert close(got[i], torch.tensor(true), 1e-11)
 
 
+@pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+def test_blocks_need_no_second_method_to_be_true(is_complex: bool):
+    """Without the check that would turn to one block where they are not."""
+    Xi, z0, t, g = blocked(is_complex)
+    t = t.abs() + 0.5
+    blocks, args = Schur().plan(Xi).blocks, [x[:, None] for x in (z0, t, g)]
+    z, (S, a, dt) = blocks.evaluate(*args[:2]), blocks.vjp(*args)
+    for i, system in enumerate(zip(*(x.numpy() for x in (Xi, z0, t, g)))):
+        assert close(z[i, 0], torch.tensor(oracles.trajectory(*system[:3])), 1e-10)
+        true = oracles.gradients(*system)
+        assert close(S[i], torch.tensor(true.S), 1e-10)
+        assert close(a[i, 0], torch.tensor(true.a), 1e-10)
+        assert close(dt[i, 0], torch.tensor(true.dt), 1e-10)
+
+
 def test_several_trajectories_share_the_blocks_of_their_system():
     Xi, z0, t, g = blocked()
     starts, cotangents = torch.stack([z0, z0.flip(0)]), torch.stack([g, g.flip(0)])
