@@ -23,6 +23,7 @@ from .eig import keep_one_of_each_pair
 from .propagator import Propagator, PropagatorPlan
 
 MAX_PAIR_CONDITION = 30.0  # of the eigenvectors of a 2 x 2 block; beyond, it is evaluated as a block
+Matrix = NDArray[Any]
 
 
 @dataclass
@@ -114,7 +115,7 @@ class Blocks:
         right = (a[index] @ X.conj_physical()).mT @ (z0[index] @ X_inv.mT).conj_physical()
         right = right - h.mT @ y[index].flatten(1, 2).conj_physical()
         systems = [x[index].cpu().numpy() for x in (self.B, self.first, self.simple)]
-        M = [_commuted(*system) for system in zip(*systems, right.cpu().numpy())]
+        M = [_sylvester(*system) for system in zip(*systems, right.cpu().numpy())]
         return X_inv.mT.conj_physical() @ torch.from_numpy(np.stack(M)).to(right) @ X.mT.conj_physical()
 
 
@@ -177,10 +178,7 @@ def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, is_real: bool)
     return replace(modes, weight=torch.where((modes.V_inv == 0).all(-1), 0, modes.weight))
 
 
-Matrix = NDArray[Any]
-
-
-def _commuted(B: Matrix, first: Matrix, simple: Matrix, right: Matrix) -> Matrix:
+def _sylvester(B: Matrix, first: Matrix, simple: Matrix, right: Matrix) -> Matrix:
     """M with B^H M - M B^H = right (n, n): rows of every cluster against all other blocks, and rows of simple
     eigenvalues against the clusters.
     """
@@ -191,7 +189,9 @@ def _commuted(B: Matrix, first: Matrix, simple: Matrix, right: Matrix) -> Matrix
         own, others = np.flatnonzero(first == start), np.flatnonzero(first != start)
         for rows, columns in ((own, others), (np.flatnonzero(simple), own)):
             if len(rows) and len(columns):
-                factors = (A[np.ix_(i, i)] for A, i in ((B, rows), (B, columns)))
-                part, shrunk, _ = trsyl(*factors, right[np.ix_(rows, columns)], "C", "C", isgn=-1)
-                M[np.ix_(rows, columns)] = part / shrunk
+                at = np.ix_(rows, columns)
+                own_M, shrunk, _ = trsyl(
+                    B[np.ix_(rows, rows)], B[np.ix_(columns, columns)], right[at], "C", "C", isgn=-1
+                )
+                M[at] = own_M / shrunk
     return M * scale
