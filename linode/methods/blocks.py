@@ -142,7 +142,7 @@ def make_blocks(X: Tensor, X_inv: Tensor, B: Tensor, first: Tensor, rtol: float 
         plan = Propagator().plan(B[system[:, None, None], rows[:, :, None], rows[:, None]], rtol)
         clusters.append(Clusters(system, rows, X.mT[system[:, None], rows].mT, X_inv[system[:, None], rows], plan))
     distance = torch.where(same | simple[:, :, None], torch.inf, (lam[:, :, None] - lam[:, None]).abs())
-    modes = _modes(lam, V, V_inv, simple, not B.is_complex())
+    modes = _modes(lam, V, V_inv, simple, B)
     return Blocks(X, X_inv, B, first, simple, modes, clusters), distance.amin((1, 2))
 
 
@@ -164,7 +164,7 @@ def _pairs(B: Tensor, lam: Tensor, starts: Tensor) -> Tensor:
     return (starts[:, :-1] & is_fine & is_standard).nonzero()
 
 
-def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, is_real: bool) -> Modes | None:
+def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, like: Tensor) -> Modes | None:
     """Simple eigenvalues first, one of each pair; padded, where systems have fewer than others."""
     p = int(simple.sum(-1).amax()) if simple.numel() else 0
     if p == 0:
@@ -174,7 +174,7 @@ def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, is_real: bool)
     lam = torch.where(kept, lam.gather(-1, order), 0)
     V = torch.where(kept[:, None], V.gather(-1, order[:, None].expand(-1, V.shape[1], -1)), 0)
     V_inv = torch.where(kept[..., None], V_inv.gather(-2, order[..., None].expand(-1, -1, V.shape[1])), 0)
-    modes = keep_one_of_each_pair(lam, V, V_inv, is_real)
+    modes = keep_one_of_each_pair(lam, V, V_inv, not like.is_complex())
     return replace(modes, weight=torch.where((modes.V_inv == 0).all(-1), 0, modes.weight))
 
 
@@ -190,8 +190,7 @@ def _sylvester(B: Matrix, first: Matrix, simple: Matrix, right: Matrix) -> Matri
         for rows, columns in ((own, others), (np.flatnonzero(simple), own)):
             if len(rows) and len(columns):
                 at = np.ix_(rows, columns)
-                own_M, shrunk, _ = trsyl(
-                    B[np.ix_(rows, rows)], B[np.ix_(columns, columns)], right[at], "C", "C", isgn=-1
-                )
-                M[at] = own_M / shrunk
+                left = B[np.ix_(rows, rows)], B[np.ix_(columns, columns)]
+                solution, shrunk, _ = trsyl(*left, right[at], "C", "C", isgn=-1)
+                M[at] = solution / shrunk
     return M * scale

@@ -2,10 +2,9 @@
 
 Use when some eigenvalues are repeated or defective and the times are many, long or stiff: simple eigenvalues cost
 what they cost in `eig`, only clusters are evaluated by matrix powers. Cost: about 60 n^3 once, on the CPU, one matrix
-at a time.
+at a time; a batch is evaluated at once (see `blocks`).
 Always applies: a matrix whose eigenvalues cannot be told apart is one block, and so is one whose blocks fail their
-check at a few of the times. Couplings between blocks in the gradient
-come from the commutator (Sylvester) equation with the sum over times taken first.
+check at a few of the times.
 Sources: Bavely & Stewart (1979); Davies & Higham (2003), SIAM J. Matrix Anal. 25, 464 (Schur-Parlett, for the use of
 blocks).
 """
