@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import LinAlgError
 from torch import Tensor
 
 import linode
+from linode.kernels.block_schur import BlockSchur, block_schur
+from linode.kernels.modal import Modes
+from linode.methods import Schur
+from linode.methods.propagator import PropagatorPlan
 from tests import oracles
-from tests.case_builders import jordan
+from tests.case_builders import direct_sum, generator, jordan, normal, real_jordan_pair, rotated, scaled_basis, similar
 
 METHODS = sorted(linode.methods.registry())
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -212,3 +219,131 @@ def test_a_trajectory_that_overflows_leaves_its_neighbours_alone():
 def test_a_large_batch_equals_its_elements():
     Xi, z0, t = systems(200), draw(200, N), draw(200, 2, seed=3)
     assert close(solve(Xi, z0, t), torch.stack([solve(*args) for args in zip(Xi, z0, t)]))
+
+
+# ---- blocks of several sizes in one batch ------------------------------------------------------------------------
+
+RNG = generator("blocks of a batch")
+BLOCKED = {
+    "simple_real": rotated(RNG, np.diag([-3.0, -1.0, -0.4, 0.1, 0.5, 1.0])),
+    "simple_pairs": similar(
+        RNG, direct_sum(*(real_jordan_pair(1, *x) for x in [(-0.1, 1.0), (-0.3, 2.5), (0.2, 6.0)])), 5.0
+    ),
+    "one_block": rotated(RNG, jordan(6, -0.5)),
+    "two_of_one_size": similar(RNG, direct_sum(jordan(2, -2.0), jordan(2, 0.5), real_jordan_pair(1, -0.2, 5.0)), 5.0),
+    "two_sizes": similar(RNG, direct_sum(jordan(3, -2.0), jordan(2, 0.5), 3.0), 5.0),
+    "pair_of_blocks": rotated(RNG, direct_sum(real_jordan_pair(2, -0.3, 3.0), -2.0, 1.0)),
+    "badly_scaled": scaled_basis(
+        direct_sum(jordan(3, -1.0), normal(RNG, 3, 3)), 10.0 ** np.array([0, 4, -4, 8, 0, -8])
+    ),
+    "nilpotent": np.eye(6, k=1),
+    "zero": np.zeros((6, 6)),
+}
+COMPLEX_BLOCKED = [
+    similar(RNG, np.diag([1j, 2j, -1.0, 1.0, 3.0 + 1j]), 5.0),
+    similar(RNG, direct_sum(jordan(3, 2j), jordan(2, -2j)), 5.0),
+    similar(RNG, direct_sum(jordan(2, 2j), 1.0 + 0j, 3.0, -1.0 - 1j), 5.0),
+    rotated(RNG, jordan(5, -0.5 + 1j)),
+]
+BLOCKED_TIMES = torch.tensor([0.0, 0.4, -0.3, 1e-9, 2.0], dtype=torch.float64)
+
+
+def blocked(is_complex: bool = False) -> list[Tensor]:
+    """Xi, z0, t and g of systems whose blocks differ; times of their own."""
+    Xi = torch.tensor(np.stack(COMPLEX_BLOCKED if is_complex else list(BLOCKED.values())))
+    S, n, T = len(Xi), Xi.shape[-1], len(BLOCKED_TIMES)
+    z0, g = draw(S, n, seed=5, is_complex=is_complex), draw(S, T, n, seed=6, is_complex=is_complex)
+    return [Xi, z0, BLOCKED_TIMES * (1 + 0.1 * torch.arange(S)[:, None]), g]
+
+
+@pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+def test_systems_with_blocks_of_different_sizes_have_the_values_and_gradients_they_have_alone(is_complex: bool):
+    args = blocked(is_complex)
+    together = with_gradients(*args, "schur")
+    for i, system in enumerate(zip(*args)):
+        assert all(close(got[i], alone) for got, alone in zip(together, with_gradients(*system, "schur")))
+
+
+@pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+def test_systems_with_blocks_of_different_sizes_have_their_true_values_and_gradients(is_complex: bool):
+    args = blocked(is_complex)
+    z, *gradients = with_gradients(*args, "schur")
+    for i, system in enumerate(zip(*(x.numpy() for x in args))):
+        assert close(z[i], torch.tensor(oracles.trajectory(*system[:3])), 1e-11)
+        for got, true in zip(gradients, oracles.gradients(*system)):
+            assert close(got[i], torch.tensor(true), 1e-11)
+
+
+@pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+def test_blocks_need_no_second_method_to_be_true(is_complex: bool):
+    """Without the check that would turn to one block where they are not."""
+    Xi, z0, t, g = blocked(is_complex)
+    t = t.abs() + 0.5
+    blocks, args = Schur().plan(Xi).blocks, [x[:, None] for x in (z0, t, g)]
+    z, (S, a, dt) = blocks.evaluate(*args[:2]), blocks.vjp(*args)
+    for i, system in enumerate(zip(*(x.numpy() for x in (Xi, z0, t, g)))):
+        assert close(z[i, 0], torch.tensor(oracles.trajectory(*system[:3])), 1e-10)
+        true = oracles.gradients(*system)
+        assert close(S[i], torch.tensor(true.S), 1e-10)
+        assert close(a[i, 0], torch.tensor(true.a), 1e-10)
+        assert close(dt[i, 0], torch.tensor(true.dt), 1e-10)
+
+
+def test_several_trajectories_share_the_blocks_of_their_system():
+    Xi, z0, t, g = blocked()
+    starts, cotangents = torch.stack([z0, z0.flip(0)]), torch.stack([g, g.flip(0)])
+    z, S, a, dt = with_gradients(Xi, starts, t, cotangents, "schur")
+    each = [with_gradients(Xi, z0_i, t, g_i, "schur") for z0_i, g_i in zip(starts, cotangents)]
+    assert close(z, torch.stack([x[0] for x in each]))
+    assert close(S, each[0][1] + each[1][1])
+    assert close(a, torch.stack([x[2] for x in each]))
+    assert close(dt, each[0][3] + each[1][3])
+
+
+def test_some_systems_of_a_plan_give_what_the_whole_plan_gives_them_repeated_or_not():
+    Xi, z0, t, g = blocked()
+    plan, args = Schur().plan(Xi), [x[:, None] for x in (z0, t, g)]
+    whole = [plan.evaluate(*args[:2]), *plan.vjp(*args)]
+    for index in (torch.tensor([3]), torch.tensor([5, 2, 3, 3, 0, 3])):
+        some, own = plan.subset(index), [x[index] for x in args]
+        assert some.details["block_sizes"] == [plan.details["block_sizes"][i] for i in index]
+        assert all(close(a, b[index]) for a, b in zip([some.evaluate(*own[:2]), *some.vjp(*own)], whole))
+
+
+def test_a_system_that_lapack_cannot_factor_leaves_its_neighbours_alone(monkeypatch: pytest.MonkeyPatch):
+    Xi, z0, t, g = blocked()
+    true = with_gradients(Xi, z0, t, g, "schur")
+    failing = list(BLOCKED).index("two_sizes")
+
+    def factor(matrix: np.ndarray) -> BlockSchur:
+        if np.array_equal(matrix, Xi[failing]):
+            raise LinAlgError("did not converge")
+        return block_schur(matrix)
+
+    monkeypatch.setattr("linode.methods.schur.block_schur", factor)
+    sizes = Schur().plan(Xi).details["block_sizes"]
+    assert sizes[failing] == [6]
+    assert sizes[failing - 1] == [2, 2, 2]
+    assert all(close(a, b, 1e-11) for a, b in zip(with_gradients(Xi, z0, t, g, "schur"), true))
+
+
+def test_a_larger_batch_takes_no_more_evaluations_of_blocks_and_modes(monkeypatch: pytest.MonkeyPatch):
+    n_calls = 0
+
+    def counted(function: Callable) -> Callable:
+        def call(*args: object, **options: object) -> object:
+            nonlocal n_calls
+            n_calls += 1
+            return function(*args, **options)
+
+        return call
+
+    for kind in (Modes, PropagatorPlan):
+        for name in ("evaluate", "vjp", "subset"):
+            monkeypatch.setattr(kind, name, counted(getattr(kind, name)))
+    counts = []
+    for copies in (1, 10):
+        n_calls = 0
+        with_gradients(*(x[2:5].repeat(copies, *[1] * (x.ndim - 1)) for x in blocked()), "schur")
+        counts.append(n_calls)
+    assert counts[0] == counts[1] > 0
