@@ -6,17 +6,24 @@
 from __future__ import annotations
 
 import ast
+import math
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .kernels.arrays import as_host, as_tensor_of, namespace, summed
 from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
 from .methods import Method, Plan, Propagator, Workload, registry
-from .problem import Layout, check_finite, is_finite, widened
+from .problem import Layout, check_finite, is_equal, is_finite, widened
+
+
+SMALL = 2**14  # entries of z up to which NumPy is faster on the CPU
+MODERATE = 500.0, 1e100  # |Xi| t_max and |z0| up to which nothing overflows, of which NumPy would warn
 
 
 class Planner:
@@ -24,18 +31,22 @@ class Planner:
 
     def __init__(self, method: Method, rtol: float | None = None) -> None:
         self.method, self.rtol = method, rtol
-        self.key = f"({method.key}, {rtol!r})"  # names an equal planner in a call that can only pass plain values
         self._last: tuple[Tensor, Plan] | None = None
 
-    def plan(self, Xi: Tensor, n_trajectories: int = 1, t: Tensor | None = None) -> Plan:
-        """The plan for Xi (S, n, n), detached; where there is none yet, for n_trajectories at times t (S, R, T)."""
+    @property
+    def key(self) -> str:
+        """Names an equal planner in a call that can only pass plain values."""
+        return f"({self.method.key}, {self.rtol!r})"
+
+    def plan(self, Xi: Tensor, work: Workload | None = None) -> Plan:
+        """The plan for Xi (S, n, n), detached; made for `work` where there is none yet."""
         last = self._last  # one read: another thread may replace it
-        if last is not None and (last[0].device, last[0].dtype) == (Xi.device, Xi.dtype) and torch.equal(last[0], Xi):
+        if last is not None and is_equal(last[0], Xi):
             return last[1]
         check_finite(Xi, "Xi")
         repeated = Xi.shape[0] > 1 and Xi.stride(0) == 0  # by expand(): factor it once
         own = Xi[:1].clone() if repeated else Xi.clone()
-        plan = self.method.plan_for(own, _workload(own, n_trajectories, t), self.rtol)
+        plan = self.method.plan_for(own, work or Workload(len(own), 1, 1, Xi.shape[-1], 1.0), self.rtol)
         if repeated:
             plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
         self._last = (own.expand(Xi.shape), plan)
@@ -50,28 +61,23 @@ class Planner:
         return {**self.__dict__, "_last": None}
 
 
-def _workload(Xi: Tensor, n_trajectories: int, t: Tensor | None) -> Workload:
-    n_times, span = 1, 1.0
-    if t is not None and t.numel() and Xi.numel():
-        n_times, span = t.shape[-1], float(torch.linalg.matrix_norm(Xi, 1).amax() * t.abs().amax())
-    return Workload(Xi.shape[0], n_trajectories, n_times, Xi.shape[-1], span)
-
-
 def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     """z (*batch, T, n) from detached tensors, Xi and z0 of one dtype."""
     layout = Layout.of(Xi.shape, z0.shape, t.shape)
-    if layout.S * layout.R * t.shape[-1] == 0:
-        return z0.new_zeros(*layout.batch, t.shape[-1], z0.shape[-1])
-    check_finite(z0, "z0")
-    check_finite(t, "t")
-    systems, starts, times = layout.systems(widened(Xi)), layout.trajectories(widened(z0), 1), layout.trajectories(t, 1)
-    z = planner.plan(systems, layout.R, times).evaluate(starts, times)
+    if layout.n_entries == 0:
+        return z0.new_zeros(layout.z_shape)
+    plan, kind = _plan(planner, layout, Xi, z0, t)
+    starts, times = layout.trajectories(kind(z0), 1), layout.trajectories(kind(t), 1)
+    z = plan.evaluate(starts, times)
     if not bool(times.all()):
-        z = torch.where((times == 0)[..., None], starts[:, :, None], z)  # to the last bit
+        z = namespace(z).where((times == 0)[..., None], starts[:, :, None], z)  # to the last bit
     if not is_finite(z):
-        z = _beyond_range(systems, starts, times, z)
-    z = layout.batched(z).to(z0.dtype).contiguous()
-    return torch.ops.aten._unsafe_view(z, layout.z_shape)  # no view to autograd: it may be changed in place
+        z = _beyond_range(*(torch.as_tensor(x) for x in (layout.systems(widened(Xi)), starts, times, z)))
+    z = layout.batched(z)
+    if isinstance(z, np.ndarray):
+        return torch.from_numpy(z).to(z0.dtype)
+    # no view to autograd: it may be changed in place
+    return torch.ops.aten._unsafe_view(z.to(z0.dtype).contiguous(), layout.z_shape)
 
 
 def evaluate_vjp(
@@ -79,18 +85,33 @@ def evaluate_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in the shapes of Xi, z0 and t, from detached tensors."""
     layout = Layout.of(Xi.shape, z0.shape, t.shape)
-    if g.numel() == 0:
+    if layout.n_entries == 0:
         return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
-    systems, starts, times = layout.systems(widened(Xi)), layout.trajectories(widened(z0), 1), layout.trajectories(t, 1)
-    cotangents = layout.trajectories(widened(g), 2)
-    plan = planner.plan(systems, layout.R, times)
+    plan, kind = _plan(planner, layout, Xi, z0, t, g)
+    starts, times = layout.trajectories(kind(z0), 1), layout.trajectories(kind(t), 1)
+    cotangents = layout.trajectories(kind(g), 2)
     S, a, dt = plan.vjp(starts, times, cotangents, want_t)
     if not is_finite(S):  # states that overflowed but do not matter to the loss
-        used = (cotangents != 0).any(-1)
-        S, a, dt = plan.vjp(starts, torch.where(used, times, 0), cotangents, want_t)
-    grad_t = torch.zeros_like(t) if dt is None else layout.batched(dt).sum_to_size(t.shape)
-    grads = S.reshape(Xi.shape).to(Xi.dtype), layout.batched(a).sum_to_size(z0.shape).to(z0.dtype), grad_t
-    return tuple(x.contiguous() for x in grads)  # type: ignore[return-value]
+        xp = namespace(S)
+        S, a, dt = plan.vjp(starts, xp.where((cotangents != 0).any(-1), times, 0), cotangents, want_t)
+    grads = S.reshape(Xi.shape), summed(layout.batched(a), z0.shape), summed(layout.batched(dt), t.shape) if want_t else t
+    return tuple(as_tensor_of(x, like) for x, like in zip(grads, (Xi, z0, t)))  # type: ignore[return-value]
+
+
+def _plan(planner: Planner, layout: Layout, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor | None = None) -> tuple[Plan, Any]:
+    """The plan, and what turns tensors into the kind of arrays that it evaluates fastest."""
+    host = layout.n_entries <= SMALL and Xi.device.type == "cpu"
+    kind = as_host if host else widened
+    sizes = [float(abs(kind(x)).max()) for x in (z0, t) + (() if g is None else (g,))]
+    for size, x, name in zip(sizes, (z0, t), ("z0", "t")):
+        if not math.isfinite(size):
+            check_finite(x, name)
+    systems = layout.systems(widened(Xi))
+    n_systems = 1 if systems.stride(0) == 0 else layout.S
+    span = float(abs(kind(Xi)).sum(-2).max()) * sizes[1]
+    plan = planner.plan(systems, Workload(n_systems, layout.R, t.shape[-1], Xi.shape[-1], span))
+    moderate = span < MODERATE[0] and max(sizes[0], sizes[-1]) < MODERATE[1]
+    return plan, as_host if host and moderate and plan.takes_arrays else widened
 
 
 def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
+from .kernels.arrays import expand, namespace, permute
 
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -45,10 +46,19 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
     return x
 
 
-def is_finite(x: Tensor) -> bool:
+def is_finite(x: Any) -> bool:
     """Whether every entry is finite; an empty x is."""
+    if isinstance(x, Tensor) and x.numel() <= 2**14 and x.device.type == "cpu":
+        x = x.numpy(force=True)
     # one pass; a finite x may still overflow its sum
-    return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+    return cmath.isfinite(x.sum().item()) or bool(namespace(x).isfinite(x).all())
+
+
+def is_equal(x: Tensor, y: Tensor) -> bool:
+    """Same shape, kind and values."""
+    if x.device.type == "cpu" and y.device.type == "cpu" and x.numel() <= 2**14:
+        return x.dtype == y.dtype and np.array_equal(x.numpy(force=True), y.numpy(force=True))
+    return (x.device, x.dtype) == (y.device, y.dtype) and torch.equal(x, y)
 
 
 def check_finite(x: Tensor, name: str) -> None:
@@ -158,6 +168,7 @@ class Layout:
     order: tuple[int, ...]
     S: int
     R: int
+    n_entries: int  # of z
 
     @staticmethod
     @lru_cache(maxsize=256)
@@ -168,22 +179,22 @@ class Layout:
         shared = [d for d in range(len(batch)) if d not in systems]
         S, R = prod(batch[d] for d in systems), prod(batch[d] for d in shared)
         z_shape = (*batch, t_shape[-1], Xi_shape[-1])
-        return Layout(Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R)
+        return Layout(Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, prod(z_shape))
 
-    def systems(self, Xi: Tensor) -> Tensor:
+    def systems(self, Xi: Any) -> Any:
         """(S, n, n); a view, since the dimensions that are left out have size 1."""
         return Xi.reshape(self.S, *Xi.shape[-2:])
 
-    def trajectories(self, x: Tensor, n_own: int) -> Tensor:
+    def trajectories(self, x: Any, n_own: int) -> Any:
         """(S, R, ...) from something with n_own own dimensions behind its batch dimensions."""
         own = x.shape[x.ndim - n_own :]
         if not self.batch:
             return x.reshape(1, 1, *own)
-        x = x.expand(*self.batch, *own)
+        x = expand(x, (*self.batch, *own))
         rank = len(self.batch)
-        return x.permute(*self.order, *range(rank, rank + n_own)).reshape(self.S, self.R, *own)
+        return permute(x, (*self.order, *range(rank, rank + n_own))).reshape(self.S, self.R, *own)
 
-    def batched(self, x: Tensor) -> Tensor:
+    def batched(self, x: Any) -> Any:
         """Inverse of `trajectories`: (S, R, ...) -> (*batch, ...)."""
         own = x.shape[2:]
         if not self.batch:
@@ -191,4 +202,4 @@ class Layout:
         x = x.reshape(*(self.batch[d] for d in self.order), *own)
         rank = len(self.batch)
         inverse = sorted(range(rank), key=self.order.__getitem__)
-        return x.permute(*inverse, *range(rank, rank + len(own)))
+        return permute(x, (*inverse, *range(rank, rank + len(own))))

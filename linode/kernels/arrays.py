@@ -35,14 +35,6 @@ def real(x: Any) -> Any:
     return x.real if is_complex(x) else x
 
 
-def transpose(x: Any) -> Any:
-    return x.swapaxes(-1, -2)
-
-
-def adjoint(x: Any) -> Any:
-    return conj(x.swapaxes(-1, -2))
-
-
 def as_type(x: Any, like: Array) -> Any:
     """x in the dtype of `like`."""
     return x.to(like.dtype) if isinstance(x, Tensor) else x.astype(like.dtype, copy=False)
@@ -70,3 +62,33 @@ def split(x: Any, size: int, axis: int) -> list[Any]:
     """Parts of `size` along an axis, the last one shorter."""
     starts = range(0, x.shape[axis], size)
     return [x[(slice(None),) * axis + (slice(i, i + size),)] for i in starts]
+
+
+def as_host(x: Tensor) -> NDArray[Any]:
+    """A tensor as float64 or complex128 array; of memory that is shared where nothing has to change."""
+    array: NDArray[Any] = x.numpy(force=True)
+    return array if array.itemsize == (16 if array.dtype.kind == "c" else 8) else array.astype(f"{array.dtype.kind}{2 * array.itemsize}")
+
+
+def as_tensor_of(x: Array, like: Tensor) -> Tensor:
+    """As a contiguous tensor in the dtype of `like`."""
+    if isinstance(x, Tensor):
+        return x.to(like.dtype).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(x)).to(like.dtype)
+
+
+def summed(x: Any, shape: torch.Size) -> Any:
+    """The sum over what broadcasting `shape` to that of x repeats."""
+    if x.shape == tuple(shape):
+        return x
+    lead = x.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(lead + i for i, size in enumerate(shape) if size == 1 and x.shape[lead + i] > 1)
+    return x.sum(axes).reshape(tuple(shape)) if axes else x
+
+
+def expand(x: Any, shape: tuple[int, ...]) -> Any:
+    return x.expand(shape) if isinstance(x, Tensor) else np.broadcast_to(x, shape)
+
+
+def permute(x: Any, axes: tuple[int, ...]) -> Any:
+    return x.permute(axes) if isinstance(x, Tensor) else x.transpose(axes)

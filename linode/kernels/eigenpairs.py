@@ -48,19 +48,23 @@ def unitary_eigenpairs(A: Array, kind: str) -> tuple[Array, Array]:
     return -1j * np.where(np.abs(omega) <= noise, 0.0, omega), V
 
 
-def eigenpairs(A: Array) -> tuple[Array, Array, Array, Array, Array]:
+def eigenpairs(A: Array, limit: float) -> tuple[Array, Array, Array, Array, Array]:
     """lam (S, n), V (S, n, n), V^-1, kappa_1(V) (S,) and the largest squared condition of an eigenvalue (S,).
 
-    Real where all eigenvalues of a single real matrix are. NaN where V is singular. Raises numpy.linalg.LinAlgError
-    where the QR algorithm does not converge.
+    Real where all eigenvalues of a single real matrix are. Where kappa or the square exceed the limit, or V is singular,
+    the work ends there: V and V^-1 are zero. Raises numpy.linalg.LinAlgError where the QR algorithm does not converge.
     """
     lam, V = _geev(A)
-    with np.errstate(all="ignore"):
-        V_inv = _inverse(V)
-        size = np.abs(V_inv)
-        kappa = one_norm(V) * size.sum(-2).max(-1)
-        squares = (size * size).sum(-1).max(-1)  # columns of V have length 1
-        return *_refined(A, lam, V, V_inv, MIN_GAP * EPS * one_norm(A) * kappa), kappa, squares
+    V_inv = _inverse(V)
+    size = np.abs(V_inv)
+    kappa = one_norm(V) * size.sum(-2).max(-1)
+    squares = np.einsum("sij,sij->si", size, size).max(-1)  # columns of V have length 1
+    good = (kappa <= limit) & (squares <= limit)
+    if not good.all():
+        if not good.any():
+            return lam, np.zeros_like(V), np.zeros_like(V), kappa, squares
+        V, V_inv = (np.where(good[:, None, None], x, 0) for x in (V, V_inv))
+    return *_refined(A, lam, V, V_inv, MIN_GAP * EPS * one_norm(A) * kappa), kappa, squares
 
 
 def _inverse(V: Array) -> Array:

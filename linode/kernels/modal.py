@@ -14,13 +14,12 @@ Sources: Daleckii & Krein (1965); Higham (2008), Functions of Matrices, theorem 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .arrays import adjoint, as_type, conj, copy, empty, equal, is_complex, namespace, nonzero, real, split, transpose
+from .arrays import as_type, conj, copy, empty, equal, is_complex, namespace, nonzero, real, split
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
@@ -33,30 +32,42 @@ CHUNK_ENTRIES = 2**19  # of E at a time
 class Modes:
     """Eigenpairs kept: lam (S, p), V (S, n, p), V_inv (S, p, n), weight (S, p): 2 for a pair, 0 for padding.
 
-    `paired`: real Xi with complex lam, pairs first; else lam, V and the trajectories have one dtype. NumPy arrays or
-    tensors, all of one kind; z0, t and g are of that kind too.
+    n_pairs: how many of the leading modes have conjugates that were left out, in any system; Xi is real then, and so
+    are the trajectories. Where it is 0, lam, V and the trajectories have one dtype. NumPy arrays or tensors, all of one
+    kind; z0, t and g are of that kind too.
     """
 
     lam: Any
     V: Any
     V_inv: Any
     weight: Any
-    paired: bool
+    n_pairs: int
     _kept: list[tuple[Any, Any]] = field(default_factory=list, repr=False)  # times and E^T, for the gradient
 
+    def __post_init__(self) -> None:
+        self.xp = namespace(self.lam)
+        self.n_rows = self.lam.shape[-1] + self.n_pairs
+        self.weighted = self.V * self.weight[:, None] if self.n_pairs else self.V
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "xp": None, "_kept": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, xp=namespace(state["lam"]))
+
     def subset(self, index: Any) -> Modes:
-        return Modes(self.lam[index], self.V[index], self.V_inv[index], self.weight[index], self.paired)
+        return Modes(self.lam[index], self.V[index], self.V_inv[index], self.weight[index], self.n_pairs)
 
     def tensors(self, device: torch.device) -> Modes:
         """The same as tensors; from NumPy arrays."""
         arrays = (torch.from_numpy(x).to(device) for x in (self.lam, self.V, self.V_inv, self.weight))
-        return Modes(*arrays, paired=self.paired)
+        return Modes(*arrays, n_pairs=self.n_pairs)
 
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
         K = self._synthesis(self._coefficients(z0))
         parts = [self._states(part, K) for part in self._chunks(t)]
-        return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
+        return parts[0] if len(parts) == 1 else self.xp.concatenate(parts, axis=2)
 
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
         """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
@@ -67,7 +78,7 @@ class Modes:
         if want_t:
             K = self._synthesis(c * self.lam[:, None])  # of Xi z
             rates = [(conj(h) * self._states(part, K)).sum(-1) for part, h in zip(chunks, cotangents)]
-            dt = real(namespace(t).concatenate(rates, axis=2))
+            dt = real(self.xp.concatenate(rates, axis=2))
         parts = [self._sums(part, h) for part, h in zip(chunks, cotangents)]
         sums, at_short = parts[0] if len(parts) == 1 else map(sum, zip(*parts))
         S, a = self._assembled(c, t, g, self._of_conjugates(sums), at_short)
@@ -79,17 +90,16 @@ class Modes:
         """Times a share at a time, so that what belongs to them stays in the cache; once where trajectories share
         them.
         """
-        shared = t.stride(1) if isinstance(t, Tensor) else t.strides[1]
-        if t.shape[1] > 1 and shared == 0:
+        if t.shape[1] > 1 and (t.stride(1) if isinstance(t, Tensor) else t.strides[1]) == 0:
             t = t[:, :1]
-        size = max(1, CHUNK_ENTRIES // (t.shape[0] * t.shape[1] * self._n_rows))
+        size = max(1, CHUNK_ENTRIES // (t.shape[0] * t.shape[1] * self.n_rows))
         return [t] if t.shape[2] <= size else split(t, size, 2)
 
     def _states(self, t: Any, K: Any) -> Any:
         """E K; the exponentials are kept for the gradient that may follow, where they are not many."""
         F = self._exponentials(t)
-        z = transpose(F[:, :, 0]) @ K
-        if t.shape[0] * t.shape[1] * t.shape[2] * self._n_rows <= CHUNK_ENTRIES:
+        z = F[:, :, 0].mT @ K
+        if t.shape[0] * t.shape[1] * t.shape[2] * self.n_rows <= CHUNK_ENTRIES:
             self._kept[:] = [(copy(t), F)]
         return z
 
@@ -108,110 +118,108 @@ class Modes:
 
         By two real functions, which take half the time of a complex exp.
         """
-        xp, lam, times = namespace(t), self.lam[:, None, :, None], t[:, :, None]
-        (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self._n_pairs
-        if not self.paired:
-            F = empty((S, R, 2, p, T), self.lam)
-            E = F[:, :, 0]
-            if is_complex(lam):
-                size, angle = xp.exp(lam.real * times), lam.imag * times
-                E.real[...], E.imag[...] = size * xp.cos(angle), size * xp.sin(angle)
-            else:
-                xp.exp(xp.multiply(lam, times, out=E), out=E)
-            return F
-        F = empty((S, R, 2, p + pairs, T), t)
-        re, head, im = F[:, :, 0, :p], F[:, :, 0, :pairs], F[:, :, 0, p:]
-        xp.exp(xp.multiply(lam.real, times, out=re), out=re)
-        angle = lam.imag[:, :, :pairs] * times
-        xp.multiply(xp.sin(angle, out=im), head, out=im)
-        xp.multiply(xp.cos(angle, out=angle), head, out=head)
+        xp, lam, times = self.xp, self.lam[:, None, :, None], t[:, :, None]
+        (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self.n_pairs
+        F = empty((S, R, 2, p + pairs, T), t if pairs else self.lam)
+        if pairs:
+            re, head, im = F[:, :, 0, :p], F[:, :, 0, :pairs], F[:, :, 0, p:]
+            xp.exp(xp.multiply(lam.real, times, out=re), out=re)
+            angle = lam.imag[:, :, :pairs] * times
+            xp.multiply(xp.sin(angle, out=im), head, out=im)
+            xp.multiply(xp.cos(angle, out=angle), head, out=head)
+        elif is_complex(lam):
+            size, angle = xp.exp(lam.real * times), lam.imag * times
+            F.real[:, :, 0], F.imag[:, :, 0] = size * xp.cos(angle), size * xp.sin(angle)
+        else:
+            xp.exp(xp.multiply(lam, times, out=F[:, :, 0]), out=F[:, :, 0])
         return F
 
     def _sums(self, t: Any, g: Any) -> tuple[Any, Any]:
         """conj(E)^T g and conj(t E)^T g (S, R, 2, q, n), E - 1 standing for the first E at short times; g at short times
         (S, R, 1, n).
         """
-        xp, F = namespace(t), self._exponentials(t)
+        xp, F = self.xp, self._exponentials(t)
         xp.multiply(F[:, :, 0], t[:, :, None], out=F[:, :, 1])
         # at times so short that all modes are near 1, exp - 1: differences are the same, and free of cancellation
-        short = abs(t) < self._short
+        short = abs(t) * xp.amax(abs(self.lam), -1)[:, None, None] < 1
         system, r, i = nonzero(short)
         if len(system):
             x = xp.expm1(self.lam[system] * t[system, r, i][:, None])
-            F[system, r, 0, :, i] = xp.concatenate((x.real, x.imag[:, : self._n_pairs]), axis=-1) if self.paired else x
-        flat = F.reshape(*F.shape[:2], -1, F.shape[-1])
-        return (conj(flat) @ g).reshape(*g.shape[:2], *F.shape[2:4], -1), as_type(short, g)[:, :, None] @ g
+            F[system, r, 0, :, i] = xp.concatenate((x.real, x.imag[:, : self.n_pairs]), axis=-1) if self.n_pairs else x
+        S, R, _, q, T = F.shape
+        sums = conj(F.reshape(S, R, 2 * q, T)) @ g
+        return sums.reshape(S, g.shape[1], 2, q, -1), as_type(short, g)[:, :, None] @ g
 
     def _of_conjugates(self, sums: Any) -> Any:
         """Sums of g conj(x), (S, R, 2, p, n), from those with the rows of E^T."""
-        if not self.paired:
+        if not self.n_pairs:
             return sums
-        p, pairs = self.lam.shape[-1], self._n_pairs
+        p = self.lam.shape[-1]
         out = as_type(sums[:, :, :, :p], self.lam)
-        out.imag[:, :, :, :pairs] = -sums[:, :, :, p:]
+        out.imag[:, :, :, : self.n_pairs] = -sums[:, :, :, p:]
         return out
 
     # ---- n x n -----------------------------------------------------------------------------------------------------
 
     def _coefficients(self, z0: Any) -> Any:
         """c = V^-1 z0, (S, R, p)."""
-        return as_type(z0, self.V_inv) @ transpose(self.V_inv)
+        return as_type(z0, self.V_inv) @ self.V_inv.mT
 
     def _synthesis(self, c: Any) -> Any:
         """K (S, R, q, n): E K are the states with coefficients c (S, R, p)."""
-        K = c[..., None] * transpose(self._weighted)[:, None]
-        return namespace(c).concatenate((K.real, -K.imag[:, :, : self._n_pairs]), axis=2) if self.paired else K
+        K = c[..., None] * self.weighted.mT[:, None]
+        return self.xp.concatenate((K.real, -K.imag[:, :, : self.n_pairs]), axis=2) if self.n_pairs else K
 
     def _assembled(self, c: Any, t: Any, g: Any, sums: Any, at_short: Any) -> tuple[Any, Any]:
         """S and a from the sums over time (S, R, 2, p, n): of conj(x) g, and of t conj(x) g."""
-        VH, dual, p = adjoint(self._weighted), adjoint(self.V_inv), c.shape[-1]
+        VH, dual, p = conj(self.weighted).mT, conj(self.V_inv).mT, c.shape[-1]
         diagonals = (VH[:, None, None] * sums).sum(-1)  # (S, R, 2, p): Q_jj, and D_jj(t) = t exp(lam_j t)
         diagonal, own = diagonals[:, :, 0], diagonals[:, :, 1]
-        a = (diagonal + (as_type(at_short, VH) @ transpose(VH)[:, None])[:, :, 0]) @ transpose(dual)
+        a = (diagonal + (as_type(at_short, VH) @ VH.mT[:, None])[:, :, 0]) @ dual.mT
         inverse_gap, near = self._gaps(t)
         cH = conj(self._all(c, -1))
         right = (cH[..., None] * self._all(sums[:, :, 0], -2)).sum(1)  # (S, q, n)
-        M = (transpose(diagonal) @ cH - VH @ transpose(right)) * inverse_gap
-        j = namespace(t).arange(p)
+        M = (diagonal.mT @ cH - VH @ right.mT) * inverse_gap
+        j = self.xp.arange(p)
         M[:, j, j] = (own * cH[..., :p]).sum(1)
         if near is not None:
             self._add_close_pairs(M, near, cH, t, g)
-        S = dual @ (M @ adjoint(self._all(self.V, -1)))
-        return (S.real, a.real) if self.paired else (S, a)
+        S = dual @ (M @ conj(self._all(self.V, -1)).mT)
+        return (S.real, a.real) if self.n_pairs else (S, a)
 
     def _gaps(self, t: Any) -> tuple[Any, Any]:
         """1 / conj(lam_j - lam_k), (S, p, q), conjugates of the pairs behind; 0 for near pairs and on the diagonal.
         And the mask of the near pairs off the diagonal, or None.
         """
-        xp, lam, every = namespace(t), self.lam, self._all(self.lam, -1)
+        xp, lam, p = self.xp, self.lam, self.lam.shape[-1]
+        every = self._all(lam, -1)
         difference = conj(lam[:, :, None] - every[:, None])
         gap, size = abs(difference), abs(every)
         t_max = xp.amax(abs(t), (1, 2))[:, None, None]
-        far = (gap * t_max >= NEAR) & (gap >= NEAR_RELATIVE * xp.maximum(size[:, : lam.shape[-1], None], size[:, None]))
-        if self._exists is not None:
-            far &= self._exists
+        far = (gap * t_max >= NEAR) & (gap >= NEAR_RELATIVE * xp.maximum(size[:, :p, None], size[:, None]))
+        exists = self._exists()
+        if exists is not None:
+            far &= exists
         inverse = xp.where(far, 1 / xp.where(far, difference, 1), 0)
-        n_off_diagonal = far.shape[1] * (far.shape[2] - 1) * far.shape[0]
-        if self._exists is None and int(far.sum()) == n_off_diagonal:
+        if exists is None and int(far.sum()) == far.shape[0] * p * (self.n_rows - 1):
             return inverse, None
-        near = ~far if self._exists is None else self._exists & ~far
-        j = xp.arange(lam.shape[-1])
+        near = ~far if exists is None else exists & ~far
+        j = xp.arange(p)
         near[:, j, j] = False
         return inverse, near if bool(near.any()) else None
 
-    @cached_property
     def _exists(self) -> Any:
         """(S, p, q), where there is a mode j and a mode (or conjugate) k; None where that is everywhere."""
-        xp, w, pairs = namespace(self.weight), self.weight, self._n_pairs
-        if not self.paired or (len(w) == 1 and float(w.sum()) == w.shape[-1] + pairs):
-            return None if bool((w > 0).all()) else (w > 0)[:, :, None] & (w > 0)[:, None]
-        columns = xp.concatenate((w > 0, w[:, :pairs] > 1), axis=-1)
+        w = self.weight
+        if float(w.sum()) == w.shape[0] * self.n_rows and bool((w > 0).all()):
+            return None
+        columns = self.xp.concatenate((w > 0, w[:, : self.n_pairs] > 1), axis=-1)
         return (w > 0)[:, :, None] & columns[:, None]
 
     def _add_close_pairs(self, M: Any, near: Any, cH: Any, t: Any, g: Any) -> None:
         """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
-        xp, every = namespace(t), self._all(self.lam, -1)
-        ghat = as_type(g, self.lam) @ conj(self._weighted)[:, None]  # (S, R, T, p)
+        xp, every = self.xp, self._all(self.lam, -1)
+        ghat = as_type(g, self.lam) @ conj(self.weighted)[:, None]  # (S, R, T, p)
         size = self.lam.shape[-1]
         for s, j, k in zip(*(split(index, size, 0) for index in nonzero(near))):
             times = t[s]  # (P, R, T)
@@ -222,30 +230,12 @@ class Modes:
             D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
             M[s, j, k] = ((ghat[s, :, :, j] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
 
-    @cached_property
-    def _weighted(self) -> Any:
-        return self.V * self.weight[:, None] if self.paired else self.V
-
-    @cached_property
-    def _n_pairs(self) -> int:
-        """How many of the leading modes have conjugates that were left out, in any system."""
-        return int((self.weight > 1).sum(-1).max()) if self.paired else 0
-
-    @property
-    def _n_rows(self) -> int:
-        return self.lam.shape[-1] + self._n_pairs
-
-    @cached_property
-    def _short(self) -> Any:
-        """The time at which the fastest mode is exp(1) or so, (S, 1, 1)."""
-        return 1 / namespace(self.lam).amax(abs(self.lam), -1)[:, None, None]
-
     def _all(self, x: Any, axis: int) -> Any:
         """What belongs to the kept eigenvalues, then to the conjugates that were left out."""
-        if not self.paired:
+        if not self.n_pairs:
             return x
-        head = x[..., : self._n_pairs] if axis == -1 else x[..., : self._n_pairs, :]
-        return namespace(x).concatenate((x, conj(head)), axis=axis)
+        head = x[..., : self.n_pairs] if axis == -1 else x[..., : self.n_pairs, :]
+        return self.xp.concatenate((x, conj(head)), axis=axis)
 
 
 def _phi1(w: Any) -> Any:

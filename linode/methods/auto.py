@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MethodError, OptionError
-from .base import Method, Plan, SplitPlan, Workload, register, registry
+from .base import Method, Plan, SplitPlan, Workload, default, register, registry
 
 
 @register
@@ -27,7 +27,6 @@ class Auto(Method):
         unknown = [name for name in self.candidates if name == self.name or name not in registry()]
         if unknown or not self.candidates:
             raise OptionError(f"candidates must name methods among {sorted(registry())}, got {self.candidates!r}")
-        super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0), rtol)
@@ -37,7 +36,7 @@ class Auto(Method):
         rejected: list[str] = []
         todo = torch.arange(Xi.shape[0], device=Xi.device)
         for method in self.ranked(work, Xi.device.type):
-            plan = method.plan(Xi[todo] if parts or rejected else Xi, rtol)
+            plan = method.plan(Xi[todo] if rejected else Xi, rtol)
             if bool(plan.accepted.all()):
                 parts.append((todo, plan))
                 break
@@ -54,25 +53,25 @@ class Auto(Method):
 
     def ranked(self, work: Workload, device_type: str) -> list[Method]:
         """Candidates by estimated cost; off the CPU without those that would copy Xi to the host."""
-        methods = [registry()[name]() for name in self.candidates]
+        methods = [default(name) for name in self.candidates]
         if device_type != "cpu":
             methods = [method for method in methods if not method.needs_host] or methods
         return sorted(methods, key=lambda method: method.cost(work))
 
     def cost(self, work: Workload) -> float:
-        return min(registry()[name]().cost(work) for name in self.candidates)
+        return min(default(name).cost(work) for name in self.candidates)
 
 
 def make_method(method: Any) -> Method:
     """A method object from a name or a method object."""
     if isinstance(method, Method):
         return method
+    if isinstance(method, str) and method in registry():
+        return default(method)
     names = ", ".join(repr(name) for name in sorted(registry()))
     if not isinstance(method, str):
         raise MethodError(
             "method must be a name or a method object such as linode.methods.Eig(), "
             f"got {type(method).__name__}; names: {names}"
         )
-    if method not in registry():
-        raise MethodError(f"method {method!r} is unknown; known are {names}")
-    return registry()[method]()
+    raise MethodError(f"method {method!r} is unknown; known are {names}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -50,6 +51,7 @@ class Plan(ABC):
     accepted: Tensor  # (S,) bool: the plan's own check, system by system
     reason: str  # why, in words: the check and its figures
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
+    takes_arrays: ClassVar[bool] = False  # evaluates NumPy arrays too, which is faster where they are small
 
     @abstractmethod
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
@@ -77,12 +79,13 @@ class Method(ABC):
     summary: ClassVar[str]
     needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
-    key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate
 
-    def __post_init__(self) -> None:
+    @property
+    def key(self) -> str:
+        """Name and options as a literal."""
         options = ", ".join([f"{option!r}: {getattr(self, option)!r}" for option in self.options])
-        object.__setattr__(self, "key", f"({self.name!r}, {{{options}}})")
+        return f"({self.name!r}, {{{options}}})"
 
     @abstractmethod
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
@@ -119,6 +122,16 @@ def register(method: MethodType) -> MethodType:
 def registry() -> dict[str, type[Method]]:
     """Every method by name."""
     return dict(_REGISTRY)
+
+
+def default(name: str) -> Method:
+    """The method of that name with its default options."""
+    return _made(_REGISTRY[name])
+
+
+@lru_cache(maxsize=64)
+def _made(method: type[Method]) -> Method:
+    return method()
 
 
 def times_gradient(Xi: Tensor, z: Tensor, g: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +24,6 @@ from ..kernels.modal import Modes
 from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
 
 MAX_CONDITION = 1000.0
-SMALL = 2**14  # exponentials, beyond which torch's are worth its overhead
 Array = NDArray[Any]
 
 
@@ -67,32 +66,26 @@ class EigPlan(Plan):
     accepted: Tensor
     check: object  # why, as text
     method: str = "eig"
+    takes_arrays: ClassVar[bool] = True
+    _tensors: Modes | None = field(default=None, repr=False)
 
     @property
     def reason(self) -> str:  # type: ignore[override]
         return str(self.check)
 
-    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        if not self._is_small(t):
-            return self.tensors.evaluate(z0, t)
-        with np.errstate(all="ignore"):
-            return torch.from_numpy(self.modes.evaluate(z0.numpy(), t.numpy()))
+    def evaluate(self, z0: Any, t: Any) -> Any:
+        return self._modes_for(t).evaluate(z0, t)
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        if not self._is_small(t):
-            return self.tensors.vjp(z0, t, g, want_t)
-        with np.errstate(all="ignore"):
-            S, a, dt = self.modes.vjp(z0.numpy(), t.numpy(), g.numpy(), want_t)
-        return torch.from_numpy(S), torch.from_numpy(a), torch.from_numpy(dt) if want_t else None
+    def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
+        return self._modes_for(t).vjp(z0, t, g, want_t)
 
-    def _is_small(self, t: Tensor) -> bool:
-        """Whether the calls cost more than the work, so that NumPy is faster than torch."""
-        return t.numel() * self.modes.lam.shape[-1] <= SMALL and t.device.type == "cpu"
-
-    @cached_property
-    def tensors(self) -> Modes:
-        """The modes where Xi is."""
-        return self.modes.tensors(self.Xi.device)
+    def _modes_for(self, t: Any) -> Modes:
+        """As arrays for arrays, and as tensors for tensors."""
+        if isinstance(t, np.ndarray):
+            return self.modes
+        if self._tensors is None:
+            self._tensors = self.modes.tensors(self.Xi.device)
+        return self._tensors
 
     def subset(self, index: Tensor) -> Plan:
         host = index.cpu().numpy()
@@ -108,33 +101,31 @@ def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, like: Tensor) -> M
 
     lam (S, n), V (S, n, n), V_inv (S, n, n); `like` says by its dtype which Xi is.
     """
-    if like.is_complex() or not np.iscomplexobj(lam) or not (lam.imag.any() or V.imag.any()):
-        if not like.is_complex():
-            lam, V, V_inv = lam.real, V.real, V_inv.real
-        return Modes(lam, V, V_inv, np.ones(lam.shape), paired=False)
+    if like.is_complex() or lam.dtype.kind != "c":
+        return Modes(lam, V, V_inv, np.ones(lam.shape), 0)
+    if not (lam.imag.any() or V.imag.any()):
+        return Modes(lam.real, V.real, V_inv.real, np.ones(lam.shape), 0)
     weight = 1.0 + np.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
     order = np.argsort(-weight, axis=-1, kind="stable")  # pairs lead
     if len(lam) == 1:
         kept = order[0, : np.count_nonzero(weight)]
-        return Modes(lam[:, kept], V[:, :, kept], V_inv[:, kept], weight[:, kept], paired=True)
+        return Modes(lam[:, kept], V[:, :, kept], V_inv[:, kept], weight[:, kept], lam.shape[-1] - len(kept))
     order = order[:, : np.count_nonzero(weight, axis=-1).max()]
     lam, weight = np.take_along_axis(lam, order, -1), np.take_along_axis(weight, order, -1)
     V, V_inv = np.take_along_axis(V, order[:, None], -1), np.take_along_axis(V_inv, order[..., None], -2)
     # padding has lam = 0 and is never excited
     lam, V_inv = np.where(weight > 0, lam, 0), np.where(weight[..., None] > 0, V_inv, 0)
-    return Modes(lam, V, V_inv, weight, paired=True)
+    return Modes(lam, V, V_inv, weight, int(np.count_nonzero(weight > 1, axis=-1).max()))
 
 
 def _general(Xi: Tensor, A: Array, limit: float) -> Plan:
     try:
-        lam, V, V_inv, kappa, squares = eigenpairs(A)
+        with np.errstate(all="ignore") if len(A) > 1 else nullcontext():
+            lam, V, V_inv, kappa, squares = eigenpairs(A, limit)
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
-    accepted = (kappa <= limit) & (squares <= limit)
-    if not accepted.all():  # a rejected basis may hold infinities, which must not reach the others
-        lam, V, V_inv = (np.where(accepted[(...,) + (None,) * (x.ndim - 1)], x, 0) for x in (lam, V, V_inv))
-    modes = keep_one_of_each_pair(lam, V, V_inv, Xi)
-    return EigPlan(Xi, modes, kappa, torch.from_numpy(accepted).to(Xi.device), Check(kappa, squares, limit))
+    accepted = torch.from_numpy((kappa <= limit) & (squares <= limit)).to(Xi.device)
+    return EigPlan(Xi, keep_one_of_each_pair(lam, V, V_inv, Xi), kappa, accepted, Check(kappa, squares, limit))
 
 
 @dataclass(frozen=True)
