@@ -36,7 +36,7 @@ class Auto(Method):
         rejected: list[str] = []
         todo = torch.arange(Xi.shape[0], device=Xi.device)
         for method in self.ranked(work, Xi.device.type):
-            plan = method.plan(Xi[todo] if rejected else Xi, rtol)
+            plan = method.try_plan(Xi[todo] if rejected else Xi, work, rtol)
             if bool(plan.accepted.all()):
                 parts.append((todo, plan))
                 break

@@ -29,6 +29,8 @@ class Workload:
     n_times: int
     n: int
     span: float  # largest |Xi|_1 |t|
+    t_max: float = 0.0  # largest |t|
+    wants_gradient: bool = True
 
     @property
     def n_rows(self) -> int:
@@ -36,11 +38,11 @@ class Workload:
         return self.n_trajectories * self.n_times
 
 
-# Seconds on one core of a 2021 server CPU (float64); only ratios matter. Measured with torch 2.13 by timing
-# torch.linalg.eig, matmul and elementwise functions alone; `benchmarks` shows the whole.
-SECONDS_PER_FLOP = 5e-11  # in products of matrices
-SECONDS_PER_EXP = 3e-8  # one mode at one time: exp, cos, sin and what is done with them
-SECONDS_PER_ENTRY = 1e-8  # one pass or so over an array of states
+# Seconds on two cores of a 2021 server CPU (float64); only ratios matter. Measured with torch 2.13 by timing products,
+# elementwise functions and passes over arrays alone; `python -m benchmarks --methods` shows the whole.
+SECONDS_PER_FLOP = 2.5e-11  # in products of matrices
+SECONDS_PER_EXP = 6e-9  # one mode at one time: exp, cos, sin and what is done with them
+SECONDS_PER_ENTRY = 2e-9  # one pass or so over an array of states
 
 
 class Plan(ABC):
@@ -51,6 +53,7 @@ class Plan(ABC):
     accepted: Tensor  # (S,) bool: the plan's own check, system by system
     reason: str  # why, in words: the check and its figures
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
+    t_needed: float = 0.0  # the check holds where the largest time is at least this
     takes_arrays: ClassVar[bool] = False  # evaluates NumPy arrays too, which is faster where they are small
 
     @abstractmethod
@@ -95,9 +98,13 @@ class Method(ABC):
     def cost(self, work: Workload) -> float:
         """Estimated seconds for planning and one evaluation with its gradient."""
 
+    def try_plan(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
+        """As `plan`, for a workload that may matter to the check."""
+        return self.plan(Xi, rtol)
+
     def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
         """The plan for a workload: where the method cannot be accurate, it raises."""
-        plan = self.plan(Xi, rtol)
+        plan = self.try_plan(Xi, work, rtol)
         if not bool(plan.accepted.all()):
             which = int((~plan.accepted).nonzero()[0])
             system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"
@@ -156,6 +163,7 @@ class SplitPlan(Plan):
         self.accepted = self.Xi.new_zeros(self.Xi.shape[0], dtype=torch.bool)
         for index, plan in self.parts:
             self.accepted[index] = plan.accepted
+        self.t_needed = max(plan.t_needed for _, plan in self.parts)
         self.reason = "; ".join(f"{len(index)} systems by {plan.method}: {plan.reason}" for index, plan in self.parts)
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:

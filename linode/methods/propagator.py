@@ -74,9 +74,10 @@ class Propagator(Method):
             powers += work.n_trajectories * work.span * 6 * DOUBLE.n_terms * n**2 * SECONDS_PER_FLOP
         else:
             per_row = levels * (6 * n**2 * SECONDS_PER_FLOP + 3 * n * SECONDS_PER_ENTRY)
-        if n <= EXTENDED_MAX_N:
-            powers *= 4  # the check, and a share of what it may lead to
-        return 4e-3 + work.n_systems * (powers + work.n_rows * per_row)
+        overhead = 2e-3
+        if n <= EXTENDED_MAX_N:  # the check, and a share of what it may lead to
+            powers, overhead = 4 * powers, 8e-3
+        return overhead + work.n_systems * (powers + work.n_rows * per_row)
 
 
 @dataclass

@@ -50,9 +50,9 @@ class Schur(Method):
         return SchurPlan(Xi, blocks, Propagator().plan(Xi, rtol), gap, _one_norm(X) * _one_norm(X_inv))
 
     def cost(self, work: Workload) -> float:
-        lapack = 1e-2 + 300 * work.n**3 * SECONDS_PER_FLOP
+        lapack = 2e-3 + 1e-6 * work.n**2 + 1e-8 * work.n**3
         per_row = work.n * (SECONDS_PER_EXP + 10 * SECONDS_PER_ENTRY) + 16 * work.n**2 * SECONDS_PER_FLOP
-        return work.n_systems * (lapack + work.n_rows * per_row)
+        return 2e-2 + work.n_systems * (lapack + work.n_rows * per_row)
 
 
 @dataclass
