@@ -18,7 +18,7 @@ from torch.autograd.function import Function
 
 from . import compiled
 from .errors import NotDifferentiableError
-from .evaluation import Planner, evaluate, evaluate_vjp
+from .evaluation import Evaluation, Planner, evaluate, evaluate_vjp
 
 
 def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
@@ -35,20 +35,12 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     elif not (torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad)):
         if forward_ad._current_level < 0:  # nothing to record
             return evaluate(planner, Xi.detach(), z0.detach(), t.detach())
+    else:
+        return EagerTrajectory.apply(Xi, z0, t, planner)
     return Trajectory.apply(Xi, z0, t, planner)
 
 
-class Direct(Function):
-    """A Function whose `apply` skips what torch.func alone needs: a lookup of the signature, half of a small step."""
-
-    @classmethod
-    def apply(cls, *inputs: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            return super().apply(*inputs)
-        return super(Function, cls).apply(*inputs)
-
-
-class Trajectory(Direct):
+class Trajectory(Function):
     """z(Xi, z0, t), (*batch, T, n)."""
 
     @staticmethod
@@ -65,9 +57,7 @@ class Trajectory(Direct):
     def backward(ctx: Any, g: Tensor) -> Any:
         Xi, z0, t = ctx.saved_tensors
         need_Xi, need_z0, need_t, _ = ctx.needs_input_grad
-        is_recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-        vjp = TrajectoryVJP.apply if is_recorded else TrajectoryVJP.forward
-        S, a, dt = vjp(Xi, z0, t, g, ctx.planner, need_t)
+        S, a, dt = TrajectoryVJP.apply(Xi, z0, t, g, ctx.planner, need_t)
         return S if need_Xi else None, a if need_z0 else None, dt if need_t else None, None
 
     @staticmethod
@@ -82,7 +72,29 @@ class Trajectory(Direct):
         return Trajectory.apply(*folded, Planner(planner.method, planner.rtol)), 0
 
 
-class TrajectoryVJP(Direct):
+class EagerTrajectory(Trajectory):
+    """The same outside of torch.func, whose setup_context costs half of a small step: what forward laid out is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:  # type: ignore[override]
+        ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi.detach(), z0.detach(), t.detach())
+        ctx.save_for_backward(Xi, z0, t)
+        ctx.save_for_forward(Xi, z0, t)
+        return ctx.evaluation.states()
+
+    setup_context = Function.setup_context
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return Trajectory.backward(ctx, g)
+        ctx.saved_tensors  # noqa: B018 - raises where one was changed in place
+        need_Xi, need_z0, need_t, _ = ctx.needs_input_grad
+        S, a, dt = ctx.evaluation.gradients(g, need_t)
+        return S if need_Xi else None, a if need_z0 else None, dt if need_t else None, None
+
+
+class TrajectoryVJP(Function):
     """Gradients (S, a, dt) of sum Re<g, z(Xi, z0, t)>, in the shapes of Xi, z0 and t."""
 
     @staticmethod

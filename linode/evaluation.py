@@ -23,7 +23,7 @@ from .problem import Layout, check_finite, is_equal, is_finite, widened
 
 
 SMALL = 2**14  # entries of z up to which NumPy is faster on the CPU
-MODERATE = 500.0, 1e100  # |Xi| t_max and |z0| up to which nothing overflows, of which NumPy would warn
+MODERATE_SPAN, MODERATE_SIZE = 500.0, 1e100  # |Xi| t_max and |z0| to which nothing overflows: NumPy would warn
 
 
 class Planner:
@@ -44,7 +44,8 @@ class Planner:
         t_max = work.t_max if work else torch.inf
         if last is not None and last[1].t_needed <= t_max and is_equal(last[0], Xi):
             return last[1]
-        check_finite(Xi, "Xi")
+        if work is None:  # else it was looked at when the work was counted
+            check_finite(Xi, "Xi")
         repeated = Xi.shape[0] > 1 and Xi.stride(0) == 0  # by expand(): factor it once
         own = Xi[:1].clone() if repeated else Xi.clone()
         plan = self.method.plan_for(own, work or Workload(len(own), 1, 1, Xi.shape[-1], 1.0), self.rtol)
@@ -64,55 +65,73 @@ class Planner:
 
 def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     """z (*batch, T, n) from detached tensors, Xi and z0 of one dtype."""
-    layout = Layout.of(Xi.shape, z0.shape, t.shape)
-    if layout.n_entries == 0:
-        return z0.new_zeros(layout.z_shape)
-    plan, kind = _plan(planner, layout, Xi, z0, t)
-    starts, times = layout.trajectories(kind(z0), 1), layout.trajectories(kind(t), 1)
-    z = plan.evaluate(starts, times)
-    if not bool(times.all()):
-        z = namespace(z).where((times == 0)[..., None], starts[:, :, None], z)  # to the last bit
-    if not is_finite(z):
-        z = _beyond_range(*(torch.as_tensor(x) for x in (layout.systems(widened(Xi)), starts, times, z)))
-    z = layout.batched(z)
-    if isinstance(z, np.ndarray):
-        return torch.from_numpy(z).to(z0.dtype)
-    # no view to autograd: it may be changed in place
-    return torch.ops.aten._unsafe_view(z.to(z0.dtype).contiguous(), layout.z_shape)
+    return Evaluation(planner, Xi, z0, t).states()
 
 
 def evaluate_vjp(
     planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, want_t: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in the shapes of Xi, z0 and t, from detached tensors."""
-    layout = Layout.of(Xi.shape, z0.shape, t.shape)
-    if layout.n_entries == 0:
-        return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
-    plan, kind = _plan(planner, layout, Xi, z0, t, g)
-    starts, times = layout.trajectories(kind(z0), 1), layout.trajectories(kind(t), 1)
-    cotangents = layout.trajectories(kind(g), 2)
-    S, a, dt = plan.vjp(starts, times, cotangents, want_t)
-    if not is_finite(S):  # states that overflowed but do not matter to the loss
-        xp = namespace(S)
-        S, a, dt = plan.vjp(starts, xp.where((cotangents != 0).any(-1), times, 0), cotangents, want_t)
-    grads = S.reshape(Xi.shape), summed(layout.batched(a), z0.shape), summed(layout.batched(dt), t.shape) if want_t else t
-    return tuple(as_tensor_of(x, like) for x, like in zip(grads, (Xi, z0, t)))  # type: ignore[return-value]
+    return Evaluation(planner, Xi, z0, t).gradients(g, want_t)
 
 
-def _plan(planner: Planner, layout: Layout, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor | None = None) -> tuple[Plan, Any]:
-    """The plan, and what turns tensors into the kind of arrays that it evaluates fastest."""
-    host = layout.n_entries <= SMALL and Xi.device.type == "cpu"
-    kind = as_host if host else widened
-    sizes = [float(abs(kind(x)).max()) for x in (z0, t) + (() if g is None else (g,))]
-    for size, x, name in zip(sizes, (z0, t), ("z0", "t")):
-        if not math.isfinite(size):
-            check_finite(x, name)
-    systems = layout.systems(widened(Xi))
-    n_systems = 1 if systems.stride(0) == 0 else layout.S
-    span = float(abs(kind(Xi)).sum(-2).max()) * sizes[1]
-    plan = planner.plan(systems, Workload(n_systems, layout.R, t.shape[-1], Xi.shape[-1], span, sizes[1]))
-    moderate = span < MODERATE[0] and max(sizes[0], sizes[-1]) < MODERATE[1]
-    return plan, as_host if host and moderate and plan.takes_arrays else widened
+class Evaluation:
+    """One question with its plan: Xi, z0 and t laid out as systems and trajectories, in the kind of arrays that the plan
+    evaluates fastest.
+    """
+
+    def __init__(self, planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> None:
+        self.asked, self.layout = (Xi, z0, t), Layout.of(Xi.shape, z0.shape, t.shape)
+        layout = self.layout
+        if layout.n_entries == 0:
+            return
+        host = layout.n_entries <= SMALL and Xi.device.type == "cpu"
+        kind = as_host if host else widened
+        matrix, starts, times = kind(Xi), kind(z0), kind(t)
+        size, t_max, norm = float(abs(starts).max()), float(abs(times).max()), float(abs(matrix).sum(-2).max())
+        for x, largest, name in ((z0, size, "z0"), (t, t_max, "t"), (Xi, norm, "Xi")):
+            if not math.isfinite(largest):
+                check_finite(x, name)
+        self.systems = layout.systems(widened(Xi))
+        n_systems = 1 if self.systems.stride(0) == 0 else layout.S
+        work = Workload(n_systems, layout.R, t.shape[-1], Xi.shape[-1], norm * t_max, t_max)
+        self.plan = planner.plan(self.systems, work)
+        self.is_host = host and self.plan.takes_arrays and work.span < MODERATE_SPAN and size < MODERATE_SIZE
+        if host and not self.is_host:
+            starts, times = widened(z0), widened(t)
+        self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
+
+    def states(self) -> Tensor:
+        """z (*batch, T, n)."""
+        starts, times, layout, z0 = self.starts, self.times, self.layout, self.asked[1]
+        if layout.n_entries == 0:
+            return z0.new_zeros(layout.z_shape)
+        z = self.plan.evaluate(starts, times)
+        if not times.all():
+            z = namespace(z).where((times == 0)[..., None], starts[:, :, None], z)  # to the last bit
+        if not is_finite(z):
+            z = _beyond_range(self.systems, *(torch.as_tensor(x) for x in (starts, times, z)))
+        z = layout.batched(z)
+        if isinstance(z, np.ndarray):
+            return torch.from_numpy(z).to(z0.dtype)
+        # no view to autograd: it may be changed in place
+        return torch.ops.aten._unsafe_view(z.to(z0.dtype).contiguous(), layout.z_shape)
+
+    def gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """dL/dXi, dL/dz0 and dL/dt of L = sum Re<g, z>; the last is zero where it is not wanted."""
+        layout, (Xi, z0, t) = self.layout, self.asked
+        if layout.n_entries == 0:
+            return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
+        plan, starts, times = self.plan, self.starts, self.times
+        cotangents = layout.trajectories(as_host(g) if self.is_host else widened(g), 2)
+        if self.is_host and not float(abs(cotangents).max()) < MODERATE_SIZE:
+            starts, times, cotangents = (torch.as_tensor(x) for x in (starts, times, cotangents))
+        S, a, dt = plan.vjp(starts, times, cotangents, want_t)
+        if not is_finite(S):  # states that overflowed but do not matter to the loss
+            used = (cotangents != 0).any(-1)
+            S, a, dt = plan.vjp(starts, namespace(S).where(used, times, 0), cotangents, want_t)
+        grad_t = as_tensor_of(summed(layout.batched(dt), t.shape), t) if want_t else torch.zeros_like(t)
+        return as_tensor_of(S.reshape(Xi.shape), Xi), as_tensor_of(summed(layout.batched(a), z0.shape), z0), grad_t
 
 
 def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
         if t_max > 0:
             worst = np.maximum(kappa, squares)
             response = _response(A, V, size)
-            t_needed = np.where(accepted | (response == 0), 0.0, worst / (EXPLAINED * response))
+            t_needed = np.where(accepted, 0.0, worst / (EXPLAINED * np.maximum(response, 1e-300)))
             accepted |= (t_needed <= t_max) & (response > 0) & (worst < MAX_EXPLAINED)
         if not accepted.any():
             nothing = np.zeros_like(V)

@@ -34,22 +34,22 @@ class Auto(Method):
     def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
-        todo = torch.arange(Xi.shape[0], device=Xi.device)
+        todo: Tensor | None = None  # all of them
         for method in self.ranked(work, Xi.device.type):
-            plan = method.try_plan(Xi[todo] if rejected else Xi, work, rtol)
-            if bool(plan.accepted.all()):
-                parts.append((todo, plan))
-                break
+            plan = method.try_plan(Xi if todo is None else Xi[todo], work, rtol)
+            if plan.is_accepted:
+                if todo is not None:
+                    parts.append((todo, plan))
+                    plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
+                plan.rejected = tuple(rejected)
+                return plan
             rejected.append(f"{method.name}: {plan.reason}")
+            todo = torch.arange(Xi.shape[0], device=Xi.device) if todo is None else todo
             good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
             if len(good):
                 parts.append((todo[good], plan.subset(good)))
             todo = todo[bad]
-        else:
-            raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
-        plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
-        plan.rejected = tuple(rejected)
-        return plan
+        raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
 
     def ranked(self, work: Workload, device_type: str) -> list[Method]:
         """Candidates by estimated cost; off the CPU without those that would copy Xi to the host."""

@@ -69,6 +69,11 @@ class Plan(ABC):
         """The same plan for some of the systems."""
 
     @property
+    def is_accepted(self) -> bool:
+        """For every system."""
+        return bool(self.accepted.all())
+
+    @property
     def details(self) -> dict[str, Any]:
         """Figures of the decomposition, for `explain` and `Stats`."""
         return {}
@@ -105,7 +110,7 @@ class Method(ABC):
     def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
         """The plan for a workload: where the method cannot be accurate, it raises."""
         plan = self.try_plan(Xi, work, rtol)
-        if not bool(plan.accepted.all()):
+        if not plan.is_accepted:
             which = int((~plan.accepted).nonzero()[0])
             system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"
             raise MethodError(

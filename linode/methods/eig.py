@@ -52,8 +52,7 @@ class Eig(Method):
         if kind:
             lam, V = unitary_eigenpairs(A, kind)
             modes = keep_one_of_each_pair(lam, V, V.swapaxes(-1, -2).conj(), Xi)
-            accepted = torch.ones(len(A), dtype=torch.bool, device=Xi.device)
-            return EigPlan(Xi, modes, np.ones(len(A)), accepted, f"Xi is {kind}")
+            return EigPlan(Xi, modes, np.ones(len(A)), np.ones(len(A), dtype=bool), f"Xi is {kind}")
         return _general(Xi, A, limit, t_max)
 
     def cost(self, work: Workload) -> float:
@@ -70,11 +69,19 @@ class EigPlan(Plan):
     Xi: Tensor
     modes: Modes  # NumPy arrays
     kappa: Array  # (S,) 1-norm condition of V
-    accepted: Tensor
+    good: Array  # (S,) bool: accepted
     check: object  # why, as text
     method: str = "eig"
     takes_arrays: ClassVar[bool] = True
     _tensors: Modes | None = field(default=None, repr=False)
+
+    @property
+    def accepted(self) -> Tensor:  # type: ignore[override]
+        return torch.from_numpy(self.good).to(self.Xi.device)
+
+    @property
+    def is_accepted(self) -> bool:
+        return bool(self.good.all())
 
     @property
     def reason(self) -> str:  # type: ignore[override]
@@ -96,7 +103,7 @@ class EigPlan(Plan):
 
     def subset(self, index: Tensor) -> Plan:
         host = index.cpu().numpy()
-        return EigPlan(self.Xi[index], self.modes.subset(host), self.kappa[host], self.accepted[index], self.check)
+        return EigPlan(self.Xi[index], self.modes.subset(host), self.kappa[host], self.good[host], self.check)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -132,9 +139,8 @@ def _general(Xi: Tensor, A: Array, limit: float, t_max: float) -> Plan:
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
     modes = keep_one_of_each_pair(pairs.lam, pairs.V, pairs.V_inv, Xi)
-    accepted = torch.from_numpy(pairs.accepted).to(Xi.device)
-    plan = EigPlan(Xi, modes, pairs.kappa, accepted, Check(pairs.kappa, pairs.squares, limit, pairs.t_needed))
-    plan.t_needed = float(pairs.t_needed[pairs.accepted].max(initial=0.0))
+    plan = EigPlan(Xi, modes, pairs.kappa, pairs.accepted, Check(pairs.kappa, pairs.squares, limit, pairs.t_needed))
+    plan.t_needed = float((pairs.t_needed * pairs.accepted).max())
     return plan
 
 
@@ -158,5 +164,4 @@ class Check:
 def _rejected(Xi: Tensor, A: Array, reason: str) -> Plan:
     eye = np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape)
     modes = keep_one_of_each_pair(np.zeros(A.shape[:-1], A.dtype), eye, eye, Xi)
-    rejected = torch.zeros(len(A), dtype=torch.bool, device=Xi.device)
-    return EigPlan(Xi, modes, np.full(len(A), np.inf), rejected, reason)
+    return EigPlan(Xi, modes, np.full(len(A), np.inf), np.zeros(len(A), dtype=bool), reason)
