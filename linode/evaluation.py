@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels.arrays import as_host, as_tensor_of, namespace, summed
+from .kernels.arrays import as_host, as_tensor, as_tensor_of, namespace, summed
 from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
@@ -103,14 +103,15 @@ class Evaluation:
 
     def states(self) -> Tensor:
         """z (*batch, T, n)."""
-        starts, times, layout, z0 = self.starts, self.times, self.layout, self.asked[1]
+        layout, z0 = self.layout, self.asked[1]
         if layout.n_entries == 0:
             return z0.new_zeros(layout.z_shape)
+        starts, times = self.starts, self.times
         z = self.plan.evaluate(starts, times)
         if not times.all():
             z = namespace(z).where((times == 0)[..., None], starts[:, :, None], z)  # to the last bit
         if not is_finite(z):
-            z = _beyond_range(self.systems, *(torch.as_tensor(x) for x in (starts, times, z)))
+            z = _beyond_range(self.systems, *map(as_tensor, (starts, times, z)))
         z = layout.batched(z)
         if isinstance(z, np.ndarray):
             return torch.from_numpy(z).to(z0.dtype)
@@ -125,7 +126,7 @@ class Evaluation:
         plan, starts, times = self.plan, self.starts, self.times
         cotangents = layout.trajectories(as_host(g) if self.is_host else widened(g), 2)
         if self.is_host and not float(abs(cotangents).max()) < MODERATE_SIZE:
-            starts, times, cotangents = (torch.as_tensor(x) for x in (starts, times, cotangents))
+            starts, times, cotangents = map(as_tensor, (starts, times, cotangents))
         S, a, dt = plan.vjp(starts, times, cotangents, want_t)
         if not is_finite(S):  # states that overflowed but do not matter to the loss
             used = (cotangents != 0).any(-1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
-from .kernels.arrays import expand, namespace, permute
+from .kernels.arrays import expand, permute
 
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -50,8 +50,10 @@ def is_finite(x: Any) -> bool:
     """Whether every entry is finite; an empty x is."""
     if isinstance(x, Tensor) and x.numel() <= 2**14 and x.device.type == "cpu":
         x = x.numpy(force=True)
+    if not isinstance(x, Tensor):
+        return bool(np.isfinite(x).all())
     # one pass; a finite x may still overflow its sum
-    return cmath.isfinite(x.sum().item()) or bool(namespace(x).isfinite(x).all())
+    return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 
 def is_equal(x: Tensor, y: Tensor) -> bool:

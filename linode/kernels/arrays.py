@@ -67,7 +67,13 @@ def split(x: Any, size: int, axis: int) -> list[Any]:
 def as_host(x: Tensor) -> NDArray[Any]:
     """A tensor as float64 or complex128 array; of memory that is shared where nothing has to change."""
     array: NDArray[Any] = x.numpy(force=True)
-    return array if array.itemsize == (16 if array.dtype.kind == "c" else 8) else array.astype(f"{array.dtype.kind}{2 * array.itemsize}")
+    wide = "c16" if array.dtype.kind == "c" else "f8"
+    return array if array.dtype == wide else array.astype(wide)
+
+
+def as_tensor(x: Array) -> Tensor:
+    """x, or a copy of it that may be written to."""
+    return x if isinstance(x, Tensor) else torch.tensor(x)
 
 
 def as_tensor_of(x: Array, like: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from scipy.linalg import lapack
 Array = NDArray[Any]
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
 EPS = float(np.finfo(np.float64).eps)
-EXPLAINED = 10.0  # kappa(V) may be this many times the componentwise condition of the problem
-MAX_EXPLAINED = 1e6  # but never beyond
+UNITS = 1000.0  # componentwise condition of the problem beyond which the limit grows in proportion,
+MAX_EXPLAINED = 1e6  # to no more than this
+TINY = 1e-200
 MIN_SHARE = 32  # systems a thread, below which starting it costs more than it saves
 
 
@@ -69,37 +70,31 @@ class Eigenpairs:
 def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
     """Of A (S, n, n), for times up to t_max: accepted where kappa and the square are below the limit, or explained.
 
-    Real where all eigenvalues of a single real matrix are. Raises numpy.linalg.LinAlgError where the QR algorithm does
+    The componentwise condition of z(t) is at least min |a_ii| t, since adding min |a_ii| to the diagonal changes no entry
+    by more than itself. Real where all eigenvalues of a single real matrix are. Raises numpy.linalg.LinAlgError where the QR algorithm does
     not converge.
     """
     lam, V = _geev(A)
     V_inv = _inverse(V)
     size = np.abs(V_inv)
     kappa = one_norm(V) * size.sum(-2).max(-1)
+    within = kappa <= max(limit, MAX_EXPLAINED)
+    if not within.all():  # what is near infinity must not reach the others
+        V, V_inv, size = (np.where(within[:, None, None], x, 0) for x in (V, V_inv, size))
     squares = (size * size).sum(-1).max(-1)  # columns of V have length 1
+    worst = np.maximum(kappa, squares)
     t_needed = np.zeros_like(kappa)
-    accepted = (kappa <= limit) & (squares <= limit)
+    accepted = worst <= limit
     if not accepted.all():
-        if t_max > 0:
-            worst = np.maximum(kappa, squares)
-            response = _response(A, V, size)
-            t_needed = np.where(accepted, 0.0, worst / (EXPLAINED * np.maximum(response, 1e-300)))
-            accepted |= (t_needed <= t_max) & (response > 0) & (worst < MAX_EXPLAINED)
-        if not accepted.any():
-            nothing = np.zeros_like(V)
-            return Eigenpairs(lam, nothing, nothing, kappa, squares, t_needed, accepted)
+        response = limit / UNITS * np.maximum(np.abs(np.diagonal(A, axis1=-2, axis2=-1)).min(-1), TINY)
+        t_needed = np.where(accepted, 0.0, np.minimum(worst, 1e100) / response)
+        decay = np.maximum(-lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
+        accepted |= (worst <= MAX_EXPLAINED) & (t_needed <= t_max) & (t_needed * decay <= 1)
         V, V_inv = (np.where(accepted[:, None, None], x, 0) for x in (V, V_inv))
+        if not accepted.any():
+            return Eigenpairs(lam, V, V_inv, kappa, squares, t_needed, accepted)
     pairs = _refined(A, lam, V, V_inv, MIN_GAP * EPS * one_norm(A) * kappa)
     return Eigenpairs(*pairs, kappa, squares, t_needed, accepted)
-
-
-def _response(A: Array, V: Array, size: Array) -> Array:
-    """How fast rounding A entry by entry moves the least sensitive eigenvalue, in units of rounding (S,).
-
-    The root mean square of y_j^H (A o xi) x_j over random signs xi; times t it is a componentwise condition of z(t).
-    """
-    squares = (size * size) @ np.abs(A) ** 2
-    return np.sqrt((squares * (np.abs(V) ** 2).swapaxes(-1, -2)).sum(-1).min(-1))
 
 
 def _inverse(V: Array) -> Array:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +61,8 @@ class Modes:
 
     def tensors(self, device: torch.device) -> Modes:
         """The same as tensors; from NumPy arrays."""
-        arrays = (torch.from_numpy(x).to(device) for x in (self.lam, self.V, self.V_inv, self.weight))
+        arrays = (np.require(x, requirements="W") for x in (self.lam, self.V, self.V_inv, self.weight))
+        arrays = (torch.from_numpy(x).to(device) for x in arrays)
         return Modes(*arrays, n_pairs=self.n_pairs)
 
     def evaluate(self, z0: Any, t: Any) -> Any:

@@ -27,6 +27,7 @@ class Auto(Method):
         unknown = [name for name in self.candidates if name == self.name or name not in registry()]
         if unknown or not self.candidates:
             raise OptionError(f"candidates must name methods among {sorted(registry())}, got {self.candidates!r}")
+        super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0), rtol)

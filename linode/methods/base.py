@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -87,13 +86,12 @@ class Method(ABC):
     summary: ClassVar[str]
     needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
+    key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate
 
-    @property
-    def key(self) -> str:
-        """Name and options as a literal."""
+    def __post_init__(self) -> None:
         options = ", ".join([f"{option!r}: {getattr(self, option)!r}" for option in self.options])
-        return f"({self.name!r}, {{{options}}})"
+        object.__setattr__(self, "key", f"({self.name!r}, {{{options}}})")
 
     @abstractmethod
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
@@ -121,6 +119,7 @@ class Method(ABC):
 
 
 _REGISTRY: dict[str, type[Method]] = {}
+_DEFAULTS: dict[str, Method] = {}
 MethodType = TypeVar("MethodType", bound=type[Method])
 
 
@@ -138,12 +137,10 @@ def registry() -> dict[str, type[Method]]:
 
 def default(name: str) -> Method:
     """The method of that name with its default options."""
-    return _made(_REGISTRY[name])
-
-
-@lru_cache(maxsize=64)
-def _made(method: type[Method]) -> Method:
-    return method()
+    method = _DEFAULTS.get(name)
+    if type(method) is not _REGISTRY[name]:  # not made yet, or of a class that another has replaced
+        method = _DEFAULTS[name] = _REGISTRY[name]()
+    return method
 
 
 def times_gradient(Xi: Tensor, z: Tensor, g: Tensor) -> Tensor:

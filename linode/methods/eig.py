@@ -10,7 +10,6 @@ Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import OptionError
 from ..kernels.eigenpairs import eigenpairs, one_norm, structure, unitary_eigenpairs
 from ..kernels.modal import Modes
 from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
@@ -37,13 +37,15 @@ class Eig(Method):
     summary: ClassVar[str] = "eigendecomposition; Xi with well-conditioned eigenvectors"
     needs_host: ClassVar[bool] = True
 
-    def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
-        return self._plan(Xi, rtol, 0.0)
+    def __post_init__(self) -> None:
+        if not (isinstance(self.max_condition, (int, float)) and self.max_condition > 0):
+            raise OptionError(f"max_condition must be a positive number, got {self.max_condition!r}")
+        super().__post_init__()
 
     def try_plan(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
-        return self._plan(Xi, rtol, work.t_max)
+        return self.plan(Xi, rtol, work.t_max)
 
-    def _plan(self, Xi: Tensor, rtol: float | None, t_max: float) -> Plan:
+    def plan(self, Xi: Tensor, rtol: float | None = None, t_max: float = 0.0) -> Plan:
         limit = self.max_condition
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
@@ -134,8 +136,7 @@ def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, like: Tensor) -> M
 
 def _general(Xi: Tensor, A: Array, limit: float, t_max: float) -> Plan:
     try:
-        with np.errstate(all="ignore") if len(A) > 1 else nullcontext():
-            pairs = eigenpairs(A, limit, t_max)
+        pairs = eigenpairs(A, limit, t_max)
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
     modes = keep_one_of_each_pair(pairs.lam, pairs.V, pairs.V_inv, Xi)

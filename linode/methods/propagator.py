@@ -59,6 +59,7 @@ class Propagator(Method):
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *ARITHMETICS):
             raise OptionError(f"precision must be 'auto' or one of {ARITHMETICS}, got {self.precision!r}")
+        super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> PropagatorPlan:
         balanced, D = balance(Xi)
