@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels.arrays import as_host, as_tensor, as_tensor_of, namespace, summed
+from .kernels.arrays import as_host, as_tensor, as_tensor_of, namespace, of_kind, summed
 from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
@@ -22,7 +22,7 @@ from .methods import Method, Plan, Propagator, Workload, registry
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
 
-SMALL = 2**14  # entries of z up to which NumPy is faster on the CPU
+FEW, SMALL = 2**14, 2**14  # entries of z, and of Xi, up to which NumPy is faster on the CPU
 MODERATE_SPAN, MODERATE_SIZE = 500.0, 1e100  # |Xi| t_max and |z0| to which nothing overflows: NumPy would warn
 
 
@@ -85,9 +85,10 @@ class Evaluation:
         layout = self.layout
         if layout.n_entries == 0:
             return
-        host = layout.n_entries <= SMALL and Xi.device.type == "cpu"
-        kind = as_host if host else widened
-        matrix, starts, times = kind(Xi), kind(z0), kind(t)
+        on_cpu = Xi.device.type == "cpu"
+        few, small = on_cpu and layout.n_entries <= FEW, on_cpu and layout.S * Xi.shape[-1] ** 2 <= SMALL
+        times = as_host(t) if few else t
+        matrix, starts = (as_host(Xi), as_host(z0)) if small else (widened(Xi), widened(z0))
         size, t_max, norm = float(abs(starts).max()), float(abs(times).max()), float(abs(matrix).sum(-2).max())
         for x, largest, name in ((z0, size, "z0"), (t, t_max, "t"), (Xi, norm, "Xi")):
             if not math.isfinite(largest):
@@ -96,9 +97,9 @@ class Evaluation:
         n_systems = 1 if self.systems.stride(0) == 0 else layout.S
         work = Workload(n_systems, layout.R, t.shape[-1], Xi.shape[-1], norm * t_max, t_max)
         self.plan = planner.plan(self.systems, work)
-        self.is_host = host and self.plan.takes_arrays and work.span < MODERATE_SPAN and size < MODERATE_SIZE
-        if host and not self.is_host:
-            starts, times = widened(z0), widened(t)
+        if not (small and self.plan.takes_arrays and work.span < MODERATE_SPAN and size < MODERATE_SIZE):
+            few, starts, times = False, widened(z0), t
+        self.is_host = few  # times and states are NumPy arrays, as starts may be
         self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
 
     def states(self) -> Tensor:
@@ -109,7 +110,7 @@ class Evaluation:
         starts, times = self.starts, self.times
         z = self.plan.evaluate(starts, times)
         if not times.all():
-            z = namespace(z).where((times == 0)[..., None], starts[:, :, None], z)  # to the last bit
+            z = namespace(z).where((times == 0)[..., None], of_kind(starts, z)[:, :, None], z)  # to the last bit
         if not is_finite(z):
             z = _beyond_range(self.systems, *map(as_tensor, (starts, times, z)))
         z = layout.batched(z)

@@ -64,6 +64,13 @@ def split(x: Any, size: int, axis: int) -> list[Any]:
     return [x[(slice(None),) * axis + (slice(i, i + size),)] for i in starts]
 
 
+def of_kind(x: Any, like: Array) -> Any:
+    """x as a tensor or as an array, as `like` is; of the same memory."""
+    if isinstance(x, Tensor) == isinstance(like, Tensor):
+        return x
+    return x.numpy() if isinstance(x, Tensor) else torch.from_numpy(x)
+
+
 def as_host(x: Tensor) -> NDArray[Any]:
     """A tensor as float64 or complex128 array; of memory that is shared where nothing has to change."""
     array: NDArray[Any] = x.numpy(force=True)

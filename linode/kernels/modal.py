@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import as_type, conj, copy, empty, equal, is_complex, namespace, nonzero, real, split
+from .arrays import as_type, conj, copy, empty, equal, is_complex, namespace, nonzero, of_kind, real, split
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
@@ -35,7 +35,7 @@ class Modes:
 
     n_pairs: how many of the leading modes have conjugates that were left out, in any system; Xi is real then, and so
     are the trajectories. Where it is 0, lam, V and the trajectories have one dtype. NumPy arrays or tensors, all of one
-    kind; z0, t and g are of that kind too.
+    kind; z0 is of that kind too. t and g may be tensors beside arrays: where times are many and n is small.
     """
 
     lam: Any
@@ -67,9 +67,9 @@ class Modes:
 
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
-        K = self._synthesis(self._coefficients(z0))
+        K = of_kind(self._synthesis(self._coefficients(z0)), t)
         parts = [self._states(part, K) for part in self._chunks(t)]
-        return parts[0] if len(parts) == 1 else self.xp.concatenate(parts, axis=2)
+        return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
 
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
         """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
@@ -78,11 +78,12 @@ class Modes:
         cotangents = split(g, chunks[0].shape[2], 2) if len(chunks) > 1 else [g]
         dt = None
         if want_t:
-            K = self._synthesis(c * self.lam[:, None])  # of Xi z
+            K = of_kind(self._synthesis(c * self.lam[:, None]), t)  # of Xi z
             rates = [(conj(h) * self._states(part, K)).sum(-1) for part, h in zip(chunks, cotangents)]
-            dt = real(self.xp.concatenate(rates, axis=2))
+            dt = real(namespace(t).concatenate(rates, axis=2))
         parts = [self._sums(part, h) for part, h in zip(chunks, cotangents)]
         sums, at_short = parts[0] if len(parts) == 1 else map(sum, zip(*parts))
+        sums, at_short = of_kind(sums, c), of_kind(at_short, c)
         S, a = self._assembled(c, t, g, self._of_conjugates(sums), at_short)
         return S, a, dt
 
@@ -120,9 +121,9 @@ class Modes:
 
         By two real functions, which take half the time of a complex exp.
         """
-        xp, lam, times = self.xp, self.lam[:, None, :, None], t[:, :, None]
+        xp, lam, times = namespace(t), of_kind(self.lam, t)[:, None, :, None], t[:, :, None]
         (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self.n_pairs
-        F = empty((S, R, 2, p + pairs, T), t if pairs else self.lam)
+        F = empty((S, R, 2, p + pairs, T), t if pairs else lam)
         if pairs:
             re, head, im = F[:, :, 0, :p], F[:, :, 0, :pairs], F[:, :, 0, p:]
             xp.exp(xp.multiply(lam.real, times, out=re), out=re)
@@ -140,13 +141,13 @@ class Modes:
         """conj(E)^T g and conj(t E)^T g (S, R, 2, q, n), E - 1 standing for the first E at short times; g at short times
         (S, R, 1, n).
         """
-        xp, F = self.xp, self._exponentials(t)
+        xp, F, lam = namespace(t), self._exponentials(t), of_kind(self.lam, t)
         xp.multiply(F[:, :, 0], t[:, :, None], out=F[:, :, 1])
         # at times so short that all modes are near 1, exp - 1: differences are the same, and free of cancellation
-        short = abs(t) * xp.amax(abs(self.lam), -1)[:, None, None] < 1
+        short = abs(t) * xp.amax(abs(lam), -1)[:, None, None] < 1
         system, r, i = nonzero(short)
         if len(system):
-            x = xp.expm1(self.lam[system] * t[system, r, i][:, None])
+            x = xp.expm1(lam[system] * t[system, r, i][:, None])
             F[system, r, 0, :, i] = xp.concatenate((x.real, x.imag[:, : self.n_pairs]), axis=-1) if self.n_pairs else x
         S, R, _, q, T = F.shape
         sums = conj(F.reshape(S, R, 2 * q, T)) @ g
@@ -197,7 +198,7 @@ class Modes:
         every = self._all(lam, -1)
         difference = conj(lam[:, :, None] - every[:, None])
         gap, size = abs(difference), abs(every)
-        t_max = xp.amax(abs(t), (1, 2))[:, None, None]
+        t_max = of_kind(namespace(t).amax(abs(t), (1, 2)), lam)[:, None, None]
         far = (gap * t_max >= NEAR) & (gap >= NEAR_RELATIVE * xp.maximum(size[:, :p, None], size[:, None]))
         exists = self._exists()
         if exists is not None:
@@ -220,17 +221,20 @@ class Modes:
 
     def _add_close_pairs(self, M: Any, near: Any, cH: Any, t: Any, g: Any) -> None:
         """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
-        xp, every = self.xp, self._all(self.lam, -1)
-        ghat = as_type(g, self.lam) @ conj(self.weighted)[:, None]  # (S, R, T, p)
-        size = self.lam.shape[-1]
-        for s, j, k in zip(*(split(index, size, 0) for index in nonzero(near))):
+        xp, lam, every, weighted, cH = namespace(t), *(
+            of_kind(x, t) for x in (self.lam, self._all(self.lam, -1), self.weighted, cH)
+        )
+        ghat = as_type(g, lam) @ conj(weighted)[:, None]  # (S, R, T, p)
+        size = lam.shape[-1]
+        for s, j, k in zip(*(split(of_kind(index, t), size, 0) for index in nonzero(near))):
             times = t[s]  # (P, R, T)
-            x_j, x_k = self.lam[s, j][:, None, None], every[s, k][:, None, None]
+            x_j, x_k = lam[s, j][:, None, None], every[s, k][:, None, None]
             # the larger exponential goes outside, so that neither overflows alone
             swap = real((x_j - x_k) * times) > 0
             w = xp.where(swap, x_k - x_j, x_j - x_k) * times
             D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
-            M[s, j, k] = ((ghat[s, :, :, j] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
+            value = ((ghat[s, :, :, j] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
+            M[tuple(of_kind(x, M) for x in (s, j, k))] = of_kind(value, M)
 
     def _all(self, x: Any, axis: int) -> Any:
         """What belongs to the kept eigenvalues, then to the conjugates that were left out."""

@@ -90,14 +90,14 @@ class EigPlan(Plan):
         return str(self.check)
 
     def evaluate(self, z0: Any, t: Any) -> Any:
-        return self._modes_for(t).evaluate(z0, t)
+        return self._modes_for(z0).evaluate(z0, t)
 
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
-        return self._modes_for(t).vjp(z0, t, g, want_t)
+        return self._modes_for(z0).vjp(z0, t, g, want_t)
 
-    def _modes_for(self, t: Any) -> Modes:
+    def _modes_for(self, z0: Any) -> Modes:
         """As arrays for arrays, and as tensors for tensors."""
-        if isinstance(t, np.ndarray):
+        if isinstance(z0, np.ndarray):
             return self.modes
         if self._tensors is None:
             self._tensors = self.modes.tensors(self.Xi.device)
