@@ -38,19 +38,19 @@ class Planner:
         """Names an equal planner in a call that can only pass plain values."""
         return f"({self.method.key}, {self.rtol!r})"
 
-    def plan(self, Xi: Tensor, work: Workload | None = None) -> Plan:
-        """The plan for Xi (S, n, n), detached; made for `work` where there is none yet."""
+    def known(self, Xi: Tensor, t_max: float) -> Plan | None:
+        """The last plan, if it is for Xi (S, n, n) and good for such times."""
         last = self._last  # one read: another thread may replace it
-        t_max = work.t_max if work else torch.inf
-        if last is not None and last[1].t_needed <= t_max and is_equal(last[0], Xi):
-            return last[1]
-        if work is None:  # else it was looked at when the work was counted
-            check_finite(Xi, "Xi")
+        return last[1] if last is not None and last[1].t_needed <= t_max and is_equal(last[0], Xi) else None
+
+    def plan(self, Xi: Tensor, work: Workload) -> Plan:
+        """A new plan for Xi, detached."""
         repeated = Xi.shape[0] > 1 and Xi.stride(0) == 0  # by expand(): factor it once
         own = Xi[:1].clone() if repeated else Xi.clone()
-        plan = self.method.plan_for(own, work or Workload(len(own), 1, 1, Xi.shape[-1], 1.0), self.rtol)
+        plan = self.method.plan_for(own, work, self.rtol)
         if repeated:
             plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
+        plan.one_norm = work.norm
         self._last = (own.expand(Xi.shape), plan)
         return plan
 
@@ -88,19 +88,25 @@ class Evaluation:
         on_cpu = Xi.device.type == "cpu"
         few, small = on_cpu and layout.n_entries <= FEW, on_cpu and layout.S * Xi.shape[-1] ** 2 <= SMALL
         times = as_host(t) if few else t
-        matrix, starts = (as_host(Xi), as_host(z0)) if small else (widened(Xi), widened(z0))
-        size, t_max, norm = float(abs(starts).max()), float(abs(times).max()), float(abs(matrix).sum(-2).max())
-        for x, largest, name in ((z0, size, "z0"), (t, t_max, "t"), (Xi, norm, "Xi")):
+        starts = as_host(z0) if small else widened(z0)
+        size, t_max = float(abs(starts).max()), float(abs(times).max())
+        for x, largest, name in ((z0, size, "z0"), (t, t_max, "t")):
             if not math.isfinite(largest):
                 check_finite(x, name)
         self.systems = layout.systems(widened(Xi))
-        n_systems = 1 if self.systems.stride(0) == 0 else layout.S
-        work = Workload(n_systems, layout.R, t.shape[-1], Xi.shape[-1], norm * t_max, t_max)
-        self.plan = planner.plan(self.systems, work)
-        if not (small and self.plan.takes_arrays and work.span < MODERATE_SPAN and size < MODERATE_SIZE):
+        self.plan = planner.known(self.systems, t_max) or self._new_plan(planner, as_host(Xi) if small else self.systems, t_max)
+        if not (small and self.plan.takes_arrays and self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE):
             few, starts, times = False, widened(z0), t
         self.is_host = few  # times and states are NumPy arrays, as starts may be
         self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
+
+    def _new_plan(self, planner: Planner, Xi: Any, t_max: float) -> Plan:
+        norm = float(abs(Xi).sum(-2).max())
+        if not math.isfinite(norm):
+            check_finite(self.asked[0], "Xi")
+        layout = self.layout
+        n_systems = 1 if self.systems.stride(0) == 0 else layout.S
+        return planner.plan(self.systems, Workload(n_systems, layout.R, *layout.z_shape[-2:], norm, t_max))
 
     def states(self) -> Tensor:
         """z (*batch, T, n)."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from .adjoint import trajectory
 from .conditioning import relative_condition
 from .evaluation import Planner
-from .methods import Method, Plan, make_method
-from .problem import Layout, as_answer, check_tolerance, make_system, make_times, widened
+from .methods import Method, Plan, Workload, make_method
+from .problem import Layout, as_answer, check_finite, check_tolerance, make_system, make_times, widened
 from .solution import Solution, Stats, Status
 
 
@@ -164,7 +164,13 @@ class LinearODE:
         call.
         """
         Xi = widened(self.Xi.detach())
-        return self._planner.plan(Layout.of(Xi.shape, self.z0.shape, torch.Size([0])).systems(Xi))
+        systems = Layout.of(Xi.shape, self.z0.shape, torch.Size([0])).systems(Xi)
+        known = self._planner.known(systems, torch.inf)
+        if known is not None:
+            return known
+        check_finite(systems, "Xi")
+        norm = float(systems.abs().sum(-2).max()) if systems.numel() else 0.0
+        return self._planner.plan(systems, Workload(systems.shape[0], 1, 1, Xi.shape[-1], norm, 0.0))
 
     @property
     def dtype(self) -> torch.dtype:

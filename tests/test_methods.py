@@ -70,7 +70,7 @@ def test_explain_of_a_chosen_method_names_it(name: str):
     assert f"method: {'eig' if name == 'auto' else name}" in solver(np.diag([-1.0, 2.0]), method=name).explain()
 
 
-@pytest.mark.parametrize("work", [Workload(1, 1, 10, 5, 3.0), Workload(1, 1, 10**5, 5, 1e4)])
+@pytest.mark.parametrize("work", [Workload(1, 1, 10, 5, 3.0, 1.0), Workload(1, 1, 10**5, 5, 1e4, 1.0)])
 def test_auto_takes_the_cheapest_of_the_methods_that_accept(work: Workload):
     for Xi in (with_kappa(3.0), with_kappa(1e3), DEFECTIVE):
         methods = [registry()[name]() for name in Auto().candidates]
@@ -82,7 +82,7 @@ def test_auto_takes_the_cheapest_of_the_methods_that_accept(work: Workload):
 @pytest.mark.parametrize("name", NAMES)
 def test_cost_grows_with_every_part_of_the_work(name: str):
     method = registry()[name]()
-    small, steps = (1, 1, 100, 20, 10.0), (4, 4, 10**4, 200, 1e8)
+    small, steps = (1, 1, 100, 20, 10.0, 1.0), (4, 4, 10**4, 200, 1e8, 1.0)
     for i in range(4):
         more = [*small]
         more[i] = steps[i]

@@ -24,9 +24,9 @@ from .arrays import as_type, conj, copy, empty, equal, is_complex, namespace, no
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
-# digits that are lost otherwise: at most 1 / NEAR units of rounding.
-NEAR, NEAR_RELATIVE = 0.03, 0.01
-CHUNK_ENTRIES = 2**19  # of E at a time
+# digits that are lost otherwise: at most 1 / NEAR_RELATIVE units of rounding.
+NEAR, NEAR_RELATIVE = 0.3, 0.01
+CHUNK_ENTRIES = 2**20  # of E at a time
 
 
 @dataclass

@@ -30,7 +30,7 @@ class Auto(Method):
         super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
-        return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0), rtol)
+        return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0, 0.0), rtol)
 
     def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
         parts: list[tuple[Tensor, Plan]] = []

@@ -27,9 +27,13 @@ class Workload:
     n_trajectories: int
     n_times: int
     n: int
-    span: float  # largest |Xi|_1 |t|
-    t_max: float = 0.0  # largest |t|
+    norm: float  # largest |Xi|_1
+    t_max: float  # largest |t|
     wants_gradient: bool = True
+
+    @property
+    def span(self) -> float:
+        return self.norm * self.t_max
 
     @property
     def n_rows(self) -> int:
@@ -52,6 +56,7 @@ class Plan(ABC):
     accepted: Tensor  # (S,) bool: the plan's own check, system by system
     reason: str  # why, in words: the check and its figures
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
+    one_norm: float = torch.inf  # largest |Xi|_1
     t_needed: float = 0.0  # the check holds where the largest time is at least this
     takes_arrays: ClassVar[bool] = False  # evaluates NumPy arrays too, which is faster where they are small
 
