@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels.arrays import as_host, as_tensor, as_tensor_of, namespace, of_kind, summed
+from .kernels.arrays import as_host, as_tensor, as_tensor_of, largest, namespace, of_kind, summed
 from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
 from .methods import Method, Plan, Propagator, Workload, registry
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
-
-FEW, SMALL = 2**14, 2**14  # entries of z, and of Xi, up to which NumPy is faster on the CPU
+FEW, SMALL = 2**14, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
 MODERATE_SPAN, MODERATE_SIZE = 500.0, 1e100  # |Xi| t_max and |z0| to which nothing overflows: NumPy would warn
 
 
@@ -76,8 +75,8 @@ def evaluate_vjp(
 
 
 class Evaluation:
-    """One question with its plan: Xi, z0 and t laid out as systems and trajectories, in the kind of arrays that the plan
-    evaluates fastest.
+    """One question with its plan: z0 and t laid out as trajectories of systems, in the kind of arrays that the plan
+    evaluates fastest. NumPy arrays where they are small and nothing can overflow, of which NumPy would warn.
     """
 
     def __init__(self, planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> None:
@@ -89,24 +88,25 @@ class Evaluation:
         few, small = on_cpu and layout.n_entries <= FEW, on_cpu and layout.S * Xi.shape[-1] ** 2 <= SMALL
         times = as_host(t) if few else t
         starts = as_host(z0) if small else widened(z0)
-        size, t_max = float(abs(starts).max()), float(abs(times).max())
-        for x, largest, name in ((z0, size, "z0"), (t, t_max, "t")):
-            if not math.isfinite(largest):
+        size, t_max = largest(starts), largest(times)
+        for x, size_of_x, name in ((z0, size, "z0"), (t, t_max, "t")):
+            if not math.isfinite(size_of_x):
                 check_finite(x, name)
         self.systems = layout.systems(widened(Xi))
-        self.plan = planner.known(self.systems, t_max) or self._new_plan(planner, as_host(Xi) if small else self.systems, t_max)
-        if not (small and self.plan.takes_arrays and self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE):
+        self.plan = planner.known(self.systems, t_max) or self._new_plan(planner, t_max, small)
+        moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
+        if not (small and moderate and self.plan.takes_arrays):
             few, starts, times = False, widened(z0), t
         self.is_host = few  # times and states are NumPy arrays, as starts may be
         self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
 
-    def _new_plan(self, planner: Planner, Xi: Any, t_max: float) -> Plan:
-        norm = float(abs(Xi).sum(-2).max())
+    def _new_plan(self, planner: Planner, t_max: float, small: bool) -> Plan:
+        Xi, _, t = self.asked
+        norm = largest(abs(as_host(Xi) if small else self.systems).sum(-2))
         if not math.isfinite(norm):
-            check_finite(self.asked[0], "Xi")
-        layout = self.layout
-        n_systems = 1 if self.systems.stride(0) == 0 else layout.S
-        return planner.plan(self.systems, Workload(n_systems, layout.R, *layout.z_shape[-2:], norm, t_max))
+            check_finite(Xi, "Xi")
+        n_systems = 1 if self.systems.stride(0) == 0 else self.layout.S
+        return planner.plan(self.systems, Workload(n_systems, self.layout.R, t.shape[-1], Xi.shape[-1], norm, t_max))
 
     def states(self) -> Tensor:
         """z (*batch, T, n)."""
@@ -132,7 +132,7 @@ class Evaluation:
             return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
         plan, starts, times = self.plan, self.starts, self.times
         cotangents = layout.trajectories(as_host(g) if self.is_host else widened(g), 2)
-        if self.is_host and not float(abs(cotangents).max()) < MODERATE_SIZE:
+        if self.is_host and not largest(cotangents) < MODERATE_SIZE:
             starts, times, cotangents = map(as_tensor, (starts, times, cotangents))
         S, a, dt = plan.vjp(starts, times, cotangents, want_t)
         if not is_finite(S):  # states that overflowed but do not matter to the loss

@@ -112,8 +112,7 @@ def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tupl
 
 
 def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[str, ...]) -> tuple[Tensor, bool]:
-    """Checked times (*batch, T), float64, and whether a scalar came; `names` are those that have batches, `shapes`.
-    """
+    """Checked times (*batch, T), float64, and whether a scalar came; `names` are those that have batches, `shapes`."""
     t = as_tensor(t, "t", integers_become=torch.float64)
     if t.is_complex():
         raise DtypeError(f"t must be real, got {t.dtype}")

@@ -1,7 +1,7 @@
 """The few things that NumPy arrays and tensors spell differently, for kernels that are written once and run on both.
 
-NumPy is the faster of the two where arrays are small: a call costs a fifth. Everything else goes through `namespace(x)`,
-which is `numpy` or `torch`, by the names that the two share.
+NumPy is the faster of the two where arrays are small: a call costs a fifth. All else goes through `namespace(x)`, which
+is `numpy` or `torch`, by the names that the two share.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def real(x: Any) -> Any:
     return x.real if is_complex(x) else x
 
 
-def as_type(x: Any, like: Array) -> Any:
+def as_type(x: Any, like: Any) -> Any:
     """x in the dtype of `like`."""
     return x.to(like.dtype) if isinstance(x, Tensor) else x.astype(like.dtype, copy=False)
 
@@ -62,6 +62,11 @@ def split(x: Any, size: int, axis: int) -> list[Any]:
     """Parts of `size` along an axis, the last one shorter."""
     starts = range(0, x.shape[axis], size)
     return [x[(slice(None),) * axis + (slice(i, i + size),)] for i in starts]
+
+
+def largest(x: Any) -> float:
+    """max |x|, NaN where there is one."""
+    return float(abs(x).max())
 
 
 def of_kind(x: Any, like: Array) -> Any:

@@ -70,9 +70,9 @@ class Eigenpairs:
 def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
     """Of A (S, n, n), for times up to t_max: accepted where kappa and the square are below the limit, or explained.
 
-    The componentwise condition of z(t) is at least min |a_ii| t, since adding min |a_ii| to the diagonal changes no entry
-    by more than itself. Real where all eigenvalues of a single real matrix are. Raises numpy.linalg.LinAlgError where the QR algorithm does
-    not converge.
+    The componentwise condition of z(t) is at least min |a_ii| t, since adding min |a_ii| to the diagonal changes no
+    entry by more than itself. Real where all eigenvalues of a single real matrix are. Raises numpy.linalg.LinAlgError
+    where the QR algorithm does not converge.
     """
     lam, V = _geev(A)
     V_inv = _inverse(V)
@@ -137,8 +137,8 @@ def _eig(A: Array) -> tuple[Array, Array]:
 def _refined(A: Array, lam: Array, V: Array, V_inv: Array, noise: Array) -> tuple[Array, Array, Array]:
     """One Newton step on all eigenpairs: errors left are those of rounding A entry by entry.
 
-    Eigenvalues closer than `noise` (S,), which rounding could have split, are left as they are: any basis of their space
-    will do.
+    Eigenvalues closer than `noise` (S,), which rounding could have split, are left as they are: any basis of their
+    space will do.
     """
     is_complex = lam.imag != 0
     F = V_inv @ (A @ V - V * lam[:, None])

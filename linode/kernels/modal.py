@@ -24,8 +24,8 @@ from .arrays import as_type, conj, copy, empty, equal, is_complex, namespace, no
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
-# digits that are lost otherwise: at most 1 / NEAR_RELATIVE units of rounding.
-NEAR, NEAR_RELATIVE = 0.3, 0.01
+# digits that are lost otherwise: at most 1 / NEAR units of rounding.
+NEAR, NEAR_RELATIVE = 0.03, 0.01
 CHUNK_ENTRIES = 2**20  # of E at a time
 
 
@@ -61,9 +61,9 @@ class Modes:
 
     def tensors(self, device: torch.device) -> Modes:
         """The same as tensors; from NumPy arrays."""
-        arrays = (np.require(x, requirements="W") for x in (self.lam, self.V, self.V_inv, self.weight))
-        arrays = (torch.from_numpy(x).to(device) for x in arrays)
-        return Modes(*arrays, n_pairs=self.n_pairs)
+        host = (np.require(x, requirements="W") for x in (self.lam, self.V, self.V_inv, self.weight))
+        lam, V, V_inv, weight = (torch.from_numpy(x).to(device) for x in host)
+        return Modes(lam, V, V_inv, weight, self.n_pairs)
 
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
@@ -138,8 +138,8 @@ class Modes:
         return F
 
     def _sums(self, t: Any, g: Any) -> tuple[Any, Any]:
-        """conj(E)^T g and conj(t E)^T g (S, R, 2, q, n), E - 1 standing for the first E at short times; g at short times
-        (S, R, 1, n).
+        """conj(E)^T g and conj(t E)^T g (S, R, 2, q, n), E - 1 standing for the first E at short times; then g at short
+        times (S, R, 1, n).
         """
         xp, F, lam = namespace(t), self._exponentials(t), of_kind(self.lam, t)
         xp.multiply(F[:, :, 0], t[:, :, None], out=F[:, :, 1])
@@ -221,8 +221,9 @@ class Modes:
 
     def _add_close_pairs(self, M: Any, near: Any, cH: Any, t: Any, g: Any) -> None:
         """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
-        xp, lam, every, weighted, cH = namespace(t), *(
-            of_kind(x, t) for x in (self.lam, self._all(self.lam, -1), self.weighted, cH)
+        xp, lam, every, weighted, cH = (
+            namespace(t),
+            *(of_kind(x, t) for x in (self.lam, self._all(self.lam, -1), self.weighted, cH)),
         )
         ghat = as_type(g, lam) @ conj(weighted)[:, None]  # (S, R, T, p)
         size = lam.shape[-1]

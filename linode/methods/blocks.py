@@ -174,8 +174,8 @@ def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, like: Tensor) 
     lam = torch.where(kept, lam.gather(-1, order), 0)
     V = torch.where(kept[:, None], V.gather(-1, order[:, None].expand(-1, V.shape[1], -1)), 0)
     V_inv = torch.where(kept[..., None], V_inv.gather(-2, order[..., None].expand(-1, -1, V.shape[1])), 0)
-    arrays = (x.cpu().numpy() for x in (lam, V, V_inv))
-    modes = keep_one_of_each_pair(*arrays, like).tensors(like.device)
+    values, basis, dual = (x.cpu().numpy() for x in (lam, V, V_inv))
+    modes = keep_one_of_each_pair(values, basis, dual, like).tensors(like.device)
     return replace(modes, weight=torch.where((modes.V_inv == 0).all(-1), 0, modes.weight))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.eigenpairs import eigenpairs, one_norm, structure, unitary_eigenpairs
+from ..kernels.eigenpairs import eigenpairs, structure, unitary_eigenpairs
 from ..kernels.modal import Modes
 from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
 
