@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
             section = {"description": repeat.describe(n_calls), "conditions": conditions, "modes": modes}
             results["workloads"][name] = section
         elif name == job.NAME:
-            n_steps = 5 if options.quick else job.N_STEPS
+            n_steps = 2 if options.quick else job.N_STEPS
             rows = job.rows(job.measure(settings, n_steps), n_steps)
             results["job"] = {"description": job.describe(n_steps), "conditions": conditions, "rows": rows}
         else:

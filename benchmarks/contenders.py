@@ -139,7 +139,8 @@ def without_torchdiffeq(workload: Workload, mode: str) -> str:
 
 
 def _too_stiff(workload: Workload) -> str:
-    rate = np.linalg.norm(np.atleast_3d(workload.problem(workload.seeds[0]).Xi.T).T[0], 2) * SPAN
+    Xi = workload.problem(workload.seeds[0]).Xi
+    rate = np.linalg.norm(Xi.reshape(-1, workload.n, workload.n)[0], 2) * SPAN
     return f"|Xi| t = {rate:.0e} asks for as many steps" if rate > MAX_RATE else ""
 
 

@@ -27,7 +27,7 @@ def conditions(settings: Settings) -> dict[str, Any]:
     is_cuda = torch.device(settings.device).type == "cuda"
     return {
         "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if is_cuda else _processor(),
+        "device": torch.cuda.get_device_name(settings.device) if is_cuda else _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "numpy": np.__version__,
