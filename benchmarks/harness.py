@@ -2,7 +2,7 @@
 
 Contenders run interleaved in one process on the same problem, warmed up. A sample is the mean time of as many calls as
 take SAMPLE_SECONDS together; figures are medians and quartiles over the samples of all seeds. Memory is what one call
-allocates at most at once, its output included. Errors are the largest over the seeds.
+allocates at most at once, its output included, on the first seed. Errors are the largest over the seeds.
 """
 
 from __future__ import annotations
@@ -145,8 +145,9 @@ def _measure_problem(
             row.samples.clear()
             continue
         runners.append(runner)
-        if settings.with_memory and problem.t.shape[-1] <= contender.traced_up_to:
-            row.peak_bytes = max(row.peak_bytes or 0, peak_of(run, settings.device))
+        is_traced = runner.n_rounds > 0 and problem.t.shape[-1] <= contender.traced_up_to
+        if settings.with_memory and is_traced and row.peak_bytes is None:
+            row.peak_bytes = peak_of(run, settings.device)
     arrays = settings.tensors(problem.Xi, problem.z0, problem.t)
     run = settings.synchronised(lambda: limit(*arrays, N_EACH[mode]))
     runners.append(Runner(rows[LIMIT], run, settings.n_rounds, settings.seconds))
