@@ -1,1 +1,1 @@
-"""Benchmarks: each file answers one question; `python -m benchmarks` runs them all."""
+"""What a trajectory and its gradients cost with linode and with its peers: `python -m benchmarks`."""

@@ -1,21 +1,73 @@
-"""The benchmarks run, and no row comes without its errors."""
+"""The benchmarks run and write what they measured; no row comes without its errors, and none is judged by its time."""
 
+from __future__ import annotations
+
+import json
+
+import numpy as np
 import pytest
 
 pytest.importorskip("torchdiffeq")
+pytest.importorskip("matplotlib")
 
-from benchmarks.bench_training_step import measure
+from benchmarks import __main__ as command
+from benchmarks import truth
+from benchmarks.workloads import MODES, WORKLOADS, Workload
+from tests import oracles
+
+TINY = Workload("tiny", 3, 7, seeds=(0,), targets={"lean eig": 1.5})
 
 
-def test_every_row_of_the_training_step_has_a_time_and_small_errors_or_says_why_not():
-    rows = measure(n=3, n_times=5, n_rounds=1)
-    names = [row.contender for row in rows]
-    assert {"linode auto", "torch.linalg.eig", "matrix_exp", "torchdiffeq dopri5"} <= set(names)
-    for row in rows:
-        if row.failure:
-            assert "MethodError" in row.failure or "linalg_eig_backward" in row.failure
-            assert row.contender != "linode auto"
-            continue
-        assert min(row.quartiles) > 0.0
-        assert set(row.errors) == {"z", "dXi", "dz0"}
-        assert max(row.errors.values()) < (1e-5 if "torchdiffeq" in row.contender else 1e-12)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory):
+    """The results of a quick run of one workload and one sweep, both tiny."""
+    folder = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WORKLOADS, "tiny", TINY)
+        patch.setattr(command, "SWEEPS", {"n": ("number of states n", [TINY])})
+        patch.setattr(command.torch, "set_num_threads", lambda n_threads: None)  # the other tests keep theirs
+        command.main(["--quick", "--methods", "--workload", "tiny", "sweeps", "--output", str(folder)])
+    return folder
+
+
+def test_rows_have_a_time_and_small_errors_or_say_why_not(folder):
+    modes = json.loads((folder / "cpu.json").read_text())["workloads"]["tiny"]["modes"]
+    assert set(modes) == set(MODES)
+    for mode, rows in modes.items():
+        names = [row["contender"] for row in rows]
+        assert {"linode", "linode eig", "lean eig", "usual eig", "matrix_exp", "dopri5", "limit"} <= set(names)
+        for row in rows:
+            if row["note"]:
+                assert "MethodError" in row["note"] or row["contender"] == "expm_multiply"
+                continue
+            assert row["median_ms"] > 0.0
+            if row["contender"] != "limit":
+                assert set(row["errors"]) == ({"z", "dXi", "dz0"} if mode == "step" else {"z"})
+                assert max(row["errors"].values()) < (1e-4 if row["contender"].startswith("dopri") else 1e-12)
+
+
+def test_the_table_names_every_contender_and_target_and_the_plot_is_drawn(folder):
+    table = (folder / "cpu.md").read_text()
+    assert "| tiny | step | time of lean eig / linode |" in table
+    assert "| matrix_exp |" in table
+    assert (folder / "cpu-time-against-n.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_taylor_series_in_one_piece_are_the_block_exponentials():
+    problem = Workload("", 5, 9).problem(1)
+    arrays = problem.Xi, problem.z0, problem.t, problem.g
+    z, dXi, dz0 = truth.taylor(*arrays, truth.VERSION)
+    gradients = oracles.gradients(*arrays)
+    for x, y in ((z, oracles.trajectory(*arrays[:3])), (dXi, gradients.S), (dz0, gradients.a)):
+        np.testing.assert_allclose(x, y, rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_workloads_have_finite_problems_and_targets_of_known_contenders(name: str):
+    workload = WORKLOADS[name]
+    assert set(workload.targets) <= {"lean eig", "usual eig", "matrix_exp", "dopri5", "limit", "linode in float64"}
+    if workload.n_times <= 10_000:
+        problem = workload.problem(0)
+        assert all(np.isfinite(x).all() for x in (problem.Xi, problem.z0, problem.t, problem.g))
+        assert problem.g_of_witnesses.any()
+        assert problem.t.min() == 0.0
