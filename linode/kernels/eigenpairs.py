@@ -18,9 +18,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from .modal import NEAR
+
 Array = NDArray[Any]
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
 EPS = float(np.finfo(np.float64).eps)
+REACH = 4.0  # a plan for times up to t_max is good for times up to t_max / REACH too
 UNITS = 1000.0  # componentwise condition of the problem beyond which the limit grows in proportion,
 MAX_EXPLAINED = 1e6  # to no more than this
 TINY = 1e-200
@@ -54,25 +57,27 @@ def unitary_eigenpairs(A: Array, kind: str) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """lam (S, n), V (S, n, n) and V^-1, zero where they were not accepted; checks (S,): kappa_1(V), the largest squared
-    condition of an eigenvalue, and the time from which on both are small beside the condition of the problem.
+    """lam (S, n), V (S, n, n) and V^-1, zero where they were not accepted, and why (S,): kappa_1(V), what rounding does
+    to dL/dXi, and the time from which on both are accepted.
     """
 
     lam: Array
     V: Array
     V_inv: Array
     kappa: Array
-    squares: Array
+    amplification: Array
     t_needed: Array
     accepted: Array
 
 
 def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
-    """Of A (S, n, n), for times up to t_max: accepted where kappa and the square are below the limit, or explained.
+    """Of A (S, n, n), for times up to t_max: accepted where kappa and the amplification are below the limit.
 
-    The componentwise condition of z(t) is at least min |a_ii| t, since adding min |a_ii| to the diagonal changes no
-    entry by more than itself. Real where all eigenvalues of a single real matrix are. Raises numpy.linalg.LinAlgError
-    where the QR algorithm does not converge.
+    The entries of a gradient for modes j and k cancel in V^-H M V^H to 1 / (s_j s_k), s the conditions of eigenvalues,
+    and lost 1 / (gap t) before where their difference was divided by the gap. The limit is larger where the condition of
+    the problem explains it: componentwise, that is at least min |a_ii| t, since adding min |a_ii| to the diagonal changes
+    no entry by more than itself. Real where all eigenvalues of a single real matrix are. Raises
+    numpy.linalg.LinAlgError where the QR algorithm does not converge.
     """
     lam, V = _geev(A)
     V_inv = _inverse(V)
@@ -81,20 +86,28 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
     within = kappa <= max(limit, MAX_EXPLAINED)
     if not within.all():  # what is near infinity must not reach the others
         V, V_inv, size = (np.where(within[:, None, None], x, 0) for x in (V, V_inv, size))
-    squares = (size * size).sum(-1).max(-1)  # columns of V have length 1
-    worst = np.maximum(kappa, squares)
-    t_needed = np.zeros_like(kappa)
+    difference = lam[:, None] - lam[:, :, None]
+    gap = np.abs(difference)
+    pairs = np.sqrt((size * size).sum(-1))  # columns of V have length 1
+    pairs = pairs[:, :, None] * pairs[:, None]
+    t_short = t_max / REACH
+    loss = np.where(gap > 0, 1 / np.clip(gap * t_short, NEAR, 1), 1)
+    amplification = (pairs * loss).max((-1, -2))
+    worst = np.maximum(kappa, amplification)
     accepted = worst <= limit
+    t_needed = np.where(accepted & (pairs.max((-1, -2)) <= NEAR * limit), 0.0, t_short)
     if not accepted.all():
-        response = limit / UNITS * np.maximum(np.abs(np.diagonal(A, axis1=-2, axis2=-1)).min(-1), TINY)
-        t_needed = np.where(accepted, 0.0, np.minimum(worst, 1e100) / response)
+        explained = limit / UNITS * np.maximum(np.abs(np.diagonal(A, axis1=-2, axis2=-1)).min(-1), TINY)
+        late = np.maximum(np.minimum(worst, 1e100) / explained, t_short)
         decay = np.maximum(-lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
-        accepted |= (worst <= MAX_EXPLAINED) & (t_needed <= t_max) & (t_needed * decay <= 1)
+        by_condition = ~accepted & (worst <= MAX_EXPLAINED) & (late <= t_max) & (late * decay <= 1)
+        t_needed = np.where(accepted, t_needed, late)
+        accepted = accepted | by_condition
         V, V_inv = (np.where(accepted[:, None, None], x, 0) for x in (V, V_inv))
         if not accepted.any():
-            return Eigenpairs(lam, V, V_inv, kappa, squares, t_needed, accepted)
-    pairs = _refined(A, lam, V, V_inv, MIN_GAP * EPS * one_norm(A) * kappa)
-    return Eigenpairs(*pairs, kappa, squares, t_needed, accepted)
+            return Eigenpairs(lam, V, V_inv, kappa, amplification, t_needed, accepted)
+    refined = _refined(A, lam, V, V_inv, difference, gap > (MIN_GAP * EPS * one_norm(A) * kappa)[:, None, None])
+    return Eigenpairs(*refined, kappa, amplification, t_needed, accepted)
 
 
 def _inverse(V: Array) -> Array:
@@ -134,16 +147,17 @@ def _eig(A: Array) -> tuple[Array, Array]:
     return lam.numpy(), V.numpy()
 
 
-def _refined(A: Array, lam: Array, V: Array, V_inv: Array, noise: Array) -> tuple[Array, Array, Array]:
+def _refined(
+    A: Array, lam: Array, V: Array, V_inv: Array, difference: Array, distinct: Array
+) -> tuple[Array, Array, Array]:
     """One Newton step on all eigenpairs: errors left are those of rounding A entry by entry.
 
-    Eigenvalues closer than `noise` (S,), which rounding could have split, are left as they are: any basis of their
-    space will do.
+    difference (S, n, n) is lam_k - lam_j at j, k. Eigenvalues that are not `distinct` (S, n, n), which rounding could
+    have split, are left as they are: any basis of their space will do.
     """
     is_complex = lam.imag != 0
     F = V_inv @ (A @ V - V * lam[:, None])
-    gap = lam[:, None] - lam[:, :, None]
-    turn = np.divide(F, gap, out=np.zeros_like(F), where=np.abs(gap) > noise[:, None, None])
+    turn = np.divide(F, difference, out=np.zeros_like(F), where=distinct)
     lam = lam + np.diagonal(F, axis1=-2, axis2=-1)
     V, V_inv = V + V @ turn, V_inv - turn @ V_inv
     V_inv = 2 * V_inv - (V_inv @ V) @ V_inv  # Newton-Schulz

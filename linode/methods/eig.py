@@ -3,8 +3,8 @@
 Use when kappa(V) is moderate: then every time costs one exponential per mode, however long or stiff. Cost: about 25
 n^3 once, on the CPU, and three products of T x n x n for a gradient. Diagonal, Hermitian and skew-Hermitian Xi are
 found exactly and have kappa = 1.
-Check: kappa_1(V), which bounds what rounding does to z, and the squares of the eigenvalues' condition numbers, which
-bound what it does to dL/dXi where two eigenvalues are close, are at most max_condition.
+Check: kappa_1(V), which bounds what rounding does to z, and products of the conditions of close eigenvalues, which bound
+what it does to dL/dXi, are at most max_condition, or explained by the condition of the problem.
 Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2.2 (condition of an eigenvalue).
 """
 
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 @register
 @dataclass(frozen=True)
 class Eig(Method):
-    """Options: max_condition, the largest kappa_1(V), and squared condition number of an eigenvalue, accepted."""
+    """Options: max_condition, the largest kappa_1(V), and the largest amplification of rounding in dL/dXi, accepted."""
 
     max_condition: float = MAX_CONDITION
     name: ClassVar[str] = "eig"
@@ -140,7 +140,9 @@ def _general(Xi: Tensor, A: Array, limit: float, t_max: float) -> Plan:
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
     modes = keep_one_of_each_pair(pairs.lam, pairs.V, pairs.V_inv, Xi)
-    plan = EigPlan(Xi, modes, pairs.kappa, pairs.accepted, Check(pairs.kappa, pairs.squares, limit, pairs.t_needed))
+    plan = EigPlan(
+        Xi, modes, pairs.kappa, pairs.accepted, Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
+    )
     plan.t_needed = float((pairs.t_needed * pairs.accepted).max())
     return plan
 
@@ -150,12 +152,12 @@ class Check:
     """The figures that were looked at, in words when asked for."""
 
     kappa: Array
-    squares: Array
+    amplification: Array
     limit: float
     t_needed: Array
 
     def __str__(self) -> str:
-        figures = {"kappa(V)": self.kappa, "squared condition of an eigenvalue": self.squares}
+        figures = {"kappa(V)": self.kappa, "amplification in dL/dXi": self.amplification}
         worst = {name: np.where(np.isfinite(x), x, np.inf).max() for name, x in figures.items()}
         shown = [f"{name} = {x:.3g} {'<=' if x <= self.limit else '>'} {self.limit:.3g}" for name, x in worst.items()]
         late = self.t_needed[np.isfinite(self.t_needed)].max(initial=0.0)
