@@ -74,9 +74,9 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
     """Of A (S, n, n), for times up to t_max: accepted where kappa and the amplification are below the limit.
 
     The entries of a gradient for modes j and k cancel in V^-H M V^H to 1 / (s_j s_k), s the conditions of eigenvalues,
-    and lost 1 / (gap t) before where their difference was divided by the gap. The limit is larger where the condition of
-    the problem explains it: componentwise, that is at least min |a_ii| t, since adding min |a_ii| to the diagonal changes
-    no entry by more than itself. Real where all eigenvalues of a single real matrix are. Raises
+    and lost 1 / (gap t) before, where their difference was divided by the gap. The limit is larger where the condition
+    of the problem explains it: componentwise, that is at least min |a_ii| t, since adding min |a_ii| to the diagonal
+    changes no entry by more than itself. Real where all eigenvalues of a single real matrix are. Raises
     numpy.linalg.LinAlgError where the QR algorithm does not converge.
     """
     lam, V = _geev(A)

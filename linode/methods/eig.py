@@ -3,8 +3,8 @@
 Use when kappa(V) is moderate: then every time costs one exponential per mode, however long or stiff. Cost: about 25
 n^3 once, on the CPU, and three products of T x n x n for a gradient. Diagonal, Hermitian and skew-Hermitian Xi are
 found exactly and have kappa = 1.
-Check: kappa_1(V), which bounds what rounding does to z, and products of the conditions of close eigenvalues, which bound
-what it does to dL/dXi, are at most max_condition, or explained by the condition of the problem.
+Check: kappa_1(V), which bounds what rounding does to z, and products of the conditions of close eigenvalues, which
+bound what it does to dL/dXi, are at most max_condition, or explained by the condition of the problem.
 Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2.2 (condition of an eigenvalue).
 """
 
