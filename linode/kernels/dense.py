@@ -1,4 +1,6 @@
-"""exp(A t) z0 at many times per step: states at the nodes k H by doubling, then one short polynomial a time.
+"""exp(A t) z0 at many times per step: states at the nodes k H by products, then one short polynomial a time.
+
+Nodes double in number with every squaring of E = exp(A H), until a squaring would cost more than going on in blocks.
 
 Times are grouped by their node in padded groups of one size, so that all polynomials are one batched product: about
 N n_terms n^2 for N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n.
@@ -72,14 +74,15 @@ def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor, want_z: bool) -> 
     gW.index_add_(0, groups.node, C.mT @ groups.pad(g.reshape(-1, n)))
     gP = [step.zeros() for _ in range(degree.q + 1)]
     lam = action_terms_vjp(step.P, blocks, degree, gW.reshape(S, R * N, degree.n_terms, n), gP).reshape(S, R, N, n)
-    gE = []
-    for level, (start, stop) in reversed(list(enumerate(_doublings(N)))):
-        upper = lam[:, :, start:stop].flatten(1, 2)
-        lower = nodes[:, :, : stop - start].flatten(1, 2)
-        gE.append(upper.mT @ lower.conj_physical())
-        lam = lam[:, :, :start].clone()
-        lam[:, :, : stop - start] += (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
-    return step.backward(gE[::-1] or [step.zeros()], gP), lam[:, :, 0], z
+    ranges = _ranges(N, n)
+    gE = [step.zeros() for _ in range(1 + max((level for level, _, _ in ranges), default=0))]
+    lam = lam.contiguous()
+    for level, start, stop in reversed(ranges):
+        before = slice(start - 2**level, stop - 2**level)
+        upper, lower = lam[:, :, start:stop].flatten(1, 2), nodes[:, :, before].flatten(1, 2)
+        gE[level] += upper.mT @ lower.conj_physical()
+        lam[:, :, before] += (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
+    return step.backward(gE, gP), lam[:, :, 0], z
 
 
 def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Groups, Tensor]:
@@ -88,20 +91,25 @@ def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Groups, Tenso
     k, s = step.split(t)
     k = k.to(torch.int64)
     N = int(k.max()) + 1
-    nodes = z0[:, :, None]
-    for level, (start, stop) in enumerate(_doublings(N)):
-        shifted = nodes[:, :, : stop - start].flatten(1, 2) @ step.E(level).mT
-        nodes = torch.cat([nodes, shifted.reshape(S, R, stop - start, n)], 2)
+    nodes = z0.new_empty(S, R, N, n)
+    nodes[:, :, 0] = z0
+    for level, start, stop in _ranges(N, n):
+        before = nodes[:, :, start - 2**level : stop - 2**level].flatten(1, 2)
+        nodes[:, :, start:stop] = (before @ step.E(level).mT).reshape(S, R, stop - start, n)
     groups = Groups.of(k, N)
     weights = monomials(s, step.degree, s).reshape(-1, step.degree.n_terms).to(z0.dtype)
     return nodes, groups, groups.pad(weights)
 
 
-def _doublings(N: int) -> list[tuple[int, int]]:
-    """Node ranges (start, stop) that level after level fill N nodes: 1:2, 2:4, 4:8, ..., the last one cut."""
-    ranges = []
-    start = 1
+def _ranges(N: int, n: int) -> list[tuple[int, int, int]]:
+    """(level, start, stop): nodes start to stop are E^(2^level) times those 2^level before; all N of them, in order."""
+    # seconds: a squaring and its reverse, three products of n^3; a step and its reverse, three passes over n x n
+    squaring, step = 1.5e-10 * n**3, 6e-5 + 3e-9 * n**2
+    levels = range(max(1, (N - 1).bit_length()))
+    top = min(levels, key=lambda level: level * squaring + (level + N / 2**level) * step)
+    ranges, start = [], 1
     while start < N:
-        ranges.append((start, min(2 * start, N)))
-        start *= 2
+        level = min(top, start.bit_length() - 1)
+        ranges.append((level, start, min(start + 2**level, N)))
+        start += 2**level
     return ranges
