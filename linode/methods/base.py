@@ -29,7 +29,6 @@ class Workload:
     n: int
     norm: float  # largest |Xi|_1
     t_max: float  # largest |t|
-    wants_gradient: bool = True
 
     @property
     def span(self) -> float:
