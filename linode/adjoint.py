@@ -80,7 +80,7 @@ class EagerTrajectory(Trajectory):
         ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi.detach(), z0.detach(), t.detach())
         ctx.save_for_backward(Xi, z0, t)
         ctx.save_for_forward(Xi, z0, t)
-        return ctx.evaluation.states()
+        return ctx.evaluation.states(for_gradients=True)
 
     setup_context = Function.setup_context
 
@@ -91,7 +91,7 @@ class EagerTrajectory(Trajectory):
         ctx.saved_tensors  # noqa: B018 - raises where one was changed in place
         need_Xi, need_z0, need_t, _ = ctx.needs_input_grad
         S, a, dt = ctx.evaluation.gradients(g, need_t)
-        return S if need_Xi else None, a if need_z0 else None, dt if need_t else None, None
+        return S if need_Xi else None, a if need_z0 else None, dt, None
 
 
 class TrajectoryVJP(Function):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .adjoint import trajectory
 from .conditioning import relative_condition
-from .evaluation import Planner
+from .evaluation import Planner, systems_of
+from .kernels.arrays import largest
 from .methods import Method, Plan, Workload, make_method
 from .problem import Layout, as_answer, check_finite, check_tolerance, make_system, make_times, widened
 from .solution import Solution, Stats, Status
@@ -163,14 +164,14 @@ class LinearODE:
         """What was precomputed for the present Xi: factors, checks and the reason for the choice; reused over every
         call.
         """
-        Xi = widened(self.Xi.detach())
-        systems = Layout.of(Xi.shape, self.z0.shape, torch.Size([0])).systems(Xi)
+        layout = Layout.of(self.Xi.shape, self.z0.shape, torch.Size([0]))
+        systems = systems_of(self.Xi.detach(), layout)
         known = self._planner.known(systems, torch.inf)
         if known is not None:
             return known
-        check_finite(systems, "Xi")
-        norm = float(systems.abs().sum(-2).max()) if systems.numel() else 0.0
-        return self._planner.plan(systems, Workload(systems.shape[0], 1, 1, Xi.shape[-1], norm, 0.0))
+        check_finite(self.Xi, "Xi")
+        norm = largest(abs(systems).sum(-2)) if layout.S else 0.0
+        return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, norm, 0.0))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,8 +210,10 @@ class LinearODE:
         return self.Xi.shape[:-2], self.z0.shape[:-1]
 
     def _evaluate(self, times: Tensor) -> Tensor:
-        dtype = self.dtype
-        return trajectory(self.Xi.to(dtype), self.z0.to(dtype), times, self._planner)
+        Xi, z0 = self.Xi, self.z0
+        if Xi.dtype != z0.dtype:
+            Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
+        return trajectory(Xi, z0, times, self._planner)
 
     def _condition(self, times: Tensor, z: Tensor) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float64)

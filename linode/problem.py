@@ -9,7 +9,7 @@ from __future__ import annotations
 import cmath
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from .errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
-from .kernels.arrays import expand, permute
+from .kernels.arrays import expand, largest, permute
 
+WIDE = (torch.float64, torch.complex128)
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> Tensor:
     """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype if not another."""
+    if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided:
+        return x
     if not isinstance(x, Tensor):
         try:
             array = np.asarray(x)
@@ -47,12 +50,11 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
 
 
 def is_finite(x: Any) -> bool:
-    """Whether every entry is finite; an empty x is."""
-    if isinstance(x, Tensor) and x.numel() <= 2**14 and x.device.type == "cpu":
+    """Whether every entry is finite; an empty x is. One pass; what is finite may still overflow the sum."""
+    if isinstance(x, Tensor) and x.is_cpu and x.numel() <= 2**14:
         x = x.numpy(force=True)
     if not isinstance(x, Tensor):
-        return bool(np.isfinite(x).all())
-    # one pass; a finite x may still overflow its sum
+        return not x.size or isfinite(largest(x))
     return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 
@@ -121,7 +123,7 @@ def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[
     t = t[None] if is_scalar else t
     if t.ndim > 1:
         broadcast({" and ".join(names): torch.broadcast_shapes(*shapes), "t": t.shape[:-1]})
-    return t.to(torch.float64), is_scalar
+    return t if t.dtype == torch.float64 else t.to(torch.float64), is_scalar
 
 
 def check_tolerance(rtol: Any) -> None:
@@ -132,7 +134,7 @@ def check_tolerance(rtol: Any) -> None:
 
 def widened(x: Tensor) -> Tensor:
     """float64 or complex128."""
-    return x.to(torch.promote_types(x.dtype, torch.float64))
+    return x if x.dtype in WIDE else x.to(torch.promote_types(x.dtype, torch.float64))
 
 
 def as_answer(x: Tensor, is_numpy: bool) -> Any:
@@ -140,7 +142,8 @@ def as_answer(x: Tensor, is_numpy: bool) -> Any:
 
 
 def check_same_device(tensors: dict[str, Tensor]) -> None:
-    if len({x.device for x in tensors.values()}) > 1:
+    first, *others = tensors.values()
+    if any(x.device != first.device for x in others):
         found = ", ".join(f"{name} on {x.device}" for name, x in tensors.items())
         raise DeviceError(f"{' and '.join(tensors)} must be on one device, got {found}")
 
@@ -169,6 +172,7 @@ class Layout:
     order: tuple[int, ...]
     S: int
     R: int
+    n: int
     n_entries: int  # of z
 
     @staticmethod
@@ -180,7 +184,7 @@ class Layout:
         shared = [d for d in range(len(batch)) if d not in systems]
         S, R = prod(batch[d] for d in systems), prod(batch[d] for d in shared)
         z_shape = (*batch, t_shape[-1], Xi_shape[-1])
-        return Layout(Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, prod(z_shape))
+        return Layout(Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, z_shape[-1], prod(z_shape))
 
     def systems(self, Xi: Any) -> Any:
         """(S, n, n); a view, since the dimensions that are left out have size 1."""

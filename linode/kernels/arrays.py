@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any] | Tensor
+FEW_VALUES = 4096  # for which numpy's exp takes no longer than torch's, with what it costs to wake torch up
+MANY_PRODUCTS, SMALL_PRODUCT = 16, 2**16  # multiplications in one
 
 
 def namespace(x: Array) -> Any:
@@ -33,6 +35,24 @@ def conj(x: Any) -> Any:
 
 def real(x: Any) -> Any:
     return x.real if is_complex(x) else x
+
+
+def elementwise(name: str, x: Any, out: Any) -> Any:
+    """exp, sin or cos of float64 into `out`; torch's are the faster ones, beyond what it costs to ask it."""
+    if isinstance(x, Tensor):
+        return getattr(torch, name)(x, out=out)
+    if x.size < FEW_VALUES or not x.dtype == out.dtype == np.float64:
+        return getattr(np, name)(x, out=out)
+    getattr(torch, name)(torch.from_numpy(x), out=torch.from_numpy(out))
+    return out
+
+
+def product(a: Any, b: Any) -> Any:
+    """a @ b. On the CPU many small products are faster through NumPy, which does not share them out among threads."""
+    if isinstance(a, Tensor) and a.is_cpu and a.shape[:-2].numel() >= MANY_PRODUCTS:
+        if a.shape[-2] * a.shape[-1] * b.shape[-1] <= SMALL_PRODUCT:
+            return torch.from_numpy(a.numpy() @ b.numpy())
+    return a @ b
 
 
 def as_type(x: Any, like: Any) -> Any:
@@ -79,8 +99,12 @@ def of_kind(x: Any, like: Array) -> Any:
 def as_host(x: Tensor) -> NDArray[Any]:
     """A tensor as float64 or complex128 array; of memory that is shared where nothing has to change."""
     array: NDArray[Any] = x.numpy(force=True)
-    wide = "c16" if array.dtype.kind == "c" else "f8"
-    return array if array.dtype == wide else array.astype(wide)
+    return array if array.dtype.char in "dD" else array.astype("c16" if array.dtype.kind == "c" else "f8")
+
+
+def is_repeated(x: Any) -> bool:
+    """By expand(): the same memory along the first dimension."""
+    return (x.stride(0) if isinstance(x, Tensor) else x.strides[0]) == 0
 
 
 def as_tensor(x: Array) -> Tensor:
@@ -90,9 +114,11 @@ def as_tensor(x: Array) -> Tensor:
 
 def as_tensor_of(x: Array, like: Tensor) -> Tensor:
     """As a contiguous tensor in the dtype of `like`."""
-    if isinstance(x, Tensor):
-        return x.to(like.dtype).contiguous()
-    return torch.from_numpy(np.ascontiguousarray(x)).to(like.dtype)
+    if not isinstance(x, Tensor):
+        x = torch.from_numpy(np.ascontiguousarray(x))
+    elif not x.is_contiguous():
+        x = x.contiguous()
+    return x if x.dtype == like.dtype else x.to(like.dtype)
 
 
 def summed(x: Any, shape: torch.Size) -> Any:

@@ -2,15 +2,16 @@
 
 Diagonal, Hermitian and skew-Hermitian matrices are found exactly and have unitary eigenvectors. For the rest one Newton
 step on all pairs leaves the errors that rounding the matrix entry by entry would make, which stiff and graded ones
-need.
-Sources: LAPACK geev, heevd; Golub & Van Loan (2013), 7.2; Newton step: Dongarra, Moler & Wilkinson (1983), SIAM J.
-Numer. Anal. 20.
+need. Of a real matrix one of each conjugate pair is kept, pairs first.
+Sources: LAPACK geev, heevd; Golub & Van Loan (2013), 7.2 (condition of an eigenvalue); Newton step: Dongarra, Moler &
+Wilkinson (1983), SIAM J. Numer. Anal. 20.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from .modal import NEAR
+from .modal import NEAR, Modes
 
 Array = NDArray[Any]
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
@@ -26,8 +27,8 @@ EPS = float(np.finfo(np.float64).eps)
 REACH = 4.0  # a plan for times up to t_max is good for times up to t_max / REACH too
 UNITS = 1000.0  # componentwise condition of the problem beyond which the limit grows in proportion,
 MAX_EXPLAINED = 1e6  # to no more than this
+GRADED = 64.0  # |A| s / |lam| up to which LAPACK's error is no more than the condition of the problem explains
 TINY = 1e-200
-MIN_SHARE = 32  # systems a thread, below which starting it costs more than it saves
 
 
 def structure(A: Array) -> str | None:
@@ -42,130 +43,191 @@ def structure(A: Array) -> str | None:
     return "skew-Hermitian" if np.array_equal(A, -transpose.conj()) else None
 
 
-def unitary_eigenpairs(A: Array, kind: str) -> tuple[Array, Array]:
-    """lam (S, n) and unitary V (S, n, n) for a `structure`."""
+def unitary_modes(A: Array, kind: str) -> Modes:
+    """For a `structure`."""
     if kind == "diagonal":
-        return np.diagonal(A, axis1=-2, axis2=-1), np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape)
-    if kind == "Hermitian":
-        lam, V = np.linalg.eigh(A)
-        return lam.astype(V.dtype), V
-    omega, V = np.linalg.eigh(1j * A)
-    # rounding must not split a null space into pairs: its eigenvectors are no conjugates of each other
-    noise = A.shape[-1] * EPS * np.abs(omega).max(-1, keepdims=True)
-    return -1j * np.where(np.abs(omega) <= noise, 0.0, omega), V
+        lam, V = np.diagonal(A, axis1=-2, axis2=-1), np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape)
+    elif kind == "Hermitian":
+        omega, V = np.linalg.eigh(A)
+        lam = omega.astype(V.dtype)
+    else:
+        omega, V = np.linalg.eigh(1j * A)
+        # rounding must not split a null space into pairs: its eigenvectors are no conjugates of each other
+        noise = A.shape[-1] * EPS * np.abs(omega).max(-1, keepdims=True)
+        lam = -1j * np.where(np.abs(omega) <= noise, 0.0, omega)
+    return keep_one_of_each_pair(lam, V, V.swapaxes(-1, -2).conj(), np.iscomplexobj(A))
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """lam (S, n), V (S, n, n) and V^-1, zero where they were not accepted, and why (S,): kappa_1(V), what rounding does
-    to dL/dXi, and the time from which on both are accepted.
+    """Modes, and (S,) which of the systems were accepted, from which t_max on, and the figures that were looked at:
+    bounds of kappa_1(V) and of what rounding does to dL/dXi.
     """
 
-    lam: Array
-    V: Array
-    V_inv: Array
+    modes: Modes
+    accepted: Array
+    t_needed: Array
     kappa: Array
     amplification: Array
-    t_needed: Array
-    accepted: Array
 
 
 def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
     """Of A (S, n, n), for times up to t_max: accepted where kappa and the amplification are below the limit.
 
     The entries of a gradient for modes j and k cancel in V^-H M V^H to 1 / (s_j s_k), s the conditions of eigenvalues,
-    and lost 1 / (gap t) before, where their difference was divided by the gap. The limit is larger where the condition
-    of the problem explains it: componentwise, that is at least min |a_ii| t, since adding min |a_ii| to the diagonal
-    changes no entry by more than itself. Real where all eigenvalues of a single real matrix are. Raises
-    numpy.linalg.LinAlgError where the QR algorithm does not converge.
+    and lost 1 / (gap t) before, where their difference was divided by the gap. Raises numpy.linalg.LinAlgError where
+    the QR algorithm does not converge.
     """
-    lam, V = _geev(A)
-    V_inv = _inverse(V)
-    size = np.abs(V_inv)
-    kappa = one_norm(V) * size.sum(-2).max(-1)
-    within = kappa <= max(limit, MAX_EXPLAINED)
-    if not within.all():  # what is near infinity must not reach the others
-        V, V_inv, size = (np.where(within[:, None, None], x, 0) for x in (V, V_inv, size))
-    difference = lam[:, None] - lam[:, :, None]
-    gap = np.abs(difference)
-    pairs = np.sqrt((size * size).sum(-1))  # columns of V have length 1
-    pairs = pairs[:, :, None] * pairs[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):  # of bases near singular, which are refused
+        modes = _modes(A)
+        s = _row_norms(modes.V_inv)  # conditions: columns of V have length 1
+        kappa = math.sqrt(A.shape[-1]) * (modes.weight * s).sum(-1)  # a bound, seldom far above kappa_1
+        amplification = np.square(s.max(-1)) / NEAR  # a bound whatever the gaps
+        t_needed, accepted = np.zeros(len(A)), (kappa <= limit) & (amplification <= limit)
+        if not accepted.all():
+            kappa, amplification, accepted, t_needed = _judged(A, modes, s, limit, t_max)
+            if not accepted.all():  # what is near infinity must not reach the others
+                modes = modes.cleared(~accepted)
+        size = one_norm(A)
+        if (size * s.max(-1) > GRADED * np.abs(modes.lam).min(-1)).any():
+            modes = _refined(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED))
+        return Eigenpairs(modes, accepted, t_needed, kappa, amplification)
+
+
+def _judged(A: Array, modes: Modes, s: Array, limit: float, t_max: float) -> tuple[Array, Array, Array, Array]:
+    """kappa, amplification, accepted and t_needed (S,), pair by pair of eigenvalues.
+
+    The limit is larger where the condition of the problem explains it: the componentwise condition of z(t) is about
+    t |w_j| |A| |v_j|, with w_j and v_j the left and right eigenvectors of the mode that dominates it.
+    """
+    size, basis = np.abs(modes.V_inv), np.abs(modes.V)
+    kappa = basis.sum(-2).max(-1) * (modes.weight[..., None] * size).sum(-2).max(-1)
+    kappa = np.where(np.isfinite(kappa), kappa, np.inf)
+    gap = np.abs(modes.lam[:, :, None] - modes.every(modes.lam, -1)[:, None])
+    pairs = s[:, :, None] * np.concatenate((s, s[:, : modes.n_pairs]), axis=-1)[:, None]
     t_short = t_max / REACH
+    # the longest and shortest times lose at most this; equal eigenvalues are not subtracted at all
     loss = np.where(gap > 0, 1 / np.clip(gap * t_short, NEAR, 1), 1)
-    amplification = (pairs * loss).max((-1, -2))
+    amplification = np.where(np.isfinite(pairs), pairs * loss, np.inf).max((-1, -2))
     worst = np.maximum(kappa, amplification)
     accepted = worst <= limit
     t_needed = np.where(accepted & (pairs.max((-1, -2)) <= NEAR * limit), 0.0, t_short)
-    if not accepted.all():
-        explained = limit / UNITS * np.maximum(np.abs(np.diagonal(A, axis1=-2, axis2=-1)).min(-1), TINY)
-        late = np.maximum(np.minimum(worst, 1e100) / explained, t_short)
-        decay = np.maximum(-lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
-        by_condition = ~accepted & (worst <= MAX_EXPLAINED) & (late <= t_max) & (late * decay <= 1)
-        t_needed = np.where(accepted, t_needed, late)
-        accepted = accepted | by_condition
-        V, V_inv = (np.where(accepted[:, None, None], x, 0) for x in (V, V_inv))
-        if not accepted.any():
-            return Eigenpairs(lam, V, V_inv, kappa, amplification, t_needed, accepted)
-    refined = _refined(A, lam, V, V_inv, difference, gap > (MIN_GAP * EPS * one_norm(A) * kappa)[:, None, None])
-    return Eigenpairs(*refined, kappa, amplification, t_needed, accepted)
+    if accepted.all():
+        return kappa, amplification, accepted, t_needed
+    rate = np.where(modes.weight > 0, (size * (np.abs(A) @ basis).swapaxes(-1, -2)).sum(-1), np.inf)
+    explained = limit / UNITS * np.maximum(rate.min(-1), TINY)
+    late = np.maximum(np.minimum(worst, 1e100) / explained, t_short)
+    decay = np.maximum(-modes.lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
+    by_condition = ~accepted & (worst <= MAX_EXPLAINED) & (late <= t_max) & (late * decay <= 1)
+    return kappa, amplification, accepted | by_condition, np.where(accepted, t_needed, late)
 
 
-def _inverse(V: Array) -> Array:
-    if len(V) > 1:
-        return torch.linalg.inv_ex(torch.from_numpy(V))[0].numpy()
-    getrf, getri = (lapack.zgetrf, lapack.zgetri) if np.iscomplexobj(V) else (lapack.dgetrf, lapack.dgetri)
-    factors, pivots, singular = getrf(V[0])
-    return np.full_like(V, np.nan) if singular else getri(factors, pivots)[0][None]
+def _row_norms(x: Array) -> Array:
+    y = x.view(np.float64) if x.dtype.kind == "c" else x
+    return np.sqrt(np.einsum("...j,...j->...", y, y))
 
 
-def _geev(A: Array) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors of length 1; a large batch is shared out among torch's threads."""
-    if len(A) == 1 and not np.iscomplexobj(A):
-        re, im, _, V, info = lapack.dgeev(A[0], compute_vl=0)  # without the overheads of numpy and torch
-        if info:
-            raise np.linalg.LinAlgError("Eigenvalues did not converge")
-        upper = np.flatnonzero(im > 0)
-        if not len(upper):
-            return re[None], V[None]
-        wide = V.astype(np.complex128)
-        wide.imag[:, upper] = V[:, upper + 1]
-        wide[:, upper + 1] = wide[:, upper].conj()
-        return (re + 1j * im)[None], wide[None]
-    n_shares = min(torch.get_num_threads(), len(A) // MIN_SHARE)
-    if n_shares < 2:
-        return _eig(A)
-    with ThreadPoolExecutor(n_shares) as pool:
-        parts = list(pool.map(_eig, np.array_split(A, n_shares)))  # LAPACK releases the interpreter's lock
-    return np.concatenate([lam for lam, _ in parts]), np.concatenate([V for _, V in parts])
+# ---- factors ---------------------------------------------------------------------------------------------------
 
 
-def _eig(A: Array) -> tuple[Array, Array]:
+def _modes(A: Array) -> Modes:
+    """Eigenvalues, eigenvectors of length 1 and the inverse of their basis, infinite where it has none."""
+    if len(A) == 1 and A.dtype.kind == "f":
+        return _modes_of_one(A[0])
     try:
         lam, V = torch.linalg.eig(torch.from_numpy(A))  # for small matrices half the time of numpy's
     except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
         raise np.linalg.LinAlgError(str(error)) from None
-    return lam.numpy(), V.numpy()
+    V_inv = np.ascontiguousarray(torch.linalg.inv_ex(V)[0].numpy())
+    bad = ~np.isfinite(V_inv.sum((-1, -2)))
+    if bad.any():
+        V_inv[bad] = np.inf
+    return keep_one_of_each_pair(lam.numpy(), V.numpy(), V_inv, A.dtype.kind == "c")
 
 
-def _refined(
-    A: Array, lam: Array, V: Array, V_inv: Array, difference: Array, distinct: Array
-) -> tuple[Array, Array, Array]:
+def _modes_of_one(A: Array) -> Modes:
+    """Of one real matrix: LAPACK without the overheads of numpy and torch, and a real inverse."""
+    re, im, _, X, info = lapack.dgeev(A, compute_vl=0)
+    if info:
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+    factors, pivots, singular = lapack.dgetrf(X)
+    Y = np.full_like(X, np.inf) if singular else lapack.dgetri(factors, pivots)[0]
+    if not im.any():
+        return Modes(re[None], X[None], Y[None], np.ones((1, len(re))), 0)
+    # X has Re v and Im v of a pair side by side: z = 2 Re(v c) with c = (Y_re - i Y_im) z / 2
+    layout = _pair_layout(np.sign(im).tobytes())
+    lam = (re + 1j * im)[layout.kept]
+    return Modes(lam[None], (X @ layout.columns)[None], (layout.rows @ Y)[None], layout.weight[None], layout.n_pairs)
+
+
+@dataclass(frozen=True)
+class PairLayout:
+    """Where geev puts the n_pairs eigenvalues above the real axis, and the real ones: pairs first."""
+
+    kept: Array  # (p,)
+    columns: Array  # (n, p): V = X columns
+    rows: Array  # (p, n): V^-1 = rows X^-1
+    weight: Array  # (p,)
+    n_pairs: int
+
+
+@lru_cache(maxsize=64)
+def _pair_layout(signs: bytes) -> PairLayout:
+    """From the signs (n,) of the imaginary parts."""
+    sign = np.frombuffer(signs)
+    upper, single = (sign > 0).nonzero()[0], (sign == 0).nonzero()[0]
+    m, kept = len(upper), np.concatenate((upper, single))
+    weight, columns = np.ones(len(kept)), np.zeros((len(sign), len(kept)), np.complex128)
+    weight[:m] = 2.0
+    columns[kept, np.arange(len(kept))] = 1
+    columns[upper + 1, np.arange(m)] = 1j
+    return PairLayout(kept, columns, columns.T.conj() / weight[:, None], weight, m)
+
+
+def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, is_complex: bool) -> Modes:
+    """Modes for a complex Xi; for a real one without the conjugates, and real where all eigenvalues are.
+
+    lam (S, n), V (S, n, n), V_inv (S, n, n).
+    """
+    if is_complex or lam.dtype.kind != "c":
+        return Modes(lam, V, V_inv, np.ones(lam.shape), 0)
+    if not (lam.imag.any() or V.imag.any()):
+        return Modes(lam.real, V.real, V_inv.real, np.ones(lam.shape), 0)
+    weight = 1.0 + np.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
+    order = np.argsort(-weight, axis=-1, kind="stable")  # pairs lead
+    order = order[:, : np.count_nonzero(weight, axis=-1).max()]
+    system = np.arange(len(lam))[:, None]
+    lam, weight = lam[system, order], weight[system, order]
+    V, V_inv = V.swapaxes(-1, -2)[system, order].swapaxes(-1, -2), V_inv[system, order]
+    padding = weight == 0
+    if padding.any():
+        lam[padding], V_inv[padding], V.swapaxes(-1, -2)[padding] = 0, 0, 0
+    return Modes(lam, V, V_inv, weight, int(np.count_nonzero(weight > 1, axis=-1).max()))
+
+
+def _refined(A: Array, modes: Modes, noise: Array) -> Modes:
     """One Newton step on all eigenpairs: errors left are those of rounding A entry by entry.
 
-    difference (S, n, n) is lam_k - lam_j at j, k. Eigenvalues that are not `distinct` (S, n, n), which rounding could
-    have split, are left as they are: any basis of their space will do.
+    Eigenvalues closer than noise (S,), which rounding could have split, are left as they are: any basis of their space
+    will do.
     """
-    is_complex = lam.imag != 0
-    F = V_inv @ (A @ V - V * lam[:, None])
-    turn = np.divide(F, difference, out=np.zeros_like(F), where=distinct)
-    lam = lam + np.diagonal(F, axis1=-2, axis2=-1)
-    V, V_inv = V + V @ turn, V_inv - turn @ V_inv
-    V_inv = 2 * V_inv - (V_inv @ V) @ V_inv  # Newton-Schulz
-    if np.iscomplexobj(V) and not np.iscomplexobj(A):  # real modes of a real matrix stay real
-        lam.imag *= is_complex
-        V.imag *= is_complex[:, None]
-        V_inv.imag *= is_complex[..., None]
-    return lam, V, V_inv
+    lam, V, V_inv = modes.lam, modes.V, modes.V_inv
+    basis, dual, every = modes.every(V, -1), modes.every(V_inv, -2), modes.every(lam, -1)
+    alone = modes.weight[:, : modes.n_pairs] < 2  # leading modes without a conjugate, beside those with
+    if alone.any():
+        dual[:, lam.shape[-1] :][alone] = 0
+    difference = lam[:, None] - every[:, :, None]  # (S, n, p)
+    F = dual @ (A @ V - V * lam[:, None])
+    turn = np.divide(F, difference, out=np.zeros_like(F), where=np.abs(difference) > noise[:, None, None])
+    lam, V = lam + np.diagonal(F, axis1=-2, axis2=-1), V + basis @ turn
+    single = (modes.weight == 1).nonzero() if modes.n_pairs else None  # real modes of a real matrix stay real
+    if single is not None:
+        s, j = single
+        lam.imag[s, j], V.imag[s, :, j] = 0, 0
+    V_inv = 2 * V_inv - (V_inv @ modes.every(V, -1)) @ dual  # Newton-Schulz
+    if single is not None:
+        V_inv.imag[s, j] = 0
+    return Modes(lam, V, V_inv, modes.weight, modes.n_pairs)
 
 
 def one_norm(A: Array) -> Array:

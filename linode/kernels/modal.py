@@ -13,6 +13,7 @@ Sources: Daleckii & Krein (1965); Higham (2008), Functions of Matrices, theorem 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +21,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import as_type, conj, copy, empty, equal, is_complex, namespace, nonzero, of_kind, real, split
+from .arrays import as_type, conj, copy, elementwise, empty, is_complex, namespace, nonzero, of_kind, product, real, split
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
 # digits that are lost otherwise: at most 1 / NEAR units of rounding.
 NEAR, NEAR_RELATIVE = 0.03, 0.01
 CHUNK_ENTRIES = 2**20  # of E at a time
+Gradients = tuple[Any, Any, Any]
+
+
+@dataclass
+class Gaps:
+    """|lam_j - lam_k| and the inverse of its conjugate, (S, p, q), infinite and 0 where it is not used; the smallest
+    that is, (S, 1, 1); and the mask of pairs that are near whatever the times, or None. q counts the conjugates of the
+    pairs behind the p modes kept.
+    """
+
+    size: Any
+    inverse: Any
+    smallest: Any
+    near: Any
 
 
 @dataclass
@@ -43,21 +58,35 @@ class Modes:
     V_inv: Any
     weight: Any
     n_pairs: int
-    _kept: list[tuple[Any, Any]] = field(default_factory=list, repr=False)  # times and E^T, for the gradient
+    _gaps: Gaps | None = field(default=None, repr=False)
+    _adjoint: tuple[Any, Any, Any, Any] | None = field(default=None, repr=False)
+    _start: tuple[bytes, Any, Any] | None = field(default=None, repr=False)  # z0 with its c and K, where small
 
     def __post_init__(self) -> None:
-        self.xp = namespace(self.lam)
         self.n_rows = self.lam.shape[-1] + self.n_pairs
         self.weighted = self.V * self.weight[:, None] if self.n_pairs else self.V
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "xp": None, "_kept": []}
+    @property
+    def xp(self) -> Any:
+        return namespace(self.lam)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, xp=namespace(state["lam"]))
+    @property
+    def adjoint(self) -> tuple[Any, Any, Any, Any]:
+        """Of the weighted V, of V_inv and of every column of V; and max |lam|, (S, 1, 1)."""
+        known = self._adjoint
+        if known is None:
+            factors = (conj(x).mT for x in (self.weighted, self.V_inv, self.every(self.V, -1)))
+            self._adjoint = known = (*factors, self.xp.amax(abs(self.lam), -1)[:, None, None])
+        return known
 
     def subset(self, index: Any) -> Modes:
         return Modes(self.lam[index], self.V[index], self.V_inv[index], self.weight[index], self.n_pairs)
+
+    def cleared(self, systems: Any) -> Modes:
+        """The same without the modes of some systems, given by a mask (S,); NumPy arrays."""
+        lam, V, V_inv = self.lam.copy(), self.V.copy(), self.V_inv.copy()
+        lam[systems], V[systems], V_inv[systems] = 0, 0, 0
+        return Modes(lam, V, V_inv, self.weight, self.n_pairs)
 
     def tensors(self, device: torch.device) -> Modes:
         """The same as tensors; from NumPy arrays."""
@@ -65,26 +94,46 @@ class Modes:
         lam, V, V_inv, weight = (torch.from_numpy(x).to(device) for x in host)
         return Modes(lam, V, V_inv, weight, self.n_pairs)
 
+    def every(self, x: Any, axis: int) -> Any:
+        """What belongs to the kept eigenvalues, then to the conjugates that were left out."""
+        if not self.n_pairs:
+            return x
+        head = x[..., : self.n_pairs] if axis == -1 else x[..., : self.n_pairs, :]
+        return namespace(x).concatenate((x, conj(head)), axis=axis)
+
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
-        K = of_kind(self._synthesis(self._coefficients(z0)), t)
-        parts = [self._states(part, K) for part in self._chunks(t)]
+        K = of_kind(self._expanded(z0)[1], t)
+        parts = [product(self._modal(part).mT, K) for part in self._chunks(t)]
         return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
 
-    def vjp(self, z0: Any, t: Any, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-        """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
-        c = self._coefficients(z0)
+    def record(self, z0: Any, t: Any) -> tuple[Any, Callable[[Any, bool], Gradients]]:
+        """The states, and what gives the gradients; it keeps the exponentials where they are not many."""
         chunks = self._chunks(t)
-        cotangents = split(g, chunks[0].shape[2], 2) if len(chunks) > 1 else [g]
-        dt = None
-        if want_t:
-            K = of_kind(self._synthesis(c * self.lam[:, None]), t)  # of Xi z
-            rates = [(conj(h) * self._states(part, K)).sum(-1) for part, h in zip(chunks, cotangents)]
-            dt = real(namespace(t).concatenate(rates, axis=2))
-        parts = [self._sums(part, h) for part, h in zip(chunks, cotangents)]
+        if len(chunks) > 1:
+            return self.evaluate(z0, t), lambda g, want_t: self.vjp(z0, t, g, want_t)
+        c, K = self._expanded(z0)
+        F = self._modal(chunks[0])
+        z = product(F.mT, of_kind(K, t))
+        return z, lambda g, want_t: self._gradients(c, t, g, want_t, [(chunks[0], F)])
+
+    def vjp(self, z0: Any, t: Any, g: Any, want_t: bool) -> Gradients:
+        """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
+        return self._gradients(self._expanded(z0)[0], t, g, want_t, [(part, None) for part in self._chunks(t)])
+
+    def _gradients(self, c: Any, t: Any, g: Any, want_t: bool, chunks: list[tuple[Any, Any]]) -> Gradients:
+        K = of_kind(self._synthesis(c * self.lam[:, None]), t) if want_t else None  # of Xi z
+        cotangents = split(g, chunks[0][0].shape[2], 2) if len(chunks) > 1 else [g]
+        rates, parts = [], []
+        for (part, F), h in zip(chunks, cotangents):
+            if F is None:
+                F = self._modal(part)
+            if K is not None:
+                rates.append(real((conj(h) * product(F.mT, K)).sum(-1)))
+            parts.append(self._sums(part, F, h))
         sums, at_short = parts[0] if len(parts) == 1 else map(sum, zip(*parts))
-        sums, at_short = of_kind(sums, c), of_kind(at_short, c)
-        S, a = self._assembled(c, t, g, self._of_conjugates(sums), at_short)
+        S, a = self._assembled(c, t, g, self._of_conjugates(of_kind(sums, c)), of_kind(at_short, c))
+        dt = None if K is None else rates[0] if len(rates) == 1 else namespace(t).concatenate(rates, axis=2)
         return S, a, dt
 
     # ---- over time -------------------------------------------------------------------------------------------------
@@ -98,71 +147,74 @@ class Modes:
         size = max(1, CHUNK_ENTRIES // (t.shape[0] * t.shape[1] * self.n_rows))
         return [t] if t.shape[2] <= size else split(t, size, 2)
 
-    def _states(self, t: Any, K: Any) -> Any:
-        """E K; the exponentials are kept for the gradient that may follow, where they are not many."""
-        F = self._exponentials(t)
-        z = F[:, :, 0].mT @ K
-        if t.shape[0] * t.shape[1] * t.shape[2] * self.n_rows <= CHUNK_ENTRIES:
-            self._kept[:] = [(copy(t), F)]
-        return z
-
-    def _exponentials(self, t: Any) -> Any:
-        """(S, R, 2, q, T): E^T, and room for t E^T. The caller's own: what was kept is taken, so that no other thread
-        has it too.
-        """
-        try:
-            times, F = self._kept.pop()
-        except IndexError:
-            return self._modal(t)
-        return F if equal(times, t) else self._modal(t)
-
     def _modal(self, t: Any) -> Any:
-        """exp(lam t), modes in rows; for pairs the real parts of all modes, then the imaginary parts of the pairs.
+        """E^T (S, R, q, T), exp(lam t): for pairs the real parts of all modes, then the imaginary parts of the pairs.
 
         By two real functions, which take half the time of a complex exp.
         """
         xp, lam, times = namespace(t), of_kind(self.lam, t)[:, None, :, None], t[:, :, None]
         (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self.n_pairs
-        F = empty((S, R, 2, p + pairs, T), t if pairs else lam)
+        F = empty((S, R, p + pairs, T), t if pairs else lam)
         if pairs:
-            re, head, im = F[:, :, 0, :p], F[:, :, 0, :pairs], F[:, :, 0, p:]
-            xp.exp(xp.multiply(lam.real, times, out=re), out=re)
+            re, head, im = F[:, :, :p], F[:, :, :pairs], F[:, :, p:]
+            elementwise("exp", xp.multiply(lam.real, times, out=re), re)
             angle = lam.imag[:, :, :pairs] * times
-            xp.multiply(xp.sin(angle, out=im), head, out=im)
-            xp.multiply(xp.cos(angle, out=angle), head, out=head)
+            xp.multiply(elementwise("sin", angle, im), head, out=im)
+            xp.multiply(elementwise("cos", angle, angle), head, out=head)
         elif is_complex(lam):
             size, angle = xp.exp(lam.real * times), lam.imag * times
-            F.real[:, :, 0], F.imag[:, :, 0] = size * xp.cos(angle), size * xp.sin(angle)
+            F.real[:], F.imag[:] = size * xp.cos(angle), size * xp.sin(angle)
         else:
-            xp.exp(xp.multiply(lam, times, out=F[:, :, 0]), out=F[:, :, 0])
+            elementwise("exp", xp.multiply(lam, times, out=F), F)
         return F
 
-    def _sums(self, t: Any, g: Any) -> tuple[Any, Any]:
-        """conj(E)^T g and conj(t E)^T g (S, R, 2, q, n), E - 1 standing for the first E at short times; then g at short
+    def _sums(self, t: Any, F: Any, g: Any) -> tuple[Any, Any]:
+        """conj(E)^T g and conj(E)^T t g (S, R, q, 2, n), E - 1 standing for the first E at short times; then g at short
         times (S, R, 1, n).
         """
-        xp, F, lam = namespace(t), self._exponentials(t), of_kind(self.lam, t)
-        xp.multiply(F[:, :, 0], t[:, :, None], out=F[:, :, 1])
+        xp = namespace(t)
+        S, R, T, n = g.shape
+        both = empty((S, R, T, 2, n), g)
+        both[:, :, :, 0] = g
+        xp.multiply(g, t[..., None], out=both[:, :, :, 1])
+        sums = product(conj(F), both.reshape(S, R, T, 2 * n)).reshape(S, R, -1, 2, n)
         # at times so short that all modes are near 1, exp - 1: differences are the same, and free of cancellation
-        short = abs(t) * xp.amax(abs(lam), -1)[:, None, None] < 1
-        system, r, i = nonzero(short)
-        if len(system):
-            x = xp.expm1(lam[system] * t[system, r, i][:, None])
-            F[system, r, 0, :, i] = xp.concatenate((x.real, x.imag[:, : self.n_pairs]), axis=-1) if self.n_pairs else x
-        S, R, _, q, T = F.shape
-        sums = conj(F.reshape(S, R, 2 * q, T)) @ g
-        return sums.reshape(S, g.shape[1], 2, q, -1), as_type(short, g)[:, :, None] @ g
+        short = abs(t) * of_kind(self.adjoint[3], t) < 1
+        at_short = product(as_type(short, g)[:, :, None], g)
+        s, r, i = nonzero(short)
+        if len(s):
+            sums[:, :, :, 0] = self._sums_beside_short(t, F, g, (s, r, i))
+        return sums, at_short
+
+    def _sums_beside_short(self, t: Any, F: Any, g: Any, short: tuple[Any, Any, Any]) -> Any:
+        """conj(E)^T g with E - 1 at short times."""
+        xp, (s, r, i) = namespace(t), short
+        x = xp.expm1(of_kind(self.lam, t)[s] * t[s, r, i][:, None])
+        E = copy(F)
+        E[s, r, :, i] = xp.concatenate((x.real, x.imag[:, : self.n_pairs]), axis=-1) if self.n_pairs else x
+        return product(conj(E), g)
 
     def _of_conjugates(self, sums: Any) -> Any:
-        """Sums of g conj(x), (S, R, 2, p, n), from those with the rows of E^T."""
+        """Sums of g conj(x), (S, R, p, 2, n), from those with the rows of E^T."""
         if not self.n_pairs:
             return sums
         p = self.lam.shape[-1]
-        out = as_type(sums[:, :, :, :p], self.lam)
-        out.imag[:, :, :, : self.n_pairs] = -sums[:, :, :, p:]
+        out = as_type(sums[:, :, :p], self.lam)
+        out.imag[:, :, : self.n_pairs] = -sums[:, :, p:]
         return out
 
     # ---- n x n -----------------------------------------------------------------------------------------------------
+
+    def _expanded(self, z0: Any) -> tuple[Any, Any]:
+        """c and K of z0, kept for the next call where z0 is small and on the host."""
+        if isinstance(z0, Tensor):
+            c = self._coefficients(z0)
+            return c, self._synthesis(c)
+        known, key = self._start, z0.tobytes()  # one read: another thread may replace it
+        if known is None or known[0] != key or known[1].shape[1] != z0.shape[1]:
+            c = self._coefficients(z0)
+            self._start = known = (key, c, self._synthesis(c))
+        return known[1], known[2]
 
     def _coefficients(self, z0: Any) -> Any:
         """c = V^-1 z0, (S, R, p)."""
@@ -174,56 +226,59 @@ class Modes:
         return self.xp.concatenate((K.real, -K.imag[:, :, : self.n_pairs]), axis=2) if self.n_pairs else K
 
     def _assembled(self, c: Any, t: Any, g: Any, sums: Any, at_short: Any) -> tuple[Any, Any]:
-        """S and a from the sums over time (S, R, 2, p, n): of conj(x) g, and of t conj(x) g."""
-        VH, dual, p = conj(self.weighted).mT, conj(self.V_inv).mT, c.shape[-1]
-        diagonals = (VH[:, None, None] * sums).sum(-1)  # (S, R, 2, p): Q_jj, and D_jj(t) = t exp(lam_j t)
-        diagonal, own = diagonals[:, :, 0], diagonals[:, :, 1]
+        """S and a from the sums over time (S, R, p, 2, n): of conj(x) g, and of t conj(x) g."""
+        (VH, dual, basis, _), p = self.adjoint, c.shape[-1]
+        diagonals = (VH[:, None, :, None] * sums).sum(-1)  # (S, R, p, 2): Q_jj, and D_jj(t) = t exp(lam_j t)
+        diagonal, own = diagonals[..., 0], diagonals[..., 1]
         a = (diagonal + (as_type(at_short, VH) @ VH.mT[:, None])[:, :, 0]) @ dual.mT
-        inverse_gap, near = self._gaps(t)
-        cH = conj(self._all(c, -1))
-        right = (cH[..., None] * self._all(sums[:, :, 0], -2)).sum(1)  # (S, q, n)
+        inverse_gap, near = self._gaps_at(t)
+        cH = conj(self.every(c, -1))
+        right = cH[..., None] * self.every(sums[:, :, :, 0], -2)
+        right = right.sum(1) if right.shape[1] > 1 else right[:, 0]  # (S, q, n)
         M = (diagonal.mT @ cH - VH @ right.mT) * inverse_gap
         j = self.xp.arange(p)
         M[:, j, j] = (own * cH[..., :p]).sum(1)
         if near is not None:
             self._add_close_pairs(M, near, cH, t, g)
-        S = dual @ (M @ conj(self._all(self.V, -1)).mT)
+        S = dual @ (M @ basis)
         return (S.real, a.real) if self.n_pairs else (S, a)
 
-    def _gaps(self, t: Any) -> tuple[Any, Any]:
+    def _gaps_at(self, t: Any) -> tuple[Any, Any]:
         """1 / conj(lam_j - lam_k), (S, p, q), conjugates of the pairs behind; 0 for near pairs and on the diagonal.
         And the mask of the near pairs off the diagonal, or None.
         """
-        xp, lam, p = self.xp, self.lam, self.lam.shape[-1]
-        every = self._all(lam, -1)
-        difference = conj(lam[:, :, None] - every[:, None])
-        gap, size = abs(difference), abs(every)
-        t_max = of_kind(namespace(t).amax(abs(t), (1, 2)), lam)[:, None, None]
-        far = (gap * t_max >= NEAR) & (gap >= NEAR_RELATIVE * xp.maximum(size[:, :p, None], size[:, None]))
-        exists = self._exists()
-        if exists is not None:
-            far &= exists
-        inverse = xp.where(far, 1 / xp.where(far, difference, 1), 0)
-        if exists is None and int(far.sum()) == far.shape[0] * p * (self.n_rows - 1):
-            return inverse, None
-        near = ~far if exists is None else exists & ~far
-        j = xp.arange(p)
-        near[:, j, j] = False
-        return inverse, near if bool(near.any()) else None
+        gaps = self._gaps
+        if gaps is None:
+            self._gaps = gaps = self._all_gaps()
+        t_max = of_kind(namespace(t).amax(abs(t), (1, 2)), self.lam)[:, None, None]
+        if bool((gaps.smallest * t_max >= NEAR).all()):
+            return gaps.inverse, gaps.near
+        near = gaps.size * t_max < NEAR
+        return self.xp.where(near, 0, gaps.inverse), near if gaps.near is None else near | gaps.near
 
-    def _exists(self) -> Any:
-        """(S, p, q), where there is a mode j and a mode (or conjugate) k; None where that is everywhere."""
-        w = self.weight
-        if float(w.sum()) == w.shape[0] * self.n_rows and bool((w > 0).all()):
-            return None
-        columns = self.xp.concatenate((w > 0, w[:, : self.n_pairs] > 1), axis=-1)
-        return (w > 0)[:, :, None] & columns[:, None]
+    def _all_gaps(self) -> Gaps:
+        xp, lam, w, p = self.xp, self.lam, self.weight, self.lam.shape[-1]
+        every = self.every(lam, -1)
+        difference = conj(lam[:, :, None] - every[:, None])
+        size, magnitude = abs(difference), abs(every)
+        unused = size <= NEAR_RELATIVE * xp.maximum(magnitude[:, :p, None], magnitude[:, None])
+        near = None
+        if int(unused.sum()) > unused.shape[0] * p:  # more than the diagonal
+            j, there = xp.arange(p), self.xp.concatenate((w > 0, w[:, : self.n_pairs] > 1), axis=-1)
+            exists = there[:, :p, None] & there[:, None]
+            near = unused & exists
+            near[:, j, j] = False
+            unused |= ~exists
+            near = near if bool(near.any()) else None
+        size = xp.where(unused, torch.inf, size)
+        inverse = xp.where(unused, 0, 1 / xp.where(unused, 1, difference))
+        return Gaps(size, inverse, xp.amin(size, (1, 2))[:, None, None], near)
 
     def _add_close_pairs(self, M: Any, near: Any, cH: Any, t: Any, g: Any) -> None:
         """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
         xp, lam, every, weighted, cH = (
             namespace(t),
-            *(of_kind(x, t) for x in (self.lam, self._all(self.lam, -1), self.weighted, cH)),
+            *(of_kind(x, t) for x in (self.lam, self.every(self.lam, -1), self.weighted, cH)),
         )
         ghat = as_type(g, lam) @ conj(weighted)[:, None]  # (S, R, T, p)
         size = lam.shape[-1]
@@ -236,13 +291,6 @@ class Modes:
             D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
             value = ((ghat[s, :, :, j] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
             M[tuple(of_kind(x, M) for x in (s, j, k))] = of_kind(value, M)
-
-    def _all(self, x: Any, axis: int) -> Any:
-        """What belongs to the kept eigenvalues, then to the conjugates that were left out."""
-        if not self.n_pairs:
-            return x
-        head = x[..., : self.n_pairs] if axis == -1 else x[..., : self.n_pairs, :]
-        return self.xp.concatenate((x, conj(head)), axis=axis)
 
 
 def _phi1(w: Any) -> Any:

@@ -32,11 +32,11 @@ class Auto(Method):
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0, 0.0), rtol)
 
-    def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
+    def plan_for(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
-        for method in self.ranked(work, Xi.device.type):
+        for method in self.ranked(work, Xi.device.type if isinstance(Xi, Tensor) else "cpu"):
             plan = method.try_plan(Xi if todo is None else Xi[todo], work, rtol)
             if plan.is_accepted:
                 if todo is not None:
@@ -45,6 +45,7 @@ class Auto(Method):
                 plan.rejected = tuple(rejected)
                 return plan
             rejected.append(f"{method.name}: {plan.reason}")
+            Xi = plan.Xi if todo is None else Xi
             todo = torch.arange(Xi.shape[0], device=Xi.device) if todo is None else todo
             good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
             if len(good):

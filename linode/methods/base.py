@@ -10,6 +10,7 @@ all float64 or complex128, t float64.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -47,6 +48,9 @@ SECONDS_PER_EXP = 6e-9  # one mode at one time: exp, cos, sin and what is done w
 SECONDS_PER_ENTRY = 2e-9  # one pass or so over an array of states
 
 
+Pullback = Callable[[Any, bool], tuple[Any, Any, Any]]  # (g, want_t) -> S, a, dt, as `Plan.vjp`
+
+
 class Plan(ABC):
     """A decomposition of Xi that can be evaluated many times."""
 
@@ -66,6 +70,10 @@ class Plan(ABC):
     @abstractmethod
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of sum Re<g, z>: S (S, n, n), a (S, R, n), and with respect to t (S, R, T) where wanted."""
+
+    def record(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
+        """The states, and the function of (g, want_t) that gives their gradients, which may keep what it needs again."""
+        return self.evaluate(z0, t), lambda g, want_t: self.vjp(z0, t, g, want_t)
 
     @abstractmethod
     def subset(self, index: Tensor) -> Plan:
@@ -105,11 +113,11 @@ class Method(ABC):
     def cost(self, work: Workload) -> float:
         """Estimated seconds for planning and one evaluation with its gradient."""
 
-    def try_plan(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
-        """As `plan`, for a workload that may matter to the check."""
-        return self.plan(Xi, rtol)
+    def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
+        """As `plan`, for a workload that may matter to the check; of a tensor or an array."""
+        return self.plan(Xi if isinstance(Xi, Tensor) else torch.from_numpy(Xi), rtol)
 
-    def plan_for(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
+    def plan_for(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
         """The plan for a workload: where the method cannot be accurate, it raises."""
         plan = self.try_plan(Xi, work, rtol)
         if not plan.is_accepted:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 
+from ..kernels.eigenpairs import keep_one_of_each_pair
 from ..kernels.modal import Modes
-from .eig import keep_one_of_each_pair
 from .propagator import Propagator, PropagatorPlan
 
 MAX_PAIR_CONDITION = 30.0  # of the eigenvectors of a 2 x 2 block; beyond, it is evaluated as a block
@@ -175,7 +175,7 @@ def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, like: Tensor) 
     V = torch.where(kept[:, None], V.gather(-1, order[:, None].expand(-1, V.shape[1], -1)), 0)
     V_inv = torch.where(kept[..., None], V_inv.gather(-2, order[..., None].expand(-1, -1, V.shape[1])), 0)
     values, basis, dual = (x.cpu().numpy() for x in (lam, V, V_inv))
-    modes = keep_one_of_each_pair(values, basis, dual, like).tensors(like.device)
+    modes = keep_one_of_each_pair(values, basis, dual, like.is_complex()).tensors(like.device)
     return replace(modes, weight=torch.where((modes.V_inv == 0).all(-1), 0, modes.weight))
 
 

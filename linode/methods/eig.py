@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.eigenpairs import eigenpairs, structure, unitary_eigenpairs
+from ..kernels.eigenpairs import eigenpairs, structure, unitary_modes
 from ..kernels.modal import Modes
-from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
+from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Pullback, Workload, register
 
 MAX_CONDITION = 1000.0
 Array = NDArray[Any]
@@ -42,19 +42,17 @@ class Eig(Method):
             raise OptionError(f"max_condition must be a positive number, got {self.max_condition!r}")
         super().__post_init__()
 
-    def try_plan(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> Plan:
+    def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
         return self.plan(Xi, rtol, work.t_max)
 
-    def plan(self, Xi: Tensor, rtol: float | None = None, t_max: float = 0.0) -> Plan:
+    def plan(self, Xi: Any, rtol: float | None = None, t_max: float = 0.0) -> Plan:
         limit = self.max_condition
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
-        A = Xi.cpu().numpy()
+        A = Xi.numpy(force=True) if isinstance(Xi, Tensor) else Xi
         kind = structure(A)
         if kind:
-            lam, V = unitary_eigenpairs(A, kind)
-            modes = keep_one_of_each_pair(lam, V, V.swapaxes(-1, -2).conj(), Xi)
-            return EigPlan(Xi, modes, np.ones(len(A)), np.ones(len(A), dtype=bool), f"Xi is {kind}")
+            return EigPlan(Xi, unitary_modes(A, kind), np.ones(len(A)), np.ones(len(A), dtype=bool), f"Xi is {kind}")
         return _general(Xi, A, limit, t_max)
 
     def cost(self, work: Workload) -> float:
@@ -68,7 +66,7 @@ class Eig(Method):
 class EigPlan(Plan):
     """Modes of Xi, and the condition of their basis."""
 
-    Xi: Tensor
+    given: Any  # Xi (S, n, n), as a tensor or an array
     modes: Modes  # NumPy arrays
     kappa: Array  # (S,) 1-norm condition of V
     good: Array  # (S,) bool: accepted
@@ -76,6 +74,12 @@ class EigPlan(Plan):
     method: str = "eig"
     takes_arrays: ClassVar[bool] = True
     _tensors: Modes | None = field(default=None, repr=False)
+
+    @property
+    def Xi(self) -> Tensor:  # type: ignore[override]
+        if not isinstance(self.given, Tensor):
+            self.given = torch.from_numpy(self.given)
+        return self.given
 
     @property
     def accepted(self) -> Tensor:  # type: ignore[override]
@@ -95,6 +99,9 @@ class EigPlan(Plan):
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
         return self._modes_for(z0).vjp(z0, t, g, want_t)
 
+    def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
+        return self._modes_for(z0).record(z0, t)
+
     def _modes_for(self, z0: Any) -> Modes:
         """As arrays for arrays, and as tensors for tensors."""
         if isinstance(z0, np.ndarray):
@@ -112,38 +119,15 @@ class EigPlan(Plan):
         return {"kappa_V": self.kappa.tolist(), "eigenvalues": self.modes.lam.tolist()}
 
 
-def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, like: Tensor) -> Modes:
-    """Modes for a complex Xi; for a real one without the conjugates, and real where all eigenvalues are.
-
-    lam (S, n), V (S, n, n), V_inv (S, n, n); `like` says by its dtype which Xi is.
-    """
-    if like.is_complex() or lam.dtype.kind != "c":
-        return Modes(lam, V, V_inv, np.ones(lam.shape), 0)
-    if not (lam.imag.any() or V.imag.any()):
-        return Modes(lam.real, V.real, V_inv.real, np.ones(lam.shape), 0)
-    weight = 1.0 + np.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
-    order = np.argsort(-weight, axis=-1, kind="stable")  # pairs lead
-    if len(lam) == 1:
-        kept = order[0, : np.count_nonzero(weight)]
-        return Modes(lam[:, kept], V[:, :, kept], V_inv[:, kept], weight[:, kept], lam.shape[-1] - len(kept))
-    order = order[:, : np.count_nonzero(weight, axis=-1).max()]
-    lam, weight = np.take_along_axis(lam, order, -1), np.take_along_axis(weight, order, -1)
-    V, V_inv = np.take_along_axis(V, order[:, None], -1), np.take_along_axis(V_inv, order[..., None], -2)
-    # padding has lam = 0 and is never excited
-    lam, V_inv = np.where(weight > 0, lam, 0), np.where(weight[..., None] > 0, V_inv, 0)
-    return Modes(lam, V, V_inv, weight, int(np.count_nonzero(weight > 1, axis=-1).max()))
-
-
-def _general(Xi: Tensor, A: Array, limit: float, t_max: float) -> Plan:
+def _general(Xi: Any, A: Array, limit: float, t_max: float) -> Plan:
     try:
         pairs = eigenpairs(A, limit, t_max)
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
-    modes = keep_one_of_each_pair(pairs.lam, pairs.V, pairs.V_inv, Xi)
-    plan = EigPlan(
-        Xi, modes, pairs.kappa, pairs.accepted, Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
-    )
-    plan.t_needed = float((pairs.t_needed * pairs.accepted).max())
+    check = Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
+    plan = EigPlan(Xi, pairs.modes, pairs.kappa, pairs.accepted, check)
+    if pairs.t_needed.any():
+        plan.t_needed = float((pairs.t_needed * pairs.accepted).max())
     return plan
 
 
@@ -164,7 +148,6 @@ class Check:
         return ", ".join(shown) + (f", below what Xi explains from t = {late:.3g} on" if late else "")
 
 
-def _rejected(Xi: Tensor, A: Array, reason: str) -> Plan:
-    eye = np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape)
-    modes = keep_one_of_each_pair(np.zeros(A.shape[:-1], A.dtype), eye, eye, Xi)
+def _rejected(Xi: Any, A: Array, reason: str) -> Plan:
+    modes = unitary_modes(np.zeros_like(A), "diagonal")
     return EigPlan(Xi, modes, np.full(len(A), np.inf), np.zeros(len(A), dtype=bool), reason)
