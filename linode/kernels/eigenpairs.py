@@ -116,10 +116,10 @@ def _judged(A: Array, modes: Modes, s: Array, limit: float, t_max: float) -> tup
         return kappa, amplification, accepted, t_needed
     rate = np.where(modes.weight > 0, (size * (np.abs(A) @ basis).swapaxes(-1, -2)).sum(-1), np.inf)
     explained = limit / UNITS * np.maximum(rate.min(-1), TINY)
-    late = np.maximum(np.minimum(worst, 1e100) / explained, t_short)
+    late = np.minimum(worst, 1e100) / explained
     decay = np.maximum(-modes.lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
     by_condition = ~accepted & (worst <= MAX_EXPLAINED) & (late <= t_max) & (late * decay <= 1)
-    return kappa, amplification, accepted | by_condition, np.where(accepted, t_needed, late)
+    return kappa, amplification, accepted | by_condition, np.where(accepted, t_needed, np.maximum(late, t_short))
 
 
 def _row_norms(x: Array) -> Array:
