@@ -27,6 +27,7 @@ EPS = float(np.finfo(np.float64).eps)
 REACH = 4.0  # a plan for times up to t_max is good for times up to t_max / REACH too
 UNITS = 1000.0  # componentwise condition of the problem beyond which the limit grows in proportion,
 MAX_EXPLAINED = 1e6  # to no more than this
+GRADIENT_SLACK = 4.0  # gradients may lose this much more than states
 GRADED = 64.0  # |A| s / |lam| up to which LAPACK's error is no more than the condition of the problem explains
 TINY = 1e-200
 
@@ -72,18 +73,19 @@ class Eigenpairs:
 
 
 def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
-    """Of A (S, n, n), for times up to t_max: accepted where kappa and the amplification are below the limit.
+    """Of A (S, n, n), for times up to t_max: accepted where kappa_1(V) is below the limit, and the amplification of
+    rounding in dL/dXi below GRADIENT_SLACK times that.
 
     The entries of a gradient for modes j and k cancel in V^-H M V^H to 1 / (s_j s_k), s the conditions of eigenvalues,
-    and lost 1 / (gap t) before, where their difference was divided by the gap. Raises numpy.linalg.LinAlgError where
-    the QR algorithm does not converge.
+    and lost 1 / (gap t) before, where their difference was divided by the gap; pairs that cannot afford the second are
+    left to be subtracted analytically. Raises numpy.linalg.LinAlgError where the QR algorithm does not converge.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # of bases near singular, which are refused
         modes = _modes(A)
         s = _row_norms(modes.V_inv)  # conditions: columns of V have length 1
         kappa = math.sqrt(A.shape[-1]) * (modes.weight * s).sum(-1)  # a bound, seldom far above kappa_1
         amplification = np.square(s.max(-1)) / NEAR  # a bound whatever the gaps
-        t_needed, accepted = np.zeros(len(A)), (kappa <= limit) & (amplification <= limit)
+        t_needed, accepted = np.zeros(len(A)), (kappa <= limit) & (amplification <= GRADIENT_SLACK * limit)
         if not accepted.all():
             kappa, amplification, accepted, t_needed = _judged(A, modes, s, limit, t_max)
             if not accepted.all():  # what is near infinity must not reach the others
@@ -95,7 +97,8 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
 
 
 def _judged(A: Array, modes: Modes, s: Array, limit: float, t_max: float) -> tuple[Array, Array, Array, Array]:
-    """kappa, amplification, accepted and t_needed (S,), pair by pair of eigenvalues.
+    """kappa, amplification, accepted and t_needed (S,), pair by pair of eigenvalues; the modes learn which pairs are
+    delicate.
 
     The limit is larger where the condition of the problem explains it: the componentwise condition of z(t) is about
     t |w_j| |A| |v_j|, with w_j and v_j the left and right eigenvectors of the mode that dominates it.
@@ -105,13 +108,16 @@ def _judged(A: Array, modes: Modes, s: Array, limit: float, t_max: float) -> tup
     kappa = np.where(np.isfinite(kappa), kappa, np.inf)
     gap = np.abs(modes.lam[:, :, None] - modes.every(modes.lam, -1)[:, None])
     pairs = s[:, :, None] * np.concatenate((s, s[:, : modes.n_pairs]), axis=-1)[:, None]
+    pairs = np.where(np.isfinite(pairs), pairs, np.inf)
     t_short = t_max / REACH
-    # the longest and shortest times lose at most this; equal eigenvalues are not subtracted at all
-    loss = np.where(gap > 0, 1 / np.clip(gap * t_short, NEAR, 1), 1)
-    amplification = np.where(np.isfinite(pairs), pairs * loss, np.inf).max((-1, -2))
-    worst = np.maximum(kappa, amplification)
+    loss = np.where(gap > 0, 1 / np.clip(gap * t_short, NEAR, 1), 1)  # equal eigenvalues are not subtracted at all
+    delicate = pairs * loss > GRADIENT_SLACK * limit
+    if delicate.any():
+        modes.delicate = delicate
+    amplification = (pairs * np.where(delicate, 1, loss)).max((-1, -2))
+    worst = np.maximum(kappa, amplification / GRADIENT_SLACK)
     accepted = worst <= limit
-    t_needed = np.where(accepted & (pairs.max((-1, -2)) <= NEAR * limit), 0.0, t_short)
+    t_needed = np.where(accepted & (pairs.max((-1, -2)) <= NEAR * GRADIENT_SLACK * limit), 0.0, t_short)
     if accepted.all():
         return kappa, amplification, accepted, t_needed
     rate = np.where(modes.weight > 0, (size * (np.abs(A) @ basis).swapaxes(-1, -2)).sum(-1), np.inf)
@@ -227,7 +233,7 @@ def _refined(A: Array, modes: Modes, noise: Array) -> Modes:
     V_inv = 2 * V_inv - (V_inv @ modes.every(V, -1)) @ dual  # Newton-Schulz
     if single is not None:
         V_inv.imag[s, j] = 0
-    return Modes(lam, V, V_inv, modes.weight, modes.n_pairs)
+    return Modes(lam, V, V_inv, modes.weight, modes.n_pairs, modes.delicate)
 
 
 def one_norm(A: Array) -> Array:

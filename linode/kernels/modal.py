@@ -50,7 +50,8 @@ class Modes:
 
     n_pairs: how many of the leading modes have conjugates that were left out, in any system; Xi is real then, and so
     are the trajectories. Where it is 0, lam, V and the trajectories have one dtype. NumPy arrays or tensors, all of one
-    kind; z0 is of that kind too. t and g may be tensors beside arrays: where times are many and n is small.
+    kind; z0 is of that kind too. t and g may be tensors beside arrays: where times are many and n is small. delicate
+    (S, p, q): pairs to be subtracted analytically though their gap does not ask for it, see `eigenpairs`; or None.
     """
 
     lam: Any
@@ -58,6 +59,7 @@ class Modes:
     V_inv: Any
     weight: Any
     n_pairs: int
+    delicate: Any = None
     _gaps: Gaps | None = field(default=None, repr=False)
     _adjoint: tuple[Any, Any, Any, Any] | None = field(default=None, repr=False)
     _start: tuple[bytes, Any, Any] | None = field(default=None, repr=False)  # z0 with its c and K, where small
@@ -80,19 +82,21 @@ class Modes:
         return known
 
     def subset(self, index: Any) -> Modes:
-        return Modes(self.lam[index], self.V[index], self.V_inv[index], self.weight[index], self.n_pairs)
+        delicate = None if self.delicate is None else self.delicate[index]
+        return Modes(self.lam[index], self.V[index], self.V_inv[index], self.weight[index], self.n_pairs, delicate)
 
     def cleared(self, systems: Any) -> Modes:
         """The same without the modes of some systems, given by a mask (S,); NumPy arrays."""
         lam, V, V_inv = self.lam.copy(), self.V.copy(), self.V_inv.copy()
         lam[systems], V[systems], V_inv[systems] = 0, 0, 0
-        return Modes(lam, V, V_inv, self.weight, self.n_pairs)
+        return Modes(lam, V, V_inv, self.weight, self.n_pairs, self.delicate)
 
     def tensors(self, device: torch.device) -> Modes:
         """The same as tensors; from NumPy arrays."""
         host = (np.require(x, requirements="W") for x in (self.lam, self.V, self.V_inv, self.weight))
         lam, V, V_inv, weight = (torch.from_numpy(x).to(device) for x in host)
-        return Modes(lam, V, V_inv, weight, self.n_pairs)
+        delicate = None if self.delicate is None else torch.from_numpy(self.delicate).to(device)
+        return Modes(lam, V, V_inv, weight, self.n_pairs, delicate)
 
     def every(self, x: Any, axis: int) -> Any:
         """What belongs to the kept eigenvalues, then to the conjugates that were left out."""
@@ -262,6 +266,8 @@ class Modes:
         difference = conj(lam[:, :, None] - every[:, None])
         size, magnitude = abs(difference), abs(every)
         unused = size <= NEAR_RELATIVE * xp.maximum(magnitude[:, :p, None], magnitude[:, None])
+        if self.delicate is not None:
+            unused |= self.delicate
         near = None
         if int(unused.sum()) > unused.shape[0] * p:  # more than the diagonal
             j, there = xp.arange(p), self.xp.concatenate((w > 0, w[:, : self.n_pairs] > 1), axis=-1)
@@ -280,16 +286,18 @@ class Modes:
             namespace(t),
             *(of_kind(x, t) for x in (self.lam, self.every(self.lam, -1), self.weighted, cH)),
         )
-        ghat = as_type(g, lam) @ conj(weighted)[:, None]  # (S, R, T, p)
-        size = lam.shape[-1]
-        for s, j, k in zip(*(split(of_kind(index, t), size, 0) for index in nonzero(near))):
+        system, first, second = (of_kind(index, t) for index in nonzero(near))
+        which, own = xp.unique(system, return_inverse=True)
+        modes, row = xp.unique(first, return_inverse=True)
+        ghat = as_type(g[which], lam) @ conj(weighted[which][:, None, :, modes])  # (systems, R, T, modes)
+        for s, j, k, i, m in zip(*(split(index, lam.shape[-1], 0) for index in (system, first, second, own, row))):
             times = t[s]  # (P, R, T)
             x_j, x_k = lam[s, j][:, None, None], every[s, k][:, None, None]
             # the larger exponential goes outside, so that neither overflows alone
             swap = real((x_j - x_k) * times) > 0
             w = xp.where(swap, x_k - x_j, x_j - x_k) * times
             D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
-            value = ((ghat[s, :, :, j] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
+            value = ((ghat[i, :, :, m] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
             M[tuple(of_kind(x, M) for x in (s, j, k))] = of_kind(value, M)
 
 
