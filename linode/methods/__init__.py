@@ -5,5 +5,18 @@ from .base import Method, Plan, Workload, register, registry
 from .eig import Eig
 from .propagator import Propagator
 from .schur import Schur
+from .taylor import Taylor
 
-__all__ = ["Auto", "Eig", "Method", "Plan", "Propagator", "Schur", "Workload", "make_method", "register", "registry"]
+__all__ = [
+    "Auto",
+    "Eig",
+    "Method",
+    "Plan",
+    "Propagator",
+    "Schur",
+    "Taylor",
+    "Workload",
+    "make_method",
+    "register",
+    "registry",
+]

@@ -19,7 +19,7 @@ from .base import Method, Plan, SplitPlan, Workload, default, register, registry
 class Auto(Method):
     """Tries methods in the order of their estimated cost; each judges its own decomposition."""
 
-    candidates: tuple[str, ...] = ("eig", "schur", "propagator")
+    candidates: tuple[str, ...] = ("eig", "schur", "taylor", "propagator")
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
 
