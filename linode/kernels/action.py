@@ -1,9 +1,9 @@
 """exp(A t) z0 by Taylor polynomials of A acting on vectors: no product of matrices, nothing factored.
 
 Nodes are steps H apart, with |A| H of a few units in the sense of powers. At every node the vectors V_j = (A H)^j z_k,
-j < m, give the next node and all states around it: exp(A (k + s) H) z0 = sum_j s^j / j! V_j, |s| <= 1/2, t = (k + s) H
-exactly. A shift mu acts as a factor e^(mu H) between nodes. The reverse is Horner's scheme with A^H, and the gradient in A
-one product of all cotangents with all vectors: about 2 N m products of A with a vector for N = t_max / H.
+j < m, give the next node and all states around it: exp(A (k + s) H) z0 = sum_j s^j / j! V_j, |s| <= 1/2, exactly
+t = (k + s) H. A shift mu acts as a factor e^(mu H) between nodes. The reverse is Horner's scheme with A^H, and the gradient in
+A one product of all cotangents with all vectors: about 2 N m products of A with a vector for N = t_max / H.
 H and m come from the growth of |A^j| as random vectors see it, for j up to m.
 Source: Al-Mohy & Higham (2011), SIAM J. Sci. Comput. 33, 488; norms by random vectors as in Gudmundsson, Kenney &
 Laub (1995), SIAM J. Matrix Anal. 16, 776.
@@ -30,8 +30,9 @@ CHUNK = 6  # products between looks at the size of a vector: 1e-50 of its norm i
 THETA = (
     2.5  # |A| H: terms up to e^2.5 of a result down to e^-2.5 cost two digits at worst, 20 in one step half the work
 )
-# Truncation relative to z_k: two vectors that miss |A^j| by 100 are 1 in 10^4, and twice the terms give the gradient
-TRUNCATION = 2.0**-53 / 100
+TRUNCATION = 2.0**-53 / 100  # relative to z_k; two vectors miss |A^j| by a factor of 100 once in 10^4
+# dL/dA has sum_i (A^H)^i lambda z^H (A^H)^(j-1-i) / j!, which need not be small where A^j is
+GRADIENT_TRUNCATION = 2.0**-53
 LOG_SMALLEST = -700.0  # of a vector: 0, for logarithms
 
 
@@ -43,11 +44,13 @@ class Growth:
     """How |A^j| grows with j, in logarithms."""
 
     frobenius: NDArray[np.float64]  # (S, MAX_TERMS + 1): |A^j|_F, estimated
+    products: NDArray[np.float64]  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, of which the gradient is made
     rate: NDArray[np.float64]  # (S,): max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm, from below
+    spread: NDArray[np.float64]  # (S,): of the scaling, by which an error of one entry may grow in another
 
     @classmethod
-    def of(cls, A: Tensor) -> Growth:
-        """By products of A with random vectors."""
+    def of(cls, A: Tensor, D: Tensor) -> Growth:
+        """By products of A (S, n, n) with random vectors; D (S, n) by which states and cotangents are scaled."""
         n = A.shape[-1]
         one_norm = A.abs().sum(-2).amax(-1)
         exponent = torch.frexp(one_norm).exponent.to(one_norm.dtype)
@@ -63,13 +66,15 @@ class Growth:
             sizes.append(sizes[-1][-1] + norms.log().clamp(min=LOG_SMALLEST))
             v = chunk[-1] / torch.where(norms[-1] > 0, norms[-1], 1)[..., None]
         size = torch.cat(sizes).permute(1, 2, 0).cpu().numpy()  # (S, N_VECTORS, MAX_TERMS + 1)
-        j, unit = np.arange(MAX_TERMS + 1), exponent.cpu().numpy()[:, None] * math.log(2)
-        frobenius = (size - size[..., :1]).max(1) + 0.5 * math.log(n) * (j > 0) + j * unit
+        unit, powers = exponent.cpu().numpy()[:, None] * math.log(2), np.arange(MAX_TERMS + 1)
+        frobenius = (size - size[..., :1]).max(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
         rate = np.maximum(*((size[..., p:] - size[..., :-p]).max((1, 2)) / p for p in (4, 5))) + unit[:, 0]
-        return cls(frobenius, rate)
+        products = np.stack([(frobenius[:, : p + 1] + frobenius[:, p::-1]).max(1) for p in range(MAX_TERMS + 1)], 1)
+        spread = torch.log(D.amax(-1) / D.amin(-1)).cpu().numpy()
+        return cls(frobenius, products, rate, spread)
 
     def subset(self, index: NDArray[np.int64]) -> Growth:
-        return Growth(self.frobenius[index], self.rate[index])
+        return Growth(self.frobenius[index], self.products[index], self.rate[index], self.spread[index])
 
     def steps(self) -> NDArray[np.float64]:
         """(S,) the exponent e of the largest step H = 2^e for which the terms are enough; -inf where none is."""
@@ -83,9 +88,14 @@ class Growth:
 
     def n_terms(self, exponent: NDArray[np.float64]) -> NDArray[np.int64]:
         """(S,) how many terms leave TRUNCATION at H = 2^exponent; above MAX_TERMS where no number does."""
-        terms = self.frobenius + np.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2) - _log_factorials()
-        rest = np.logaddexp.accumulate(terms[:, ::-1], axis=1)[:, ::-1]  # from term j on
-        small = rest <= math.log(TRUNCATION)
+        powers = (
+            np.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2) - _log_factorials() + 2 * self.spread[:, None]
+        )
+        value = self.frobenius + powers - math.log(TRUNCATION)
+        gradient = (self.products + powers)[:, :-1] - math.log(GRADIENT_TRUNCATION)
+        value[:, 1:] = np.maximum(value[:, 1:], gradient)
+        rest = np.logaddexp.accumulate(value[:, ::-1], axis=1)[:, ::-1]  # from term j on
+        small = rest <= 0
         return np.where(small[:, -1], (~small).sum(1), MAX_TERMS + 1)  # NaN is not small
 
 

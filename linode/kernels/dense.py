@@ -2,8 +2,8 @@
 
 Nodes double in number with every squaring of E = exp(A H), until a squaring would cost more than going on in blocks.
 
-Times are grouped by their node (`groups`), so that all polynomials are few products of matrices: about N n_terms n^2 for
-N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n.
+Times are grouped by their node (`groups`), so that all polynomials are few products of matrices: about N n_terms n^2
+for N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n.
 The reverse is the same products transposed. Plain tensors only; shapes as in `stepping`.
 """
 

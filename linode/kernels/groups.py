@@ -1,8 +1,9 @@
 """Times grouped by the node whose polynomial they follow, so that all polynomials are few products of matrices.
 
-At a node, z = sum_j C_j W_j with the coefficients C of a time and the terms W of the node. Two groupings of one meaning:
-`Runs`, where times in ascending order are one stretch of rows a node, and products read and write the trajectory itself;
-`Padded`, where stretches would be many and short, groups of one size with zeros, so that all are one batched product.
+At a node, z = sum_j C_j W_j with the coefficients C of a time and the terms W of the node. Two groupings of one
+meaning: `Runs`, where times in ascending order are one stretch of rows a node, and products read and write the
+trajectory itself; `Padded`, where stretches would be many and short, groups of one size with zeros, so that all are one
+batched product.
 Shapes: k (S, R, T) the node of every time, below N; C (S, R, T, m); W (S, R, N, m, n); z and g (S, R, T, n).
 """
 
@@ -21,7 +22,7 @@ ENTRIES_PER_RUN = 2500  # of z that are padded, copied and unpadded in the time 
 
 def group(k: Tensor, N: int, n: int) -> Runs | Padded:
     """The cheaper grouping."""
-    S, R, T = k.shape
+    S, R, _ = k.shape
     first = torch.arange(S * R, device=k.device).reshape(S, R, 1) * N
     node = (k + first).flatten()
     if k.device.type == "cpu" and ENTRIES_PER_RUN * min(S * R * N, len(node)) <= len(node) * n:

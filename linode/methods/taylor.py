@@ -1,8 +1,8 @@
 """Taylor polynomials of Xi acting on vectors: no product of matrices, no factorisation.
 
-Use for large dense Xi (n above about 100) whose spectrum times t_max is moderate: some ten products of Xi with a vector for
-every unit of it, as many for the gradient, and one polynomial a time. Xi is balanced, and shifted by its mean diagonal where
-that cannot hurt.
+Use for large dense Xi (n above about 100) whose spectrum times t_max is moderate: some twenty products of Xi with a
+vector for every unit of it, as many for the gradient, and one polynomial a time. Xi is balanced, and shifted by the
+mean of its diagonal where that cannot hurt.
 Check: the products needed are few enough, and for small n, where `propagator` has arithmetic that does better, its
 measurement of rounding; systems and times that fail it go there.
 Source: see `kernels.action`.
@@ -10,6 +10,7 @@ Source: see `kernels.action`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -43,6 +44,7 @@ class Taylor(Method):
 
     name: ClassVar[str] = "taylor"
     summary: ClassVar[str] = "Taylor polynomials by matrix-vector products; large Xi, moderate spans"
+    is_sequential: ClassVar[bool] = True
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> TaylorPlan:
         return _plan(Xi, 0.0, rtol)
@@ -70,7 +72,7 @@ def _plan(Xi: Tensor, t_max: float, rtol: float | None) -> TaylorPlan:
         A.diagonal(dim1=-2, dim2=-1).sub_(mu[:, None])
     else:
         A = balanced
-    growth = Growth.of(A)
+    growth = Growth.of(A, D)
     exponent = growth.steps()
     size = mu.abs().cpu().numpy()
     most = np.floor(np.log2(MAX_SHIFT / np.where(size > 0, size, 1e-300)))
@@ -139,13 +141,23 @@ class TaylorPlan(Plan):
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"step": np.exp2(self.exponent).tolist(), "shift": self.mu.tolist(), "n_products": self.n_products}
+        chosen = self._choice[2] if self._choice else self
+        by_hand = {"step": np.exp2(self.exponent).tolist(), "shift": self.mu.tolist(), "n_products": self.n_products}
+        return by_hand if chosen is self else chosen.details
 
     def subset(self, index: Tensor) -> TaylorPlan:
         host = index.cpu().numpy()
-        tensors = (x[index] for x in (self.Xi, self.balanced, self.D, self.A, self.mu))
         return TaylorPlan(
-            *tensors, self.growth.subset(host), self.exponent[host], self.t_max, self.rtol, self.is_checked
+            self.Xi[index],
+            self.balanced[index],
+            self.D[index],
+            self.A[index],
+            self.mu[index],
+            self.growth.subset(host),
+            self.exponent[host],
+            self.t_max,
+            self.rtol,
+            self.is_checked,
         )
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
@@ -154,8 +166,11 @@ class TaylorPlan(Plan):
         if bool((t < 0).any()):
             forth = self.evaluate(z0, t.clamp(min=0))
             return torch.where((t < 0)[..., None], self.backward.evaluate(z0, (-t).clamp(min=0)), forth)
+        most = self._most_trajectories(t)
+        if z0.shape[1] > most:
+            return torch.cat([self.evaluate(*part) for part in zip(z0.split(most, 1), t.split(most, 1))], 1)
         walk = self._walk_of(z0, t)
-        return self._unbalanced(walk.groups.states(walk.C, walk.by_node(walk.V)))
+        return self._scaled(walk.groups.states(walk.C, walk.by_node(walk.V)))
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self.is_checked:
@@ -165,8 +180,13 @@ class TaylorPlan(Plan):
             S, a, dt = self.vjp(z0, t.clamp(min=0), torch.where(back, 0, g), want_t)
             Sb, ab, dtb = self.backward.vjp(z0, (-t).clamp(min=0), torch.where(back, g, 0), want_t)
             return S - Sb, a + ab, dt - dtb if dt is not None and dtb is not None else None
+        most = self._most_trajectories(t)
+        if z0.shape[1] > most:
+            parts = zip(z0.split(most, 1), t.split(most, 1), g.split(most, 1))
+            S_parts, a_parts, dt_parts = zip(*(self.vjp(*part, want_t) for part in parts))
+            return sum(S_parts), torch.cat(a_parts, 1), torch.cat(dt_parts, 1) if want_t else None
         walk, D = self._walk_of(z0, t), self.D
-        h = self._unbalanced(g)
+        h = self._scaled(g)
         gV = torch.zeros_like(walk.V)
         walk.groups.gather(walk.C, h, walk.by_node(gV))
         before = walk.series.n_products
@@ -209,8 +229,8 @@ class TaylorPlan(Plan):
     def _is_balanced(self) -> bool:
         return self.balanced is not self.Xi
 
-    def _unbalanced(self, x: Tensor) -> Tensor:
-        """D x, of states, or of cotangents on the way in."""
+    def _scaled(self, x: Tensor) -> Tensor:
+        """D x: of balanced states, or of the cotangents of states."""
         return x * self.D[:, None, None] if self._is_balanced else x
 
     def _count(self, t_max: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -247,11 +267,7 @@ class TaylorPlan(Plan):
         walk = self._walk
         if walk is not None and torch.equal(walk.z0, z0) and torch.equal(walk.t, t):
             return walk
-        t_max = float(t.max())
-        # not far above the times: t / H must not underflow
-        exponent = min(float(self.exponent.min()), np.frexp(t_max)[1] + 1.0 if t_max > 0 else np.inf, 1000.0)
-        H = 2.0**exponent
-        n_terms, n_near = (int(self.growth.n_terms(np.full(len(self.Xi), e)).max()) for e in (exponent, exponent - 1))
+        H, n_terms, n_near = self._step_for(t)
         series = Series(self.A * H, torch.exp(self.mu * H), n_terms, n_near)
         x = t / H
         k = torch.round(x)
@@ -264,3 +280,18 @@ class TaylorPlan(Plan):
         walk = Walk(z0.clone(), t.clone(), H, series, V, groups, groups.coefficients(C.to(z0.dtype)))
         self._walk = walk if V.numel() <= MOST_ENTRIES else None
         return walk
+
+    def _step_for(self, t: Tensor) -> tuple[float, int, int]:
+        """One H for all systems, not far above the times: t / H must not underflow; terms for H and for H / 2."""
+        t_max = float(t.max())
+        exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else np.inf, 1000.0)
+        n_terms, n_near = (int(self.growth.n_terms(np.full(len(self.Xi), e)).max()) for e in (exponent, exponent - 1))
+        return 2.0**exponent, n_terms, n_near
+
+    def _most_trajectories(self, t: Tensor) -> int:
+        """How many of each system are laid out at once."""
+        S, R, _ = t.shape
+        if R == 1:
+            return 1
+        H, n_terms, _ = self._step_for(t)
+        return max(1, int(MOST_ENTRIES / (n_terms * (1 + float(t.max()) / H) * S * self.Xi.shape[-1])))
