@@ -2,8 +2,8 @@
 
 Nodes are steps H apart, with |A| H of a few units in the sense of powers. At every node the vectors V_j = (A H)^j z_k,
 j < m, give the next node and all states around it: exp(A (k + s) H) z0 = sum_j s^j / j! V_j, |s| <= 1/2, exactly
-t = (k + s) H. A shift mu acts as a factor e^(mu H) between nodes. The reverse is Horner's scheme with A^H, and the gradient in
-A one product of all cotangents with all vectors: about 2 N m products of A with a vector for N = t_max / H.
+t = (k + s) H. A shift mu acts as a factor e^(mu H) between nodes. The reverse is Horner's scheme with A^H, the gradient
+in A one product of all cotangents with all vectors: about 2 N m products of A with a vector for N = t_max / H.
 H and m come from the growth of |A^j| as random vectors see it, for j up to m.
 Source: Al-Mohy & Higham (2011), SIAM J. Sci. Comput. 33, 488; norms by random vectors as in Gudmundsson, Kenney &
 Laub (1995), SIAM J. Matrix Anal. 16, 776.
@@ -173,8 +173,9 @@ def multiplier(A: Tensor, R: int) -> Multiplier:
 
     def by_vectors(rows: Tensor, count: int) -> None:
         vectors = list(rows.flatten(1).numpy())
-        for j in range(1, count):
-            np.dot(array, vectors[j - 1], out=vectors[j])
+        with np.errstate(all="ignore"):  # what overflows is seen and repeated by the caller
+            for j in range(1, count):
+                np.dot(array, vectors[j - 1], out=vectors[j])
 
     if not _is_one_vector(A, R):
         return by_rows
@@ -192,7 +193,7 @@ def multiplier_back(A: Tensor, R: int) -> Multiplier:
 
     def by_vectors(rows: Tensor, count: int) -> None:
         vectors, product = list(rows.flatten(1).numpy()), np.empty_like(array[0])
-        with np.errstate(all="ignore"):  # what overflows is seen and repeated by the caller
+        with np.errstate(all="ignore"):
             for j in range(count - 1, 0, -1):
                 vectors[j - 1] += np.dot(array, vectors[j], out=product)
 
