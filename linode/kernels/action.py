@@ -53,11 +53,11 @@ class Growth:
         """By products of A (S, n, n) with random vectors; D (S, n) by which states and cotangents are scaled."""
         n = A.shape[-1]
         one_norm = A.abs().sum(-2).amax(-1)
-        exponent = torch.frexp(one_norm).exponent.to(one_norm.dtype)
+        exponent = torch.frexp(one_norm).exponent.to(one_norm.dtype).clamp(-1000.0, 1000.0)
         B = A * torch.exp2(-exponent)[:, None, None] if bool((exponent.abs() > CHUNK).any()) else A
         exponent = exponent if B is not A else torch.zeros_like(exponent)
-        v = _random_rows(n).to(A.device, A.dtype).expand(A.shape[0], N_VECTORS, n)
-        sizes = [torch.linalg.vector_norm(v, dim=-1)[None].log()]
+        v = _random_directions(n).to(A.device, A.dtype).expand(A.shape[0], N_VECTORS, n)
+        sizes = [v.new_zeros(1, *v.shape[:2], dtype=one_norm.dtype)]  # logarithms, the first vector of norm 1
         for _ in range(0, MAX_TERMS, CHUNK):
             chunk = v.new_empty(CHUNK, *v.shape)
             for j in range(CHUNK):
@@ -67,7 +67,7 @@ class Growth:
             v = chunk[-1] / torch.where(norms[-1] > 0, norms[-1], 1)[..., None]
         size = torch.cat(sizes).permute(1, 2, 0).cpu().numpy()  # (S, N_VECTORS, MAX_TERMS + 1)
         unit, powers = exponent.cpu().numpy()[:, None] * math.log(2), np.arange(MAX_TERMS + 1)
-        frobenius = (size - size[..., :1]).max(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
+        frobenius = size.max(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
         rate = np.maximum(*((size[..., p:] - size[..., :-p]).max((1, 2)) / p for p in (4, 5))) + unit[:, 0]
         products = np.stack([(frobenius[:, : p + 1] + frobenius[:, p::-1]).max(1) for p in range(MAX_TERMS + 1)], 1)
         spread = torch.log(D.amax(-1) / D.amin(-1)).cpu().numpy()
@@ -100,8 +100,9 @@ class Growth:
 
 
 @lru_cache(maxsize=8)
-def _random_rows(n: int) -> Tensor:
-    return torch.randn(N_VECTORS, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def _random_directions(n: int) -> Tensor:
+    rows = torch.randn(N_VECTORS, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
 
 
 @lru_cache(maxsize=1)
