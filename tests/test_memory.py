@@ -73,6 +73,7 @@ QUESTIONS = [
     ("auto", "stable", LONG),
     ("propagator", "stable", SHORT),
     ("propagator", "stable", LONG),
+    ("taylor", "stable", SHORT),
     ("auto", "defective", SHORT),
     ("auto", "defective", LONG),
 ]

@@ -17,9 +17,10 @@ def balance(A: Tensor) -> tuple[Tensor, Tensor]:
     """D^-1 A D and D (S, n), powers of two; (S, n, n) in and out."""
     n = A.shape[-1]
     size = A.abs()
-    size = size - torch.diag_embed(size.diagonal(dim1=-2, dim2=-1))
+    size.diagonal(dim1=-2, dim2=-1).zero_()
     ones = torch.ones(A.shape[:-1], dtype=size.dtype, device=size.device)
-    if n == 1 or not bool((_skew(size, ones).abs().amax(-1) > SKEWED).any()):
+    as_it_stands = _log_ratio(size.sum(-1), size.sum(-2)).abs().amax(-1, keepdim=True)
+    if n == 1 or not bool((as_it_stands > SKEWED).any()):
         return A, ones
     exponent = torch.zeros_like(ones)
     for _ in range(N_SWEEPS):
@@ -28,7 +29,7 @@ def balance(A: Tensor) -> tuple[Tensor, Tensor]:
         if bool((step.abs() < 0.25).all()):
             break
     # a system that is balanced as it stands keeps its entries; any D is correct
-    exponent = torch.where(_skew(size, ones).abs().amax(-1, keepdim=True) > SKEWED, exponent.round(), 0.0)
+    exponent = torch.where(as_it_stands > SKEWED, exponent.round(), 0.0)
     D = torch.exp2(exponent - exponent.mean(-1, keepdim=True).round())
     return A / D[:, :, None] * D[:, None, :], D
 
@@ -36,5 +37,8 @@ def balance(A: Tensor) -> tuple[Tensor, Tensor]:
 def _skew(size: Tensor, D: Tensor) -> Tensor:
     """log2(row / column) / 2 of D^-1 |A| D without its diagonal; 0 where a row or column vanishes."""
     scaled = size / D[:, :, None] * D[:, None, :]
-    row, column = scaled.sum(-1), scaled.sum(-2)
+    return _log_ratio(scaled.sum(-1), scaled.sum(-2))
+
+
+def _log_ratio(row: Tensor, column: Tensor) -> Tensor:
     return torch.where((row > 0) & (column > 0), 0.5 * (torch.log2(row) - torch.log2(column)), 0.0)

@@ -2,64 +2,28 @@
 
 Nodes double in number with every squaring of E = exp(A H), until a squaring would cost more than going on in blocks.
 
-Times are grouped by their node in padded groups of one size, so that all polynomials are one batched product: about
-N n_terms n^2 for N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n.
+Times are grouped by their node (`groups`), so that all polynomials are few products of matrices: about N n_terms n^2
+for N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n.
 The reverse is the same products transposed. Plain tensors only; shapes as in `stepping`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .groups import Padded, Runs, group
 from .stepping import Stepper
 from .taylor import action_terms, action_terms_vjp, monomials
-
-MAX_GROUP, MIN_GROUP = 64, 4  # times a group; a quarter of the mean number a node, so that padding stays below 1/4
-
-
-@dataclass
-class Groups:
-    """Where every time sits: row `slot` of the padded groups; group b belongs to node `node[b]`."""
-
-    slot: Tensor  # (S R T,)
-    node: Tensor  # (n_groups,), indices into the S R N nodes
-    size: int
-
-    @classmethod
-    def of(cls, k: Tensor, N: int) -> Groups:
-        """k (S, R, T): the node of every time, below N."""
-        S, R, T = k.shape
-        size = max(MIN_GROUP, min(MAX_GROUP, T // (4 * N)))
-        first = torch.arange(S * R, device=k.device).reshape(S, R, 1) * N
-        node = (k + first).flatten()
-        order = node.argsort()
-        counts = torch.bincount(node, minlength=S * R * N)
-        n_groups = (counts + size - 1) // size
-        first_row = (counts.cumsum(0) - counts)[node[order]]
-        first_group = (n_groups.cumsum(0) - n_groups)[node[order]]
-        slot = torch.empty_like(node)
-        slot[order] = first_group * size + torch.arange(len(node), device=k.device) - first_row
-        return cls(slot, torch.repeat_interleave(n_groups), size)
-
-    def pad(self, rows: Tensor) -> Tensor:
-        """(S R T, m) -> (n_groups, size, m), zeros where there is no time."""
-        padded = rows.new_zeros(len(self.node) * self.size, rows.shape[-1])
-        padded[self.slot] = rows
-        return padded.reshape(len(self.node), self.size, -1)
-
-    def unpad(self, groups: Tensor) -> Tensor:
-        return groups.flatten(0, 1)[self.slot]
 
 
 def dense(step: Stepper, z0: Tensor, t: Tensor) -> Tensor:
     """z (S, R, T, n)."""
     nodes, groups, C = _layout(step, z0, t)
     W, _ = action_terms(step.P, step.degree, nodes.flatten(1, 2))
-    return groups.unpad(C @ W.flatten(0, 1)[groups.node]).reshape(*t.shape, z0.shape[-1])
+    return groups.states(C, W.reshape(*nodes.shape[:3], *W.shape[2:]))
 
 
 def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor, want_z: bool) -> tuple[Any, Any, Any]:
@@ -68,10 +32,10 @@ def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor, want_z: bool) -> 
     nodes, groups, C = _layout(step, z0, t)
     N, degree = nodes.shape[2], step.degree
     W, blocks = action_terms(step.P, degree, nodes.flatten(1, 2))
-    z = groups.unpad(C @ W.flatten(0, 1)[groups.node]).reshape(g.shape) if want_z else None
+    z = groups.states(C, W.reshape(S, R, N, *W.shape[2:])) if want_z else None
 
-    gW = g.new_zeros(S * R * N, degree.n_terms, n)
-    gW.index_add_(0, groups.node, C.mT @ groups.pad(g.reshape(-1, n)))
+    gW = g.new_zeros(S, R, N, degree.n_terms, n)
+    groups.gather(C, g, gW)
     gP = [step.zeros() for _ in range(degree.q + 1)]
     lam = action_terms_vjp(step.P, blocks, degree, gW.reshape(S, R * N, degree.n_terms, n), gP).reshape(S, R, N, n)
     ranges = _ranges(N, n)
@@ -85,8 +49,8 @@ def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor, want_z: bool) -> 
     return step.backward(gE, gP), lam[:, :, 0], z
 
 
-def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Groups, Tensor]:
-    """States at the nodes (S, R, N, n), times grouped by node, and the polynomials' coefficients, padded."""
+def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Runs | Padded, Tensor]:
+    """States at the nodes (S, R, N, n), times grouped by node, and the polynomials' coefficients in that order."""
     S, R, n = z0.shape
     k, s = step.split(t)
     k = k.to(torch.int64)
@@ -96,9 +60,8 @@ def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Groups, Tenso
     for level, start, stop in _ranges(N, n):
         before = nodes[:, :, start - 2**level : stop - 2**level].flatten(1, 2)
         nodes[:, :, start:stop] = (before @ step.E(level).mT).reshape(S, R, stop - start, n)
-    groups = Groups.of(k, N)
-    weights = monomials(s, step.degree, s).reshape(-1, step.degree.n_terms).to(z0.dtype)
-    return nodes, groups, groups.pad(weights)
+    groups = group(k, N, n)
+    return nodes, groups, groups.coefficients(monomials(s, step.degree, s).to(z0.dtype))
 
 
 def _ranges(N: int, n: int) -> list[tuple[int, int, int]]:

@@ -5,6 +5,7 @@ from .base import Method, Plan, Pullback, Workload, register, registry
 from .eig import Eig
 from .propagator import Propagator
 from .schur import Schur
+from .taylor import Taylor
 
 __all__ = [
     "Auto",
@@ -14,6 +15,7 @@ __all__ = [
     "Propagator",
     "Pullback",
     "Schur",
+    "Taylor",
     "Workload",
     "make_method",
     "register",

@@ -19,7 +19,7 @@ from .base import Method, Plan, SplitPlan, Workload, default, register, registry
 class Auto(Method):
     """Tries methods in the order of their estimated cost; each judges its own decomposition."""
 
-    candidates: tuple[str, ...] = ("eig", "schur", "propagator")
+    candidates: tuple[str, ...] = ("eig", "schur", "taylor", "propagator")
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
 
@@ -54,10 +54,10 @@ class Auto(Method):
         raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
 
     def ranked(self, work: Workload, device_type: str) -> list[Method]:
-        """Candidates by estimated cost; off the CPU without those that would copy Xi to the host."""
+        """Candidates by estimated cost; off the CPU without those that belong on one."""
         methods = [default(name) for name in self.candidates]
         if device_type != "cpu":
-            methods = [method for method in methods if not method.needs_host] or methods
+            methods = [m for m in methods if not (m.needs_host or m.is_sequential)] or methods
         return sorted(methods, key=lambda method: method.cost(work))
 
     def cost(self, work: Workload) -> float:

@@ -97,6 +97,7 @@ class Method(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
+    is_sequential: ClassVar[bool] = False  # many small operations: off the CPU launching them takes longer than they do
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
     key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate

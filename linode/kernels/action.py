@@ -1,0 +1,209 @@
+"""exp(A t) z0 by Taylor polynomials of A acting on vectors: no product of matrices, nothing factored.
+
+Nodes are steps H apart, with |A| H of a few units in the sense of powers. At every node the vectors V_j = (A H)^j z_k,
+j < m, give the next node and all states around it: exp(A (k + s) H) z0 = sum_j s^j / j! V_j, |s| <= 1/2, exactly
+t = (k + s) H. A shift mu acts as a factor e^(mu H) between nodes. The reverse is Horner's scheme with A^H, the gradient
+in A one product of all cotangents with all vectors: about 2 N m products of A with a vector for N = t_max / H.
+H and m come from the growth of |A^j| as random vectors see it, for j up to m.
+Source: Al-Mohy & Higham (2011), SIAM J. Sci. Comput. 33, 488; norms by random vectors as in Gudmundsson, Kenney &
+Laub (1995), SIAM J. Matrix Anal. 16, 776.
+Shapes: A (S, n, n) times H, z0 (S, R, n); V and its cotangents (N, m, S, R, n).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .arrays import conj
+
+N_VECTORS = 2
+MAX_TERMS = 36  # |A| H = THETA needs about 30
+CHUNK = 6  # products between looks at the size of a vector: 1e-50 of its norm is not lost in any of them
+THETA = (
+    2.5  # |A| H: terms up to e^2.5 of a result down to e^-2.5 cost two digits at worst, 20 in one step half the work
+)
+TRUNCATION = 2.0**-53 / 100  # relative to z_k; two vectors miss |A^j| by a factor of 100 once in 10^4
+# dL/dA has sum_i (A^H)^i lambda z^H (A^H)^(j-1-i) / j!, which need not be small where A^j is
+GRADIENT_TRUNCATION = 2.0**-53
+LOG_SMALLEST = -700.0  # of a vector: 0, for logarithms
+
+
+# ---- growth, step and number of terms ----------------------------------------------------------------------------
+
+
+@dataclass
+class Growth:
+    """How |A^j| grows with j, in logarithms."""
+
+    frobenius: NDArray[np.float64]  # (S, MAX_TERMS + 1): |A^j|_F, estimated
+    products: NDArray[np.float64]  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, of which the gradient is made
+    rate: NDArray[np.float64]  # (S,): max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm, from below
+    spread: NDArray[np.float64]  # (S,): of the scaling, by which an error of one entry may grow in another
+
+    @classmethod
+    def of(cls, A: Tensor, D: Tensor) -> Growth:
+        """By products of A (S, n, n) with random vectors; D (S, n) by which states and cotangents are scaled."""
+        n = A.shape[-1]
+        one_norm = A.abs().sum(-2).amax(-1)
+        exponent = torch.frexp(one_norm).exponent.to(one_norm.dtype).clamp(-1000.0, 1000.0)
+        B = A * torch.exp2(-exponent)[:, None, None] if bool((exponent.abs() > CHUNK).any()) else A
+        exponent = exponent if B is not A else torch.zeros_like(exponent)
+        v = _random_directions(n).to(A.device, A.dtype).expand(A.shape[0], N_VECTORS, n)
+        sizes = [v.new_zeros(1, *v.shape[:2], dtype=one_norm.dtype)]  # logarithms, the first vector of norm 1
+        for _ in range(0, MAX_TERMS, CHUNK):
+            chunk = v.new_empty(CHUNK, *v.shape)
+            for j in range(CHUNK):
+                torch.bmm(chunk[j - 1] if j else v, B.mT, out=chunk[j])
+            norms = torch.linalg.vector_norm(chunk, dim=-1)  # (CHUNK, S, N_VECTORS)
+            sizes.append(sizes[-1][-1] + norms.log().clamp(min=LOG_SMALLEST))
+            v = chunk[-1] / torch.where(norms[-1] > 0, norms[-1], 1)[..., None]
+        size = torch.cat(sizes).permute(1, 2, 0).cpu().numpy()  # (S, N_VECTORS, MAX_TERMS + 1)
+        unit, powers = exponent.cpu().numpy()[:, None] * math.log(2), np.arange(MAX_TERMS + 1)
+        frobenius = size.max(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
+        rate = np.maximum(*((size[..., p:] - size[..., :-p]).max((1, 2)) / p for p in (4, 5))) + unit[:, 0]
+        products = np.stack([(frobenius[:, : p + 1] + frobenius[:, p::-1]).max(1) for p in range(MAX_TERMS + 1)], 1)
+        spread = torch.log(D.amax(-1) / D.amin(-1)).cpu().numpy()
+        return cls(frobenius, products, rate, spread)
+
+    def subset(self, index: NDArray[np.int64]) -> Growth:
+        return Growth(self.frobenius[index], self.products[index], self.rate[index], self.spread[index])
+
+    def steps(self) -> NDArray[np.float64]:
+        """(S,) the exponent e of the largest step H = 2^e for which the terms are enough; -inf where none is."""
+        exponent = np.clip(np.floor((math.log(THETA) - self.rate) / math.log(2)), -1000.0, 1000.0)
+        for _ in range(64):
+            short = self.n_terms(exponent) > MAX_TERMS
+            if not short.any():
+                return exponent
+            exponent[short] -= 1
+        return np.where(short, -np.inf, exponent)
+
+    def n_terms(self, exponent: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(S,) how many terms leave TRUNCATION at H = 2^exponent; above MAX_TERMS where no number does."""
+        powers = (
+            np.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2) - _log_factorials() + 2 * self.spread[:, None]
+        )
+        value = self.frobenius + powers - math.log(TRUNCATION)
+        gradient = (self.products + powers)[:, :-1] - math.log(GRADIENT_TRUNCATION)
+        value[:, 1:] = np.maximum(value[:, 1:], gradient)
+        rest = np.logaddexp.accumulate(value[:, ::-1], axis=1)[:, ::-1]  # from term j on
+        small = rest <= 0
+        return np.where(small[:, -1], (~small).sum(1), MAX_TERMS + 1)  # NaN is not small
+
+
+@lru_cache(maxsize=8)
+def _random_directions(n: int) -> Tensor:
+    rows = torch.randn(N_VECTORS, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+
+
+@lru_cache(maxsize=1)
+def _log_factorials() -> NDArray[np.float64]:
+    return np.array([math.lgamma(j + 1.0) for j in range(MAX_TERMS + 1)])
+
+
+# ---- vectors and their reverse -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Series:
+    """Steps of one length for S systems."""
+
+    A: Tensor  # (S, n, n) times H
+    factor: Tensor  # (S,) e^(mu H)
+    n_terms: int  # from node to node
+    n_near: int  # for |s| <= 1/2
+    n_products: int = 0  # of A, or its transpose, with the rows of all trajectories
+
+    def vectors(self, z0: Tensor, N: int) -> Tensor:
+        """V (N, m, S, R, n); from n_near on, those of the last node are zero."""
+        S, R, n = z0.shape
+        V = z0.new_empty(N, self.n_terms, S, R, n)
+        V[0, 0], V[-1, self.n_near :] = z0, 0
+        multiply, weights = multiplier(self.A, R), self._weights()
+        for k in range(N):
+            multiply(V[k], self._count(k, N))
+            if k < N - 1:
+                V[k + 1, 0] = torch.mv(V[k].flatten(1).mT, weights).reshape(S, R, n) * self.factor[:, None, None]
+        return V
+
+    def vjp(self, V: Tensor, gV: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients with respect to A and z0, given that with respect to V, which is overwritten."""
+        N, m, S, R, n = V.shape
+        multiply, weights = multiplier_back(self.A, R), self._weights().reshape(m, 1, 1, 1)
+        factor = conj(self.factor)[:, None, None]
+        lam = gV[0, 0]
+        for k in reversed(range(N)):
+            if k < N - 1:
+                gV[k] += weights * (factor * lam)
+            multiply(gV[k], self._count(k, N))
+            lam = gV[k, 0].clone()
+            gV[k, 0] = 0  # so that every row of gV meets the row before it of V, at the same node
+        upper, lower = gV.flatten(0, 1)[1:], V.flatten(0, 1)[:-1]  # (N m - 1, S, R, n)
+        upper, lower = (x.transpose(0, 1).reshape(S, -1, n) for x in (upper, lower))
+        return upper.mT @ conj(lower), lam
+
+    def _count(self, k: int, N: int) -> int:
+        """Vectors at node k of N."""
+        count = self.n_terms if k < N - 1 else self.n_near
+        self.n_products += count - 1
+        return count
+
+    def _weights(self) -> Tensor:
+        return self.A.new_tensor([1.0 / math.factorial(j) for j in range(self.n_terms)])
+
+
+Multiplier = Callable[[Tensor, int], None]  # of rows (m, S, R, n), of which so many are used
+
+
+def multiplier(A: Tensor, R: int) -> Multiplier:
+    """Fills the rows: each is A times the row before it."""
+    AT = A.mT
+
+    def by_rows(rows: Tensor, count: int) -> None:
+        for j in range(1, count):
+            torch.bmm(rows[j - 1], AT, out=rows[j])
+
+    def by_vectors(rows: Tensor, count: int) -> None:
+        vectors = list(rows.flatten(1).numpy())
+        with np.errstate(all="ignore"):  # what overflows is seen and repeated by the caller
+            for j in range(1, count):
+                np.dot(array, vectors[j - 1], out=vectors[j])
+
+    if not _is_one_vector(A, R):
+        return by_rows
+    array = A[0].numpy()
+    return by_vectors
+
+
+def multiplier_back(A: Tensor, R: int) -> Multiplier:
+    """Adds A^H times the row after it to each row, from the last on: Horner's scheme."""
+    A = conj(A)
+
+    def by_rows(rows: Tensor, count: int) -> None:
+        for j in range(count - 1, 0, -1):
+            rows[j - 1].baddbmm_(rows[j], A)
+
+    def by_vectors(rows: Tensor, count: int) -> None:
+        vectors, product = list(rows.flatten(1).numpy()), np.empty_like(array[0])
+        with np.errstate(all="ignore"):
+            for j in range(count - 1, 0, -1):
+                vectors[j - 1] += np.dot(array, vectors[j], out=product)
+
+    if not _is_one_vector(A, R):
+        return by_rows
+    array = A[0].numpy().T
+    return by_vectors
+
+
+def _is_one_vector(A: Tensor, R: int) -> bool:
+    """NumPy's product of a matrix and a vector takes 0.6 to 0.8 times as long as torch's."""
+    return A.device.type == "cpu" and A.shape[0] * R == 1

@@ -1,0 +1,297 @@
+"""Taylor polynomials of Xi acting on vectors: no product of matrices, no factorisation.
+
+Use for large dense Xi (n above about 100) whose spectrum times t_max is moderate: some twenty products of Xi with a
+vector for every unit of it, as many for the gradient, and one polynomial a time. Xi is balanced, and shifted by the
+mean of its diagonal where that cannot hurt.
+Check: the products needed are few enough, and for small n, where `propagator` has arithmetic that does better, its
+measurement of rounding; systems and times that fail it go there.
+Source: see `kernels.action`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..kernels.action import MAX_TERMS, Growth, Series
+from ..kernels.balance import balance
+from ..kernels.groups import Padded, Runs, group
+from ..kernels.taylor import Degree, monomials
+from .base import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register, times_gradient
+from .propagator import EXTENDED_MAX_N, N_PROBES, Propagator, PropagatorPlan
+
+# Products of Xi with a vector: beyond 10 n they cost as much as the 40 products of matrices that `propagator` needs
+MOST_PRODUCTS, MOST_PRODUCTS_PER_N = 4096, 10
+SIMILAR = 8.0  # a shift by mu keeps three bits of diagonal entries within this factor of it
+MAX_SHIFT = 4.0  # |mu| H: a state half a step before a node is not lost where that of the node underflows
+MOST_ENTRIES = 2**22  # of vectors that are laid out at once, and that are kept for the reverse
+
+PRODUCTS_PER_UNIT, LEAST_PRODUCTS = 13, 60  # of |Xi| t_max; once for a plan
+SECONDS_PER_PRODUCT = 1.5e-6  # of a matrix and a vector, beside its arithmetic
+SLOWNESS = 2.4  # of that arithmetic, as in products of matrices it would be memory alone that is waited for
+
+
+@register
+@dataclass(frozen=True)
+class Taylor(Method):
+    """No options."""
+
+    name: ClassVar[str] = "taylor"
+    summary: ClassVar[str] = "Taylor polynomials by matrix-vector products; large Xi, moderate spans"
+    is_sequential: ClassVar[bool] = True
+
+    def plan(self, Xi: Tensor, rtol: float | None = None) -> TaylorPlan:
+        return _plan(Xi, 0.0, rtol)
+
+    def try_plan(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> TaylorPlan:
+        return _plan(Xi, work.t_max, rtol)
+
+    def cost(self, work: Workload) -> float:
+        n = work.n
+        span = work.span / n**0.25  # powers of a matrix grow more slowly than its 1-norm: random n x n, by n^(1/2)
+        product = SECONDS_PER_PRODUCT + 2 * SLOWNESS * n**2 * SECONDS_PER_FLOP
+        products = LEAST_PRODUCTS + 2 * PRODUCTS_PER_UNIT * work.n_trajectories * (1 + span)
+        per_row = n * (6 * 20 * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY)
+        seconds = 1e-3 + work.n_systems * (products * product + work.n_rows * per_row)
+        if n <= EXTENDED_MAX_N:  # the check
+            seconds += Propagator().cost(replace(work, n_times=min(work.n_times, N_PROBES)))
+        return seconds
+
+
+def _plan(Xi: Tensor, t_max: float, rtol: float | None) -> TaylorPlan:
+    balanced, D = balance(Xi)
+    mu = _shift(balanced)
+    if bool((mu != 0).any()):
+        A = balanced.clone()
+        A.diagonal(dim1=-2, dim2=-1).sub_(mu[:, None])
+    else:
+        A = balanced
+    growth = Growth.of(A, D)
+    exponent = growth.steps()
+    size = mu.abs().cpu().numpy()
+    most = np.floor(np.log2(MAX_SHIFT / np.where(size > 0, size, 1e-300)))
+    return TaylorPlan(Xi, balanced, D, A, mu, growth, np.minimum(exponent, most), t_max, rtol)
+
+
+def _shift(A: Tensor) -> Tensor:
+    """(S,) the mean of the diagonal, where it makes A smaller and no diagonal entry loses digits; 0 elsewhere."""
+    diagonal = A.diagonal(dim1=-2, dim2=-1)
+    mu = diagonal.mean(-1)
+    size, mean = diagonal.abs(), mu.abs()
+    column = A.abs().sum(-2)
+    is_similar = ((size <= SIMILAR * mean[:, None]) & (mean[:, None] <= SIMILAR * size)).all(-1)
+    is_smaller = (column - size + (diagonal - mu[:, None]).abs()).amax(-1) < column.amax(-1)
+    return torch.where(is_similar & is_smaller, mu, 0)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Vectors at all nodes for one question, and where its times sit."""
+
+    z0: Tensor
+    t: Tensor
+    H: float
+    series: Series
+    V: Tensor  # (N, m, S, R, n)
+    groups: Runs | Padded
+    C: Tensor  # coefficients of the times, in the order of the groups
+
+    def by_node(self, V: Tensor) -> Tensor:
+        """(S, R, N, near terms, n), a view."""
+        return V[:, : self.series.n_near].permute(2, 3, 0, 1, 4)
+
+
+@dataclass
+class TaylorPlan(Plan):
+    """Balanced and shifted Xi, and how its powers grow."""
+
+    Xi: Tensor
+    balanced: Tensor  # D^-1 Xi D
+    D: Tensor  # (S, n) powers of two
+    A: Tensor  # balanced - mu I
+    mu: Tensor  # (S,)
+    growth: Growth
+    exponent: NDArray[np.float64]  # (S,) the step is at most 2^exponent; -inf where no step will do
+    t_max: float
+    rtol: float | None
+    is_checked: bool = False  # for the trajectories that it is asked for
+    method: str = "taylor"
+    n_products: int = 0  # so far, beside those of the plan
+    _whole: PropagatorPlan | None = field(default=None, repr=False)
+    _choice: tuple[Tensor, Tensor, Plan] | None = field(default=None, repr=False)
+    _walk: Walk | None = field(default=None, repr=False)
+    _backward: TaylorPlan | None = field(default=None, repr=False)
+
+    @property
+    def accepted(self) -> Tensor:  # type: ignore[override]
+        return self._is_short(self.Xi.new_full((len(self.Xi),), self.t_max, dtype=torch.float64))
+
+    @property
+    def reason(self) -> str:  # type: ignore[override]
+        most, count = self._most_products, float(self._count(np.array(self.t_max)).max(initial=0.0))
+        if count <= most:
+            return f"products of Xi with vectors only, {count:.3g} of them for times up to {self.t_max:.3g}"
+        return f"{count:.3g} products of Xi with a vector for times up to {self.t_max:.3g}, more than {most:.3g}"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        chosen = self._choice[2] if self._choice else self
+        by_hand = {"step": np.exp2(self.exponent).tolist(), "shift": self.mu.tolist(), "n_products": self.n_products}
+        return by_hand if chosen is self else chosen.details
+
+    def subset(self, index: Tensor) -> TaylorPlan:
+        host = index.cpu().numpy()
+        return TaylorPlan(
+            self.Xi[index],
+            self.balanced[index],
+            self.D[index],
+            self.A[index],
+            self.mu[index],
+            self.growth.subset(host),
+            self.exponent[host],
+            self.t_max,
+            self.rtol,
+            self.is_checked,
+        )
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        if not self.is_checked:
+            return self._chosen(z0, t).evaluate(z0, t)
+        if bool((t < 0).any()):
+            forth = self.evaluate(z0, t.clamp(min=0))
+            return torch.where((t < 0)[..., None], self.backward.evaluate(z0, (-t).clamp(min=0)), forth)
+        most = self._most_trajectories(t)
+        if z0.shape[1] > most:
+            return torch.cat([self.evaluate(*part) for part in zip(z0.split(most, 1), t.split(most, 1))], 1)
+        walk = self._walk_of(z0, t)
+        return self._scaled(walk.groups.states(walk.C, walk.by_node(walk.V)))
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        if not self.is_checked:
+            return self._chosen(z0, t).vjp(z0, t, g, want_t)
+        if bool((t < 0).any()):
+            back = (t < 0)[..., None]
+            S, a, dt = self.vjp(z0, t.clamp(min=0), torch.where(back, 0, g), want_t)
+            Sb, ab, dtb = self.backward.vjp(z0, (-t).clamp(min=0), torch.where(back, g, 0), want_t)
+            return S - Sb, a + ab, dt - dtb if dt is not None and dtb is not None else None
+        most = self._most_trajectories(t)
+        if z0.shape[1] > most:
+            parts = zip(z0.split(most, 1), t.split(most, 1), g.split(most, 1))
+            S_parts, a_parts, dt_parts = zip(*(self.vjp(*part, want_t) for part in parts))
+            return sum(S_parts), torch.cat(a_parts, 1), torch.cat(dt_parts, 1) if want_t else None
+        walk, D = self._walk_of(z0, t), self.D
+        h = self._scaled(g)
+        gV = torch.zeros_like(walk.V)
+        walk.groups.gather(walk.C, h, walk.by_node(gV))
+        before = walk.series.n_products
+        S, a = walk.series.vjp(walk.V, gV)
+        self.n_products += walk.series.n_products - before
+        dt = None
+        if want_t:
+            dt = times_gradient(self.balanced, walk.groups.states(walk.C, walk.by_node(walk.V)), h)
+        S *= walk.H
+        return (S / D[:, :, None] * D[:, None, :] if self._is_balanced else S), a / D[:, None], dt
+
+    @property
+    def backward(self) -> TaylorPlan:
+        """The same for negative times."""
+        if self._backward is None:
+            self._backward = replace(
+                self,
+                Xi=-self.Xi,
+                balanced=-self.balanced,
+                A=-self.A,
+                mu=-self.mu,
+                _whole=None,
+                _choice=None,
+                _walk=None,
+            )
+        return self._backward
+
+    @property
+    def whole(self) -> PropagatorPlan:
+        """Every Xi by powers of one step."""
+        if self._whole is None:
+            self._whole = Propagator().plan(self.Xi, self.rtol)
+        return self._whole
+
+    @property
+    def _most_products(self) -> int:
+        return max(MOST_PRODUCTS, MOST_PRODUCTS_PER_N * self.Xi.shape[-1])
+
+    @property
+    def _is_balanced(self) -> bool:
+        return self.balanced is not self.Xi
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """D x: of balanced states, or of the cotangents of states."""
+        return x * self.D[:, None, None] if self._is_balanced else x
+
+    def _count(self, t_max: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(S,) products of A with each trajectory up to t_max."""
+        terms = self.growth.n_terms(np.maximum(self.exponent, -1e6))
+        return np.where(terms <= MAX_TERMS, terms * (1 + t_max * np.exp2(-np.maximum(self.exponent, -1e3))), np.inf)
+
+    def _is_short(self, t_max: Tensor) -> Tensor:
+        """(S,) bool: few enough products up to t_max (S,)."""
+        return torch.from_numpy(self._count(t_max.cpu().numpy()) <= self._most_products).to(self.Xi.device)
+
+    def _chosen(self, z0: Tensor, t: Tensor) -> Plan:
+        """This plan, or powers of one step for the systems that need it for these trajectories."""
+        choice = self._choice  # one read: another thread may replace it
+        if choice is not None and torch.equal(choice[0], z0) and torch.equal(choice[1], t):
+            return choice[2]
+        good = self._is_short(t.abs().amax((1, 2)))
+        if self.Xi.shape[-1] <= EXTENDED_MAX_N:
+            good &= self.whole.arithmetic(z0, t) == 0
+        plan: Plan
+        if bool(good.all()):
+            plan = replace(self, is_checked=True, _whole=None, _choice=None)
+        elif not bool(good.any()):
+            plan = self.whole
+        else:
+            index, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
+            own = replace(self.subset(index), is_checked=True)
+            plan = SplitPlan(self.Xi, [(index, own), (rest, self.whole.subset(rest))])
+        self._choice = (z0.clone(), t.clone(), plan)
+        return plan
+
+    def _walk_of(self, z0: Tensor, t: Tensor) -> Walk:
+        """Vectors from z0 up to the largest of t >= 0."""
+        walk = self._walk
+        if walk is not None and torch.equal(walk.z0, z0) and torch.equal(walk.t, t):
+            return walk
+        H, n_terms, n_near = self._step_for(t)
+        series = Series(self.A * H, torch.exp(self.mu * H), n_terms, n_near)
+        x = t / H
+        k = torch.round(x)
+        N = int(k.max()) + 1
+        groups = group(k.to(torch.int64), N, z0.shape[-1])
+        s = x - k
+        C = monomials(s, Degree(n_near, 1), s) * torch.exp((self.mu * H)[:, None, None] * s)[..., None]
+        V = series.vectors(z0 / self.D[:, None], N)
+        self.n_products += series.n_products
+        walk = Walk(z0.clone(), t.clone(), H, series, V, groups, groups.coefficients(C.to(z0.dtype)))
+        self._walk = walk if V.numel() <= MOST_ENTRIES else None
+        return walk
+
+    def _step_for(self, t: Tensor) -> tuple[float, int, int]:
+        """One H for all systems, not far above the times: t / H must not underflow; terms for H and for H / 2."""
+        t_max = float(t.max())
+        exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else np.inf, 1000.0)
+        n_terms, n_near = (int(self.growth.n_terms(np.full(len(self.Xi), e)).max()) for e in (exponent, exponent - 1))
+        return 2.0**exponent, n_terms, n_near
+
+    def _most_trajectories(self, t: Tensor) -> int:
+        """How many of each system are laid out at once."""
+        S, R, _ = t.shape
+        if R == 1:
+            return 1
+        H, n_terms, _ = self._step_for(t)
+        return max(1, int(MOST_ENTRIES / (n_terms * (1 + float(t.max()) / H) * S * self.Xi.shape[-1])))
