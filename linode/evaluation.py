@@ -152,7 +152,7 @@ class Evaluation:
             z = self.plan.evaluate(starts, times)
         s, r, i = nonzero(times == 0)
         if len(s):
-            z[s, r, i] = of_kind(starts, z)[s, r]  # to the last bit
+            z[s, r, i] = of_kind(starts[of_kind(s, starts), of_kind(r, starts)], z)  # to the last bit
         if self.is_host:
             return as_tensor_of(layout.batched(z), z0)
         if not is_finite(z):

@@ -130,6 +130,11 @@ def summed(x: Any, shape: torch.Size) -> Any:
     return x.sum(axes).reshape(tuple(shape)) if axes else x
 
 
+def take(x: Any, index: Any, axis: int) -> Any:
+    """Entries along an axis, by an index of the same rank."""
+    return torch.take_along_dim(x, index, axis) if isinstance(x, Tensor) else np.take_along_axis(x, index, axis)
+
+
 def expand(x: Any, shape: tuple[int, ...]) -> Any:
     return x.expand(shape) if isinstance(x, Tensor) else np.broadcast_to(x, shape)
 

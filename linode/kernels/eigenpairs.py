@@ -28,7 +28,7 @@ REACH = 4.0  # a plan for times up to t_max is good for times up to t_max / REAC
 UNITS = 1000.0  # componentwise condition of the problem beyond which the limit grows in proportion,
 MAX_EXPLAINED = 1e6  # to no more than this
 GRADIENT_SLACK = 4.0  # gradients may lose this much more than states
-GRADED = 64.0  # |A| s / |lam| up to which LAPACK's error is no more than the condition of the problem explains
+GRADED = 128.0  # |A| s / |lam| of a mode up to which LAPACK's error needs no correction: some ten units of rounding
 TINY = 1e-200
 
 
@@ -87,43 +87,49 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
         amplification = np.square(s.max(-1)) / NEAR  # a bound whatever the gaps
         t_needed, accepted = np.zeros(len(A)), (kappa <= limit) & (amplification <= GRADIENT_SLACK * limit)
         if not accepted.all():
-            kappa, amplification, accepted, t_needed = _judged(A, modes, s, limit, t_max)
+            i = (~accepted).nonzero()[0]
+            kappa[i], amplification[i], accepted[i], t_needed[i] = _judged(A, modes, s, limit, t_max, i)
             if not accepted.all():  # what is near infinity must not reach the others
-                modes = modes.cleared(~accepted)
+                modes.clear(~accepted)
         size = one_norm(A)
-        if (size * s.max(-1) > GRADED * np.abs(modes.lam).min(-1)).any():
-            modes = _refined(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED))
+        graded = (size[:, None] * s > GRADED * np.abs(modes.lam)).any(-1)
+        if graded.any():
+            _refine(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED), graded.nonzero()[0])
         return Eigenpairs(modes, accepted, t_needed, kappa, amplification)
 
 
-def _judged(A: Array, modes: Modes, s: Array, limit: float, t_max: float) -> tuple[Array, Array, Array, Array]:
-    """kappa, amplification, accepted and t_needed (S,), pair by pair of eigenvalues; the modes learn which pairs are
-    delicate.
+def _judged(
+    A: Array, modes: Modes, s: Array, limit: float, t_max: float, index: Array
+) -> tuple[Array, Array, Array, Array]:
+    """kappa, amplification, accepted and t_needed of some systems, pair by pair of eigenvalues; the modes learn which
+    pairs are delicate.
 
     The limit is larger where the condition of the problem explains it: the componentwise condition of z(t) is about
     t |w_j| |A| |v_j|, with w_j and v_j the left and right eigenvectors of the mode that dominates it.
     """
-    size, basis = np.abs(modes.V_inv), np.abs(modes.V)
-    kappa = basis.sum(-2).max(-1) * (modes.weight[..., None] * size).sum(-2).max(-1)
+    A, s, lam, weight = A[index], s[index], modes.lam[index], modes.weight[index]
+    size, basis = np.abs(modes.V_inv[index]), np.abs(modes.V[index])
+    kappa = basis.sum(-2).max(-1) * (weight[..., None] * size).sum(-2).max(-1)
     kappa = np.where(np.isfinite(kappa), kappa, np.inf)
-    gap = np.abs(modes.lam[:, :, None] - modes.every(modes.lam, -1)[:, None])
+    gap = np.abs(lam[:, :, None] - modes.every(lam, -1)[:, None])
     pairs = s[:, :, None] * np.concatenate((s, s[:, : modes.n_pairs]), axis=-1)[:, None]
     pairs = np.where(np.isfinite(pairs), pairs, np.inf)
     t_short = t_max / REACH
     loss = np.where(gap > 0, 1 / np.clip(gap * t_short, NEAR, 1), 1)  # equal eigenvalues are not subtracted at all
     delicate = pairs * loss > GRADIENT_SLACK * limit
     if delicate.any():
-        modes.delicate = delicate
+        modes.delicate = np.zeros((len(modes.lam), *delicate.shape[1:]), dtype=bool)
+        modes.delicate[index] = delicate
     amplification = (pairs * np.where(delicate, 1, loss)).max((-1, -2))
     worst = np.maximum(kappa, amplification / GRADIENT_SLACK)
     accepted = worst <= limit
     t_needed = np.where(accepted & (pairs.max((-1, -2)) <= NEAR * GRADIENT_SLACK * limit), 0.0, t_short)
     if accepted.all():
         return kappa, amplification, accepted, t_needed
-    rate = np.where(modes.weight > 0, (size * (np.abs(A) @ basis).swapaxes(-1, -2)).sum(-1), np.inf)
+    rate = np.where(weight > 0, (size * (np.abs(A) @ basis).swapaxes(-1, -2)).sum(-1), np.inf)
     explained = limit / UNITS * np.maximum(rate.min(-1), TINY)
     late = np.minimum(worst, 1e100) / explained
-    decay = np.maximum(-modes.lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
+    decay = np.maximum(-lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
     by_condition = ~accepted & (worst <= MAX_EXPLAINED) & (late <= t_max) & (late * decay <= 1)
     return kappa, amplification, accepted | by_condition, np.where(accepted, t_needed, np.maximum(late, t_short))
 
@@ -144,11 +150,25 @@ def _modes(A: Array) -> Modes:
         lam, V = torch.linalg.eig(torch.from_numpy(A))  # for small matrices half the time of numpy's
     except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
         raise np.linalg.LinAlgError(str(error)) from None
-    V_inv = np.ascontiguousarray(torch.linalg.inv_ex(V)[0].numpy())
+    if A.dtype.kind == "c":
+        V_inv = np.ascontiguousarray(torch.linalg.inv_ex(V)[0].numpy())
+        return keep_one_of_each_pair(lam.numpy(), V.numpy(), _infinite_where_nan(V_inv), True)
+    # a pair's v and conj(v) side by side become Re v and Im v, whose inverse is real
+    values, vectors = lam.numpy(), V.numpy()
+    below = values.imag < 0
+    X = np.where(below[:, None], -vectors.imag, vectors.real)
+    Y = _infinite_where_nan(torch.linalg.inv_ex(torch.from_numpy(X))[0].numpy())
+    V_inv = Y.astype(np.complex128)
+    s, j = (values.imag > 0).nonzero()
+    V_inv[s, j] = (Y[s, j] - 1j * Y[s, j + 1]) / 2
+    return keep_one_of_each_pair(values, vectors, V_inv, False)
+
+
+def _infinite_where_nan(V_inv: Array) -> Array:
     bad = ~np.isfinite(V_inv.sum((-1, -2)))
     if bad.any():
         V_inv[bad] = np.inf
-    return keep_one_of_each_pair(lam.numpy(), V.numpy(), V_inv, A.dtype.kind == "c")
+    return V_inv
 
 
 def _modes_of_one(A: Array) -> Modes:
@@ -211,29 +231,30 @@ def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, is_complex: bool) 
     return Modes(lam, V, V_inv, weight, int(np.count_nonzero(weight > 1, axis=-1).max()))
 
 
-def _refined(A: Array, modes: Modes, noise: Array) -> Modes:
-    """One Newton step on all eigenpairs: errors left are those of rounding A entry by entry.
+def _refine(A: Array, modes: Modes, noise: Array, index: Array) -> None:
+    """One Newton step on all eigenpairs of some systems: errors left are those of rounding A entry by entry.
 
     Eigenvalues closer than noise (S,), which rounding could have split, are left as they are: any basis of their space
     will do.
     """
-    lam, V, V_inv = modes.lam, modes.V, modes.V_inv
+    A, noise, weight = A[index], noise[index, None, None], modes.weight[index]
+    lam, V, V_inv = modes.lam[index], modes.V[index], modes.V_inv[index]
     basis, dual, every = modes.every(V, -1), modes.every(V_inv, -2), modes.every(lam, -1)
-    alone = modes.weight[:, : modes.n_pairs] < 2  # leading modes without a conjugate, beside those with
+    alone = weight[:, : modes.n_pairs] < 2  # leading modes without a conjugate, beside those with
     if alone.any():
         dual[:, lam.shape[-1] :][alone] = 0
     difference = lam[:, None] - every[:, :, None]  # (S, n, p)
     F = dual @ (A @ V - V * lam[:, None])
-    turn = np.divide(F, difference, out=np.zeros_like(F), where=np.abs(difference) > noise[:, None, None])
+    turn = np.divide(F, difference, out=np.zeros_like(F), where=np.abs(difference) > noise)
     lam, V = lam + np.diagonal(F, axis1=-2, axis2=-1), V + basis @ turn
-    single = (modes.weight == 1).nonzero() if modes.n_pairs else None  # real modes of a real matrix stay real
+    single = (weight == 1).nonzero() if modes.n_pairs else None  # real modes of a real matrix stay real
     if single is not None:
         s, j = single
         lam.imag[s, j], V.imag[s, :, j] = 0, 0
     V_inv = 2 * V_inv - (V_inv @ modes.every(V, -1)) @ dual  # Newton-Schulz
     if single is not None:
         V_inv.imag[s, j] = 0
-    return Modes(lam, V, V_inv, modes.weight, modes.n_pairs, modes.delicate)
+    modes.replace(index, lam, V, V_inv)
 
 
 def one_norm(A: Array) -> Array:

@@ -13,6 +13,7 @@ Sources: Daleckii & Krein (1965); Higham (2008), Functions of Matrices, theorem 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import as_type, conj, copy, elementwise, empty, is_complex, namespace, nonzero, of_kind, product, real, split
+from .arrays import (
+    as_type,
+    conj,
+    elementwise,
+    empty,
+    is_complex,
+    namespace,
+    nonzero,
+    of_kind,
+    product,
+    real,
+    split,
+    take,
+)
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
@@ -45,6 +59,33 @@ class Gaps:
 
 
 @dataclass
+class Rows:
+    """Real functions of time that stand for the modes of real Xi: exp(alpha t) cos(omega t), and where there is a
+    conjugate exp(alpha t) sin(omega t). n of them in every system, of the modes that it has.
+    """
+
+    alpha: Any  # (S, n)
+    omega: Any
+    is_cosine: Any  # (S, n) bool
+    index: Any  # (S, n): among the p cosines and p sines of all modes; None for one system, where all cosines lead
+    cosine: Any  # (S, p): the row that is the cosine of a mode, and its sine
+    sine: Any
+
+    @classmethod
+    def of(cls, lam: Any, weight: Any, n_pairs: int) -> Rows:
+        """Of the modes lam (S, p)."""
+        xp, (S, p) = namespace(lam), lam.shape
+        there = xp.concatenate((weight > 0, weight > 1), axis=-1)  # (S, 2 p)
+        index = nonzero(there)[1].reshape(S, -1)
+        place = xp.cumsum(there, -1) - 1  # where it is used
+        mode, is_cosine = index % p, index < p
+        system = xp.arange(S)[:, None]
+        own = lam[system, mode]
+        rows = place[:, :p], xp.where(weight > 1, place[:, p:], 0)
+        return cls(own.real, own.imag, is_cosine, index if S > 1 else None, *rows)
+
+
+@dataclass
 class Modes:
     """Eigenpairs kept: lam (S, p), V (S, n, p), V_inv (S, p, n), weight (S, p): 2 for a pair, 0 for padding.
 
@@ -60,17 +101,25 @@ class Modes:
     weight: Any
     n_pairs: int
     delicate: Any = None
+    _rows: Rows | None = field(default=None, repr=False)
     _gaps: Gaps | None = field(default=None, repr=False)
     _adjoint: tuple[Any, Any, Any, Any] | None = field(default=None, repr=False)
     _start: tuple[bytes, Any, Any] | None = field(default=None, repr=False)  # z0 with its c and K, where small
 
     def __post_init__(self) -> None:
-        self.n_rows = self.lam.shape[-1] + self.n_pairs
         self.weighted = self.V * self.weight[:, None] if self.n_pairs else self.V
 
     @property
     def xp(self) -> Any:
         return namespace(self.lam)
+
+    @property
+    def rows(self) -> Rows:
+        """Where n_pairs is not 0."""
+        rows = self._rows
+        if rows is None:
+            self._rows = rows = Rows.of(self.lam, self.weight, self.n_pairs)
+        return rows
 
     @property
     def adjoint(self) -> tuple[Any, Any, Any, Any]:
@@ -85,11 +134,14 @@ class Modes:
         delicate = None if self.delicate is None else self.delicate[index]
         return Modes(self.lam[index], self.V[index], self.V_inv[index], self.weight[index], self.n_pairs, delicate)
 
-    def cleared(self, systems: Any) -> Modes:
-        """The same without the modes of some systems, given by a mask (S,); NumPy arrays."""
-        lam, V, V_inv = self.lam.copy(), self.V.copy(), self.V_inv.copy()
-        lam[systems], V[systems], V_inv[systems] = 0, 0, 0
-        return Modes(lam, V, V_inv, self.weight, self.n_pairs, self.delicate)
+    def replace(self, index: Any, lam: Any, V: Any, V_inv: Any) -> None:
+        """Other eigenpairs for some of the systems."""
+        self.lam[index], self.V[index], self.V_inv[index] = lam, V, V_inv
+        self.__post_init__()
+
+    def clear(self, systems: Any) -> None:
+        """No modes for some of the systems."""
+        self.replace(systems, 0, 0, 0)
 
     def tensors(self, device: torch.device) -> Modes:
         """The same as tensors; from NumPy arrays."""
@@ -135,8 +187,9 @@ class Modes:
             if K is not None:
                 rates.append(real((conj(h) * product(F.mT, K)).sum(-1)))
             parts.append(self._sums(part, F, h))
-        sums, at_short = parts[0] if len(parts) == 1 else map(sum, zip(*parts))
-        S, a = self._assembled(c, t, g, self._of_conjugates(of_kind(sums, c)), of_kind(at_short, c))
+        sums, delayed = (self._of_conjugates(of_kind(_total(x), c)) for x in list(zip(*parts))[:2])
+        at_short = _total([x for _, _, x in parts if x is not None])
+        S, a = self._assembled(c, t, g, sums, delayed, None if at_short is None else of_kind(at_short, c))
         dt = None if K is None else rates[0] if len(rates) == 1 else namespace(t).concatenate(rates, axis=2)
         return S, a, dt
 
@@ -148,18 +201,24 @@ class Modes:
         """
         if t.shape[1] > 1 and (t.stride(1) if isinstance(t, Tensor) else t.strides[1]) == 0:
             t = t[:, :1]
-        size = max(1, CHUNK_ENTRIES // (t.shape[0] * t.shape[1] * self.n_rows))
+        size = max(1, CHUNK_ENTRIES // (t.shape[0] * t.shape[1] * self.V.shape[1]))
         return [t] if t.shape[2] <= size else split(t, size, 2)
 
     def _modal(self, t: Any) -> Any:
-        """E^T (S, R, q, T), exp(lam t): for pairs the real parts of all modes, then the imaginary parts of the pairs.
+        """E^T (S, R, q, T): exp(lam t), or the rows that stand for it.
 
         By two real functions, which take half the time of a complex exp.
         """
         xp, lam, times = namespace(t), of_kind(self.lam, t)[:, None, :, None], t[:, :, None]
         (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self.n_pairs
-        F = empty((S, R, p + pairs, T), t if pairs else lam)
-        if pairs:
+        F = empty((S, R, self.V.shape[1] if pairs else p, T), t if pairs else lam)
+        if pairs and S > 1:
+            alpha, omega, is_cosine = (of_kind(x, t)[:, None, :, None] for x in self._functions)
+            elementwise("exp", xp.multiply(alpha, times, out=F), F)
+            angle = omega * times
+            angle += is_cosine * (math.pi / 2)  # cos
+            F *= elementwise("sin", angle, angle)
+        elif pairs:
             re, head, im = F[:, :, :p], F[:, :, :pairs], F[:, :, p:]
             elementwise("exp", xp.multiply(lam.real, times, out=re), re)
             angle = lam.imag[:, :, :pairs] * times
@@ -172,39 +231,51 @@ class Modes:
             elementwise("exp", xp.multiply(lam, times, out=F), F)
         return F
 
-    def _sums(self, t: Any, F: Any, g: Any) -> tuple[Any, Any]:
-        """conj(E)^T g and conj(E)^T t g (S, R, q, 2, n), E - 1 standing for the first E at short times; then g at short
-        times (S, R, 1, n).
+    @property
+    def _functions(self) -> tuple[Any, Any, Any]:
+        return self.rows.alpha, self.rows.omega, self.rows.is_cosine
+
+    def _sums(self, t: Any, F: Any, g: Any) -> tuple[Any, Any, Any]:
+        """conj(E)^T g and conj(E)^T t g (S, R, q, n), E - 1 standing for E at short times; then g and t g at short times
+        (S, R, 2, n).
+
+        At times so short that all modes are near 1, differences of exp - 1 are those of exp, free of cancellation.
         """
         xp = namespace(t)
-        S, R, T, n = g.shape
-        both = empty((S, R, T, 2, n), g)
-        both[:, :, :, 0] = g
-        xp.multiply(g, t[..., None], out=both[:, :, :, 1])
-        sums = product(conj(F), both.reshape(S, R, T, 2 * n)).reshape(S, R, -1, 2, n)
-        # at times so short that all modes are near 1, exp - 1: differences are the same, and free of cancellation
         short = abs(t) * of_kind(self.adjoint[3], t) < 1
-        at_short = product(as_type(short, g)[:, :, None], g)
         s, r, i = nonzero(short)
+        kept = None
         if len(s):
-            sums[:, :, :, 0] = self._sums_beside_short(t, F, g, (s, r, i))
-        return sums, at_short
+            kept = F[s, r, :, i]
+            F[s, r, :, i] = self._less_one(kept, s, t[s, r, i][:, None])
+        times = t[:, :, None]
+        sums, delayed = product(conj(F), g), product(conj(F * times), g)
+        if kept is None:
+            return sums, delayed, None
+        F[s, r, :, i] = kept  # for a second backward
+        weights = as_type(xp.concatenate((short[:, :, None], short[:, :, None] * times), axis=2), g)
+        return sums, delayed, product(weights, g)
 
-    def _sums_beside_short(self, t: Any, F: Any, g: Any, short: tuple[Any, Any, Any]) -> Any:
-        """conj(E)^T g with E - 1 at short times."""
-        xp, (s, r, i) = namespace(t), short
-        x = xp.expm1(of_kind(self.lam, t)[s] * t[s, r, i][:, None])
-        E = copy(F)
-        E[s, r, :, i] = xp.concatenate((x.real, x.imag[:, : self.n_pairs]), axis=-1) if self.n_pairs else x
-        return product(conj(E), g)
+    def _less_one(self, x: Any, s: Any, times: Any) -> Any:
+        """What E - 1 is where E is x (P, q), of systems s (P,) at times (P, 1)."""
+        xp = namespace(times)
+        if not self.n_pairs:
+            return xp.expm1(of_kind(self.lam, times)[s] * times)
+        alpha, omega, is_cosine = (of_kind(f, times)[s] for f in self._functions)
+        growth, half = xp.expm1(alpha * times), xp.sin(0.5 * omega * times)
+        return xp.where(is_cosine, growth - 2 * half * half * (growth + 1), x)
 
     def _of_conjugates(self, sums: Any) -> Any:
-        """Sums of g conj(x), (S, R, p, 2, n), from those with the rows of E^T."""
+        """Sums of g conj(x), (S, R, p, n), from those with the rows of E^T."""
         if not self.n_pairs:
             return sums
-        p = self.lam.shape[-1]
-        out = as_type(sums[:, :, :p], self.lam)
-        out.imag[:, :, : self.n_pairs] = -sums[:, :, p:]
+        p, rows = self.lam.shape[-1], self.rows
+        if rows.index is None:
+            out = as_type(sums[:, :, :p], self.lam)
+            out.imag[:, :, : self.n_pairs] = -sums[:, :, p:]
+            return out
+        out = as_type(take(sums, rows.cosine[:, None, :, None], 2), self.lam)
+        out.imag[:] = -take(sums, rows.sine[:, None, :, None], 2) * (self.weight > 1)[:, None, :, None]
         return out
 
     # ---- n x n -----------------------------------------------------------------------------------------------------
@@ -227,17 +298,25 @@ class Modes:
     def _synthesis(self, c: Any) -> Any:
         """K (S, R, q, n): E K are the states with coefficients c (S, R, p)."""
         K = c[..., None] * self.weighted.mT[:, None]
-        return self.xp.concatenate((K.real, -K.imag[:, :, : self.n_pairs]), axis=2) if self.n_pairs else K
+        if not self.n_pairs:
+            return K
+        index = self.rows.index
+        if index is None:
+            return self.xp.concatenate((K.real, -K.imag[:, :, : self.n_pairs]), axis=2)
+        return take(self.xp.concatenate((K.real, -K.imag), axis=2), index[:, None, :, None], 2)
 
-    def _assembled(self, c: Any, t: Any, g: Any, sums: Any, at_short: Any) -> tuple[Any, Any]:
-        """S and a from the sums over time (S, R, p, 2, n): of conj(x) g, and of t conj(x) g."""
+    def _assembled(self, c: Any, t: Any, g: Any, sums: Any, delayed: Any, at_short: Any) -> tuple[Any, Any]:
+        """S and a from the sums over time (S, R, p, n): of conj(x) g, and of t conj(x) g; at_short: what they lack."""
         (VH, dual, basis, _), p = self.adjoint, c.shape[-1]
-        diagonals = (VH[:, None, :, None] * sums).sum(-1)  # (S, R, p, 2): Q_jj, and D_jj(t) = t exp(lam_j t)
-        diagonal, own = diagonals[..., 0], diagonals[..., 1]
-        a = (diagonal + (as_type(at_short, VH) @ VH.mT[:, None])[:, :, 0]) @ dual.mT
+        diagonal, own = ((VH[:, None] * x).sum(-1) for x in (sums, delayed))  # (S, R, p): Q_jj, and D_jj(t) = t e^(lam_j t)
+        whole = diagonal
+        if at_short is not None:
+            extra = as_type(at_short, VH) @ VH.mT[:, None]
+            whole, own = diagonal + extra[:, :, 0], own + extra[:, :, 1]
+        a = whole @ dual.mT
         inverse_gap, near = self._gaps_at(t)
         cH = conj(self.every(c, -1))
-        right = cH[..., None] * self.every(sums[:, :, :, 0], -2)
+        right = cH[..., None] * self.every(sums, -2)
         right = right.sum(1) if right.shape[1] > 1 else right[:, 0]  # (S, q, n)
         M = (diagonal.mT @ cH - VH @ right.mT) * inverse_gap
         j = self.xp.arange(p)
@@ -299,6 +378,11 @@ class Modes:
             D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
             value = ((ghat[i, :, :, m] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
             M[tuple(of_kind(x, M) for x in (s, j, k))] = of_kind(value, M)
+
+
+def _total(parts: Any) -> Any:
+    """Their sum, or None."""
+    return None if not parts else parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
 
 
 def _phi1(w: Any) -> Any:

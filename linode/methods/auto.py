@@ -37,7 +37,7 @@ class Auto(Method):
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
         for method in self.ranked(work, Xi.device.type if isinstance(Xi, Tensor) else "cpu"):
-            plan = method.try_plan(Xi if todo is None else Xi[todo], work, rtol)
+            plan = method.try_plan(method.given(Xi if todo is None else Xi[todo]), work, rtol)
             if plan.is_accepted:
                 if todo is not None:
                     parts.append((todo, plan))

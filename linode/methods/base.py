@@ -98,6 +98,7 @@ class Method(ABC):
     summary: ClassVar[str]
     needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
     is_sequential: ClassVar[bool] = False  # many small operations: off the CPU launching them takes longer than they do
+    takes_arrays: ClassVar[bool] = False  # plans NumPy arrays too
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
     key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate
@@ -115,12 +116,16 @@ class Method(ABC):
         """Estimated seconds for planning and one evaluation with its gradient."""
 
     def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
-        """As `plan`, for a workload that may matter to the check; of a tensor or an array."""
-        return self.plan(Xi if isinstance(Xi, Tensor) else torch.from_numpy(Xi), rtol)
+        """As `plan`, for a workload that may matter to the check."""
+        return self.plan(Xi, rtol)
+
+    def given(self, Xi: Any) -> Any:
+        """A tensor, or the array that it was where the method takes arrays."""
+        return Xi if self.takes_arrays or isinstance(Xi, Tensor) else torch.from_numpy(Xi)
 
     def plan_for(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
         """The plan for a workload: where the method cannot be accurate, it raises."""
-        plan = self.try_plan(Xi, work, rtol)
+        plan = self.try_plan(self.given(Xi), work, rtol)
         if not plan.is_accepted:
             which = int((~plan.accepted).nonzero()[0])
             system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"

@@ -36,6 +36,7 @@ class Eig(Method):
     name: ClassVar[str] = "eig"
     summary: ClassVar[str] = "eigendecomposition; Xi with well-conditioned eigenvectors"
     needs_host: ClassVar[bool] = True
+    takes_arrays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.max_condition, (int, float)) and self.max_condition > 0):
