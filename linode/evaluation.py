@@ -33,7 +33,7 @@ from .kernels.taylor import DOUBLE
 from .methods import Method, Plan, Propagator, Pullback, Workload, registry
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
-FEW, SMALL = 2**14, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
+FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
 MODERATE_SPAN, MODERATE_SIZE = 400.0, 1e100  # |Xi| t_max and |z0| to which nothing overflows: NumPy would warn
 Systems = Tensor | NDArray[Any]  # Xi (S, n, n), detached and wide: an array where it is small and on the CPU
 

@@ -16,6 +16,7 @@ from torch import Tensor
 Array = NDArray[Any] | Tensor
 FEW_VALUES = 4096  # for which numpy's exp takes no longer than torch's, with what it costs to wake torch up
 MANY_PRODUCTS, SMALL_PRODUCT = 16, 2**16  # multiplications in one
+MOST_OF_ONE_THREAD = 2**18  # multiplications in one that OpenBLAS leaves to one thread: interface/gemm.c
 
 
 def namespace(x: Array) -> Any:
@@ -48,10 +49,15 @@ def elementwise(name: str, x: Any, out: Any) -> Any:
 
 
 def product(a: Any, b: Any) -> Any:
-    """a @ b. On the CPU many small products are faster through NumPy, which does not share them out among threads."""
-    if isinstance(a, Tensor) and a.is_cpu and a.shape[:-2].numel() >= MANY_PRODUCTS:
-        if a.shape[-2] * a.shape[-1] * b.shape[-1] <= SMALL_PRODUCT:
+    """a @ b. On the CPU many small products are faster through NumPy, which does not share them out among threads; large
+    ones go through torch, since the threads of NumPy's BLAS would wait for work beside torch's, and each for the other.
+    """
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    if isinstance(a, Tensor):
+        if a.is_cpu and m * k * n <= SMALL_PRODUCT and a.shape[:-2].numel() >= MANY_PRODUCTS:
             return torch.from_numpy(a.numpy() @ b.numpy())
+    elif m * k * n > MOST_OF_ONE_THREAD:
+        return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
     return a @ b
 
 
