@@ -2,6 +2,7 @@
 
 from .auto import Auto, make_method
 from .base import Method, Plan, Pullback, Workload, register, registry
+from .chain import Chain
 from .eig import Eig
 from .propagator import Propagator
 from .schur import Schur
@@ -9,6 +10,7 @@ from .taylor import Taylor
 
 __all__ = [
     "Auto",
+    "Chain",
     "Eig",
     "Method",
     "Plan",

@@ -4,7 +4,9 @@ over.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +21,7 @@ from .base import Method, Plan, SplitPlan, Workload, default, register, registry
 class Auto(Method):
     """Tries methods in the order of their estimated cost; each judges its own decomposition."""
 
-    candidates: tuple[str, ...] = ("eig", "schur", "taylor", "propagator")
+    candidates: tuple[str, ...] = ("chain", "eig", "schur", "taylor", "propagator")
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
 
@@ -55,13 +57,22 @@ class Auto(Method):
 
     def ranked(self, work: Workload, device_type: str) -> list[Method]:
         """Candidates by estimated cost; off the CPU without those that belong on one."""
-        methods = [default(name) for name in self.candidates]
-        if device_type != "cpu":
-            methods = [m for m in methods if not (m.needs_host or m.is_sequential)] or methods
-        return sorted(methods, key=lambda method: method.cost(work))
+        # to a tenth of the span: the order of a training loop's last step is that of this one, seldom computed anew
+        span = round(10 * math.log2(work.span + 1))
+        key = (self.candidates, device_type, work.n_systems, work.n_trajectories, work.n_times, work.n, span)
+        return [default(name) for name in _ranked(*key)]
 
     def cost(self, work: Workload) -> float:
         return min(default(name).cost(work) for name in self.candidates)
+
+
+@lru_cache(maxsize=1024)
+def _ranked(candidates: tuple[str, ...], device_type: str, S: int, R: int, T: int, n: int, span: int) -> list[str]:
+    methods = [default(name) for name in candidates]
+    if device_type != "cpu":
+        methods = [m for m in methods if not (m.needs_host or m.is_sequential)] or methods
+    work = Workload(S, R, T, n, 2 ** (span / 10) - 1, 1.0)
+    return [method.name for method in sorted(methods, key=lambda method: method.cost(work))]
 
 
 def make_method(method: Any) -> Method:
