@@ -27,7 +27,7 @@ def conditions(settings: Settings) -> dict[str, Any]:
     is_cuda = torch.device(settings.device).type == "cuda"
     return {
         "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name(settings.device) if is_cuda else _processor(),
+        "device": torch.cuda.get_device_name(settings.device) if is_cuda else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -36,7 +36,7 @@ def conditions(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())

@@ -34,6 +34,8 @@ from .methods import Method, Plan, Propagator, Pullback, Workload, registry
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
 FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
+MOST_STATES = 64  # beyond, NumPy's products would be shared out among threads that are not torch's
+MANY = 2**16  # entries of z from which on their precision is worth a thought
 MODERATE_SPAN, MODERATE_SIZE = 400.0, 1e100  # |Xi| t_max and |z0| to which nothing overflows: NumPy would warn
 Systems = Tensor | NDArray[Any]  # Xi (S, n, n), detached and wide: an array where it is small and on the CPU
 
@@ -88,7 +90,7 @@ def _values(x: NDArray[Any]) -> bytes:
 
 
 def systems_of(Xi: Tensor, layout: Layout) -> Systems:
-    if Xi.is_cpu and layout.S * layout.n**2 <= SMALL:
+    if Xi.is_cpu and layout.n <= MOST_STATES and layout.S * layout.n**2 <= SMALL:
         return layout.systems(as_host(Xi))
     return layout.systems(widened(Xi))
 
@@ -115,6 +117,7 @@ class Evaluation:
         self.asked, self.layout = (Xi, z0, t), Layout.of(Xi.shape, z0.shape, t.shape)
         layout = self.layout
         self.pullback: Pullback | None = None
+        self.is_single = False  # states and cotangents keep the precision that they have
         if layout.n_entries == 0:
             return
         self.systems = systems_of(Xi, layout)
@@ -128,7 +131,8 @@ class Evaluation:
         self.plan = planner.known(self.systems, t_max) or self._new_plan(planner, t_max)
         moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
         if not (small and moderate and self.plan.takes_arrays):
-            few, starts, times = False, widened(z0), t
+            self.is_single = self.plan.takes_single and layout.n_entries > MANY
+            few, starts, times = False, z0 if self.is_single else widened(z0), t
         self.is_host = few  # times and states are NumPy arrays, as starts may be
         self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
 
@@ -166,7 +170,7 @@ class Evaluation:
         if layout.n_entries == 0:
             return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
         plan, starts, times = self.plan, self.starts, self.times
-        cotangents = layout.trajectories(as_host(g) if self.is_host else widened(g), 2)
+        cotangents = layout.trajectories(as_host(g) if self.is_host else g if self.is_single else widened(g), 2)
         with np.errstate(over="ignore", invalid="ignore"):
             S, a, dt = (self.pullback or partial(plan.vjp, starts, times))(cotangents, want_t)
             if not is_finite(S):  # states that overflowed but do not matter to the loss

@@ -30,9 +30,9 @@ CHUNK = 6  # products between looks at the size of a vector: 1e-50 of its norm i
 THETA = (
     2.5  # |A| H: terms up to e^2.5 of a result down to e^-2.5 cost two digits at worst, 20 in one step half the work
 )
-TRUNCATION = 2.0**-53 / 100  # relative to z_k; two vectors miss |A^j| by a factor of 100 once in 10^4
-# dL/dA has sum_i (A^H)^i lambda z^H (A^H)^(j-1-i) / j!, which need not be small where A^j is
-GRADIENT_TRUNCATION = 2.0**-53
+# units of roundoff, relative to z_k; two vectors miss |A^j| by a factor of 100 once in 10^4. All of one unit is left to
+# dL/dA: it has sum_i (A^H)^i lambda z^H (A^H)^(j-1-i) / j!, which need not be small where A^j is
+TRUNCATION = 0.01
 LOG_SMALLEST = -700.0  # of a vector: 0, for logarithms
 
 
@@ -86,13 +86,15 @@ class Growth:
             exponent[short] -= 1
         return np.where(short, -np.inf, exponent)
 
-    def n_terms(self, exponent: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(S,) how many terms leave TRUNCATION at H = 2^exponent; above MAX_TERMS where no number does."""
+    def n_terms(self, exponent: NDArray[np.float64], unit: float = 2.0**-53) -> NDArray[np.int64]:
+        """(S,) how many terms leave less than the unit roundoff at H = 2^exponent; above MAX_TERMS where no number
+        does.
+        """
         powers = (
             np.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2) - _log_factorials() + 2 * self.spread[:, None]
         )
-        value = self.frobenius + powers - math.log(TRUNCATION)
-        gradient = (self.products + powers)[:, :-1] - math.log(GRADIENT_TRUNCATION)
+        value = self.frobenius + powers - math.log(TRUNCATION * unit)
+        gradient = (self.products + powers)[:, :-1] - math.log(unit)
         value[:, 1:] = np.maximum(value[:, 1:], gradient)
         rest = np.logaddexp.accumulate(value[:, ::-1], axis=1)[:, ::-1]  # from term j on
         small = rest <= 0

@@ -16,7 +16,8 @@ from torch import Tensor
 Array = NDArray[Any] | Tensor
 FEW_VALUES = 4096  # for which numpy's exp takes no longer than torch's, with what it costs to wake torch up
 MANY_PRODUCTS, SMALL_PRODUCT = 16, 2**16  # multiplications in one
-MOST_OF_ONE_THREAD = 2**18  # multiplications in one that OpenBLAS leaves to one thread: interface/gemm.c
+# multiplications in one that OpenBLAS leaves to one thread: interface/gemm.c, and as measured
+MOST_OF_ONE_THREAD, MOST_OF_ONE_THREAD_COMPLEX = 2**18, 2**16
 
 
 def namespace(x: Array) -> Any:
@@ -56,9 +57,15 @@ def product(a: Any, b: Any) -> Any:
     if isinstance(a, Tensor):
         if a.is_cpu and m * k * n <= SMALL_PRODUCT and a.shape[:-2].numel() >= MANY_PRODUCTS:
             return torch.from_numpy(a.numpy() @ b.numpy())
-    elif m * k * n > MOST_OF_ONE_THREAD:
-        return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+    elif m * k * n > (MOST_OF_ONE_THREAD_COMPLEX if is_complex(a) or is_complex(b) else MOST_OF_ONE_THREAD):
+        dtype = np.result_type(a, b)
+        return (_shared(a.astype(dtype, copy=False)) @ _shared(b.astype(dtype, copy=False))).numpy()
     return a @ b
+
+
+def _shared(x: NDArray[Any]) -> Tensor:
+    """As a tensor of the same memory that is only read, which torch has no notion of."""
+    return torch.from_numpy(x if x.flags.writeable else x.copy())
 
 
 def as_type(x: Any, like: Any) -> Any:

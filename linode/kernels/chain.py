@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import product
+
 Array = NDArray[Any]
 THETA = 2.0  # |A| H at most
 # powers a block; blocks for a step, which leave 2^24/24! = 3e-17, and for half a step, which leave 1/20! = 4e-19
@@ -139,7 +141,7 @@ class ChainStates:
     def states(self) -> Array:
         """z (S, R, T, n)."""
         S, R, N, n = self.nodes.shape
-        W = (self.Y.reshape(S, -1, n) @ self.steps.near).reshape(S * R * N, Q * N_NEAR, n) * NEAR_COEFFICIENTS
+        W = product(self.Y.reshape(S, -1, n), self.steps.near).reshape(S * R * N, Q * N_NEAR, n) * NEAR_COEFFICIENTS
         z = np.empty((self.s.shape[1], n), W.dtype)
         s = self.s.T
         for i, a, b in self.runs:
@@ -157,8 +159,8 @@ class ChainStates:
         gW *= NEAR_COEFFICIENTS
         terms = gW.reshape(S, -1, Q * n)  # rows as those of Y
         gP = np.empty_like(steps.P)
-        gP[:-1] = (terms.mT @ self.Y.reshape(S, -1, n).conj()).reshape(S, Q, n, n).swapaxes(0, 1)[1:]
-        G = (terms @ steps.near.mT.conj()).reshape(self.Y.shape)
+        gP[:-1] = product(terms.mT, self.Y.reshape(S, -1, n).conj()).reshape(S, Q, n, n).swapaxes(0, 1)[1:]
+        G = product(terms, steps.near.mT.conj()).reshape(self.Y.shape)
         last = steps.P[-1].conj()[:, None]
         for b in range(N_NEAR - 2, -1, -1):
             G[:, :, :, b] += G[:, :, :, b + 1] @ last
@@ -207,7 +209,7 @@ class ChainStates:
 def _rows_product(a: Array, b: Array) -> Array:
     """a^T conj(b), summed over all rows of a system: (S, ..., n) -> (S, n, n)."""
     S, n = len(a), a.shape[-1]
-    return np.asarray(a.reshape(S, -1, n).mT @ b.reshape(S, -1, n).conj())
+    return np.asarray(product(a.reshape(S, -1, n).mT, b.reshape(S, -1, n).conj()))
 
 
 @lru_cache(maxsize=512)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from .arrays import product
 from .modal import NEAR, Modes
 
 Array = NDArray[Any]
@@ -29,6 +30,7 @@ UNITS = 1000.0  # componentwise condition of the problem beyond which the limit 
 MAX_EXPLAINED = 1e6  # to no more than this
 GRADIENT_SLACK = 4.0  # gradients may lose this much more than states
 GRADED = 128.0  # |A| s / |lam| of a mode up to which LAPACK's error needs no correction: some ten units of rounding
+MOST_OF_SCIPY = 64  # states; larger products would be shared out among threads that are not torch's
 TINY = 1e-200
 
 
@@ -144,7 +146,7 @@ def _row_norms(x: Array) -> Array:
 
 def _modes(A: Array) -> Modes:
     """Eigenvalues, eigenvectors of length 1 and the inverse of their basis, infinite where it has none."""
-    if len(A) == 1 and A.dtype.kind == "f":
+    if len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_OF_SCIPY:
         return _modes_of_one(A[0])
     try:
         lam, V = torch.linalg.eig(torch.from_numpy(A))  # for small matrices half the time of numpy's
@@ -244,14 +246,14 @@ def _refine(A: Array, modes: Modes, noise: Array, index: Array) -> None:
     if alone.any():
         dual[:, lam.shape[-1] :][alone] = 0
     difference = lam[:, None] - every[:, :, None]  # (S, n, p)
-    F = dual @ (A @ V - V * lam[:, None])
+    F = product(dual, product(A, V) - V * lam[:, None])
     turn = np.divide(F, difference, out=np.zeros_like(F), where=np.abs(difference) > noise)
-    lam, V = lam + np.diagonal(F, axis1=-2, axis2=-1), V + basis @ turn
+    lam, V = lam + np.diagonal(F, axis1=-2, axis2=-1), V + product(basis, turn)
     single = (weight == 1).nonzero() if modes.n_pairs else None  # real modes of a real matrix stay real
     if single is not None:
         s, j = single
         lam.imag[s, j], V.imag[s, :, j] = 0, 0
-    V_inv = 2 * V_inv - (V_inv @ modes.every(V, -1)) @ dual  # Newton-Schulz
+    V_inv = 2 * V_inv - product(product(V_inv, modes.every(V, -1)), dual)  # Newton-Schulz
     if single is not None:
         V_inv.imag[s, j] = 0
     modes.replace(index, lam, V, V_inv)

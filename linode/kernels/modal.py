@@ -61,28 +61,30 @@ class Gaps:
 @dataclass
 class Rows:
     """Real functions of time that stand for the modes of real Xi: exp(alpha t) cos(omega t), and where there is a
-    conjugate exp(alpha t) sin(omega t). n of them in every system, of the modes that it has.
+    conjugate exp(alpha t) sin(omega t). As many in every system as in that with most; the last may be 0 throughout.
     """
 
-    alpha: Any  # (S, n)
+    alpha: Any  # (S, q)
     omega: Any
-    is_cosine: Any  # (S, n) bool
-    index: Any  # (S, n): among the p cosines and p sines of all modes; None for one system, where all cosines lead
-    cosine: Any  # (S, p): the row that is the cosine of a mode, and its sine
+    is_cosine: Any  # (S, q) bool
+    index: Any  # (S, q): among the p cosines and p sines of all modes. None for one system, where all cosines lead,
+    cosine: Any  # (S, p): the row that is the cosine of a mode, and its sine; None too
     sine: Any
 
     @classmethod
     def of(cls, lam: Any, weight: Any, n_pairs: int) -> Rows:
         """Of the modes lam (S, p)."""
         xp, (S, p) = namespace(lam), lam.shape
+        if S == 1:
+            every = xp.concatenate((lam, lam[:, :n_pairs]), axis=-1)
+            return cls(every.real, every.imag, xp.arange(p + n_pairs)[None] < p, None, None, None)
         there = xp.concatenate((weight > 0, weight > 1), axis=-1)  # (S, 2 p)
-        index = nonzero(there)[1].reshape(S, -1)
+        index = xp.argsort(~there, stable=True)[:, : int(there.sum(-1).max())]
         place = xp.cumsum(there, -1) - 1  # where it is used
-        mode, is_cosine = index % p, index < p
-        system = xp.arange(S)[:, None]
-        own = lam[system, mode]
+        system, mode, used = xp.arange(S)[:, None], index % p, take(there, index, -1)
+        own, is_cosine = xp.where(used, lam[system, mode], 0), used & (index < p)
         rows = place[:, :p], xp.where(weight > 1, place[:, p:], 0)
-        return cls(own.real, own.imag, is_cosine, index if S > 1 else None, *rows)
+        return cls(own.real, own.imag, is_cosine, index, *rows)
 
 
 @dataclass
@@ -211,14 +213,16 @@ class Modes:
         """
         xp, lam, times = namespace(t), of_kind(self.lam, t)[:, None, :, None], t[:, :, None]
         (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self.n_pairs
-        F = empty((S, R, self.V.shape[1] if pairs else p, T), t if pairs else lam)
         if pairs and S > 1:
             alpha, omega, is_cosine = (of_kind(x, t)[:, None, :, None] for x in self._functions)
-            elementwise("exp", xp.multiply(alpha, times, out=F), F)
+            F = alpha * times
+            elementwise("exp", F, F)
             angle = omega * times
-            angle += is_cosine * (math.pi / 2)  # cos
+            angle += as_type(is_cosine, angle) * (math.pi / 2)  # cos
             F *= elementwise("sin", angle, angle)
-        elif pairs:
+            return F
+        F = empty((S, R, p + pairs, T), t if pairs else lam)
+        if pairs:
             re, head, im = F[:, :, :p], F[:, :, :pairs], F[:, :, p:]
             elementwise("exp", xp.multiply(lam.real, times, out=re), re)
             angle = lam.imag[:, :, :pairs] * times
@@ -246,8 +250,8 @@ class Modes:
         s, r, i = nonzero(short)
         kept = None
         if len(s):
-            kept = F[s, r, :, i]
-            F[s, r, :, i] = self._less_one(kept, s, t[s, r, i][:, None])
+            kept, own = F[s, r, :, i], t[s, r, i][:, None]
+            F[s, r, :, i] = self._less_one(kept, s, own) if own.any() else 0
         times = t[:, :, None]
         sums, delayed = product(conj(F), g), product(conj(F * times), g)
         if kept is None:
@@ -269,11 +273,12 @@ class Modes:
         """Sums of g conj(x), (S, R, p, n), from those with the rows of E^T."""
         if not self.n_pairs:
             return sums
-        p, rows = self.lam.shape[-1], self.rows
-        if rows.index is None:
+        if len(sums) == 1:
+            p = self.lam.shape[-1]
             out = as_type(sums[:, :, :p], self.lam)
             out.imag[:, :, : self.n_pairs] = -sums[:, :, p:]
             return out
+        rows = self.rows
         out = as_type(take(sums, rows.cosine[:, None, :, None], 2), self.lam)
         out.imag[:] = -take(sums, rows.sine[:, None, :, None], 2) * (self.weight > 1)[:, None, :, None]
         return out
@@ -300,10 +305,9 @@ class Modes:
         K = c[..., None] * self.weighted.mT[:, None]
         if not self.n_pairs:
             return K
-        index = self.rows.index
-        if index is None:
+        if len(K) == 1:
             return self.xp.concatenate((K.real, -K.imag[:, :, : self.n_pairs]), axis=2)
-        return take(self.xp.concatenate((K.real, -K.imag), axis=2), index[:, None, :, None], 2)
+        return take(self.xp.concatenate((K.real, -K.imag), axis=2), self.rows.index[:, None, :, None], 2)
 
     def _assembled(self, c: Any, t: Any, g: Any, sums: Any, delayed: Any, at_short: Any) -> tuple[Any, Any]:
         """S and a from the sums over time (S, R, p, n): of conj(x) g, and of t conj(x) g; at_short: what they lack."""
@@ -318,12 +322,12 @@ class Modes:
         cH = conj(self.every(c, -1))
         right = cH[..., None] * self.every(sums, -2)
         right = right.sum(1) if right.shape[1] > 1 else right[:, 0]  # (S, q, n)
-        M = (diagonal.mT @ cH - VH @ right.mT) * inverse_gap
+        M = (diagonal.mT @ cH - product(VH, right.mT)) * inverse_gap
         j = self.xp.arange(p)
         M[:, j, j] = (own * cH[..., :p]).sum(1)
         if near is not None:
             self._add_close_pairs(M, near, cH, t, g)
-        S = dual @ (M @ basis)
+        S = product(dual, product(M, basis))
         return (S.real, a.real) if self.n_pairs else (S, a)
 
     def _gaps_at(self, t: Any) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ over.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -38,7 +38,13 @@ class Auto(Method):
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
-        for method in self.ranked(work, Xi.device.type if isinstance(Xi, Tensor) else "cpu"):
+        tried: set[str] = set()
+        while len(tried) < len(self.candidates):
+            ranked = self.ranked(work, Xi.device.type if isinstance(Xi, Tensor) else "cpu")
+            method = next((method for method in ranked if method.name not in tried), None)
+            if method is None:
+                break
+            tried.add(method.name)
             plan = method.try_plan(method.given(Xi if todo is None else Xi[todo]), work, rtol)
             if plan.is_accepted:
                 if todo is not None:
@@ -53,6 +59,7 @@ class Auto(Method):
             if len(good):
                 parts.append((todo[good], plan.subset(good)))
             todo = todo[bad]
+            work = replace(work, n_systems=len(todo))
         raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
 
     def ranked(self, work: Workload, device_type: str) -> list[Method]:

@@ -41,13 +41,6 @@ class Workload:
         return self.n_trajectories * self.n_times
 
 
-# Seconds on two cores of a 2021 server CPU (float64); only ratios matter. Measured with torch 2.13 by timing products,
-# elementwise functions and passes over arrays alone; `python -m benchmarks --methods` shows the whole.
-SECONDS_PER_FLOP = 2.5e-11  # in products of matrices
-SECONDS_PER_EXP = 6e-9  # one mode at one time: exp, cos, sin and what is done with them
-SECONDS_PER_ENTRY = 2e-9  # one pass or so over an array of states
-
-
 Pullback = Callable[[Any, bool], tuple[Any, Any, Any]]  # (g, want_t) -> S, a, dt, as `Plan.vjp`
 
 
@@ -62,6 +55,7 @@ class Plan(ABC):
     one_norm: float = torch.inf  # largest |Xi|_1
     t_needed: float = 0.0  # the check holds where the largest time is at least this
     takes_arrays: ClassVar[bool] = False  # evaluates NumPy arrays too, which is faster where they are small
+    takes_single: ClassVar[bool] = False  # evaluates float32 and complex64 z0 and g too, in half of the time
 
     @abstractmethod
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:

@@ -22,15 +22,17 @@ from torch import Tensor
 
 from ..kernels.arrays import of_kind
 from ..kernels.chain import THETA, ChainStates, Powers
-from .base import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, Method, Plan, Pullback, Workload, register
+from .base import Method, Plan, Pullback, Workload, register
+from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
 from .propagator import FLOOR, Propagator, PropagatorPlan
 
 Array = NDArray[Any]
+MOST_STATES = 64  # products of larger matrices would be shared out among threads that are not torch's
 MOST_STEPS = 512.0  # |Xi| t_max
 MOST_OVERSCALED = 16.0  # 1-norm over the norm that the powers show
 MOST_SKEWED = 64.0  # ratio of a row's sum to its column's: beyond, balancing pays
 UNIT_ROUNDOFF = 2.0**-53
-SECONDS_PER_STEP, SECONDS_OF_CALLS = 6e-6, 3e-4  # calls of each step that has times, and of all else
+N_CALLS, N_CALLS_PER_STEP = 360, 4  # of a step of training; for each step of the chain that has times
 
 
 @register
@@ -48,6 +50,8 @@ class Chain(Method):
 
     def plan(self, Xi: Any, rtol: float | None = None, t_max: float = 0.0) -> Plan:
         A = Xi.numpy(force=True) if isinstance(Xi, Tensor) else Xi
+        if A.shape[-1] > MOST_STATES:
+            return _rejected(Xi, A, t_max, rtol)
         with np.errstate(all="ignore"):
             powers = Powers.of(A)
             size = np.abs(A)
@@ -58,10 +62,16 @@ class Chain(Method):
 
     def cost(self, work: Workload) -> float:
         n, n_steps = work.n, min(work.span / work.n**0.25, work.n_times) * work.n_trajectories  # see `Taylor.cost`
-        products = 25 * n**3 + n_steps * 100 * n**2
-        per_row = n * (96 * SECONDS_PER_FLOP + 2 * SECONDS_PER_ENTRY) + 16 * SECONDS_PER_ENTRY
-        seconds = n_steps * SECONDS_PER_STEP + 4 * products * SECONDS_PER_FLOP + work.n_rows * per_row
-        return SECONDS_OF_CALLS + work.n_systems * seconds
+        flops = 4 * (25 * n**3 + 50 * n_steps * n**2) + 80 * work.n_rows * n
+        entries = 400 * n**2 + 300 * n_steps * n + work.n_rows * (10 * n + 400)
+        calls = N_CALLS + work.n_systems * n_steps * N_CALLS_PER_STEP
+        return calls * SECONDS_PER_CALL + work.n_systems * (flops * SECONDS_PER_FLOP + entries * SECONDS_PER_ENTRY)
+
+
+def _rejected(Xi: Any, A: Array, t_max: float, rtol: float | None) -> ChainPlan:
+    none = np.zeros(len(A))
+    powers = Powers(none, np.zeros((0, *A.shape)), none, none)
+    return ChainPlan(Xi, A, powers, none > 0, t_max, rtol)
 
 
 @dataclass
@@ -99,6 +109,8 @@ class ChainPlan(Plan):
         rate, one_norm = float(self.powers.rate.max()), float(self.powers.one_norm.max())
         if self.is_accepted:
             return f"few steps, |Xi^p|^(1/p) = {rate:.3g} for times up to {self.t_max:.3g}"
+        if self.A.shape[-1] > MOST_STATES:
+            return f"Xi has {self.A.shape[-1]} states, more than {MOST_STATES}"
         return (
             f"|Xi^p|^(1/p) = {rate:.3g} and |Xi| = {one_norm:.3g} for times up to {self.t_max:.3g}: more than "
             f"{MOST_STEPS:g} steps, or Xi is overscaled or badly scaled"

@@ -21,9 +21,11 @@ from torch import Tensor
 from ..errors import OptionError
 from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_modes
 from ..kernels.modal import Modes
-from .base import SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Pullback, Workload, register
+from .base import Method, Plan, Pullback, Workload, register
+from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
 
 MAX_CONDITION = 1000.0
+N_CALLS = 280  # of a step of training
 Array = NDArray[Any]
 
 
@@ -58,9 +60,10 @@ class Eig(Method):
 
     def cost(self, work: Workload) -> float:
         n = work.n
-        lapack = 3e-7 * n**2 + 3.5e-9 * n**3  # geev runs far below the speed of products; the refinement
-        per_row = n * SECONDS_PER_EXP + 6 * n**2 * SECONDS_PER_FLOP
-        return 6e-4 + work.n_systems * (lapack + work.n_rows * per_row)
+        passes = (200 + 60 * work.n_trajectories) * n**2  # over n x n matrices
+        factors = GEEV[0] * n**2 + GEEV[1] * n**3 + passes * SECONDS_PER_ENTRY + 50 * n**3 * SECONDS_PER_FLOP
+        per_row = n * (2 * SECONDS_PER_EXP + 20 * SECONDS_PER_ENTRY) + 6 * n**2 * SECONDS_PER_FLOP
+        return N_CALLS * SECONDS_PER_CALL + work.n_systems * (factors + work.n_rows * per_row)
 
 
 @dataclass

@@ -33,7 +33,8 @@ from ..kernels.stepping import (
     scattered_vjp,
 )
 from ..kernels.taylor import DOUBLE, EXTENDED
-from .base import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register, times_gradient
+from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
+from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_TORCH_CALL
 
 # mixed: powers of the step in double-double, states in double
 Precision = Literal["auto", "double", "mixed", "double-double"]
@@ -69,16 +70,16 @@ class Propagator(Method):
 
     def cost(self, work: Workload) -> float:
         n, levels = work.n, math.log2(work.span + 2.0)
-        powers = 6 * (10 + levels) * n**3 * SECONDS_PER_FLOP
+        powers = 12 * (10 + levels) * n**3 * SECONDS_PER_FLOP
         if work.span < DENSE_NODES * work.n_times:
-            per_row = n * (6 * DOUBLE.n_terms * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY)
+            per_row = n * (6 * DOUBLE.n_terms * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY) + 800 * SECONDS_PER_ENTRY
             powers += work.n_trajectories * work.span * 6 * DOUBLE.n_terms * n**2 * SECONDS_PER_FLOP
         else:
             per_row = levels * (6 * n**2 * SECONDS_PER_FLOP + 3 * n * SECONDS_PER_ENTRY)
-        overhead = 2e-3
+        calls = 1500
         if n <= EXTENDED_MAX_N:  # the check, and a share of what it may lead to
-            powers, overhead = 4 * powers, 8e-3
-        return overhead + work.n_systems * (powers + work.n_rows * per_row)
+            powers, calls = 4 * powers, 5000
+        return calls * SECONDS_PER_TORCH_CALL + work.n_systems * (powers + work.n_rows * per_row)
 
 
 @dataclass

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ..kernels.balance import balance
 from ..kernels.block_schur import BlockSchur, block_schur
-from .base import SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, Method, Plan, Workload, register
+from .base import Method, Plan, Workload, register
 from .blocks import Blocks, make_blocks
+from .costs import GEES, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, SECONDS_PER_TORCH_CALL
 from .propagator import Propagator, PropagatorPlan
 
 WORTH_BALANCING = (
@@ -50,9 +51,9 @@ class Schur(Method):
         return SchurPlan(Xi, blocks, Propagator().plan(Xi, rtol), gap, _one_norm(X) * _one_norm(X_inv))
 
     def cost(self, work: Workload) -> float:
-        lapack = 2e-3 + 1e-6 * work.n**2 + 1e-8 * work.n**3
-        per_row = work.n * (SECONDS_PER_EXP + 10 * SECONDS_PER_ENTRY) + 16 * work.n**2 * SECONDS_PER_FLOP
-        return 2e-2 + work.n_systems * (lapack + work.n_rows * per_row)
+        lapack = 2e-3 + 3 * (GEES[0] * work.n**2 + GEES[1] * work.n**3)  # reordered, and Sylvester equations solved
+        per_row = work.n * (2 * SECONDS_PER_EXP + 40 * SECONDS_PER_ENTRY) + 16 * work.n**2 * SECONDS_PER_FLOP
+        return 10_000 * SECONDS_PER_TORCH_CALL + work.n_systems * (lapack + work.n_rows * per_row)
 
 
 @dataclass

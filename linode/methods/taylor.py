@@ -23,7 +23,9 @@ from ..kernels.action import MAX_TERMS, Growth, Series
 from ..kernels.balance import balance
 from ..kernels.groups import Padded, Runs, group
 from ..kernels.taylor import Degree, monomials
-from .base import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, Method, Plan, SplitPlan, Workload, register, times_gradient
+from ..problem import widened
+from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
+from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_MATRIX_ENTRY, SECONDS_PER_TORCH_CALL
 from .propagator import EXTENDED_MAX_N, N_PROBES, Propagator, PropagatorPlan
 
 # Products of Xi with a vector: beyond 10 n they cost as much as the 40 products of matrices that `propagator` needs
@@ -33,8 +35,6 @@ MAX_SHIFT = 4.0  # |mu| H: a state half a step before a node is not lost where t
 MOST_ENTRIES = 2**22  # of vectors that are laid out at once, and that are kept for the reverse
 
 PRODUCTS_PER_UNIT, LEAST_PRODUCTS = 13, 60  # of |Xi| t_max; once for a plan
-SECONDS_PER_PRODUCT = 1.5e-6  # of a matrix and a vector, beside its arithmetic
-SLOWNESS = 2.4  # of that arithmetic, as in products of matrices it would be memory alone that is waited for
 
 
 @register
@@ -55,10 +55,10 @@ class Taylor(Method):
     def cost(self, work: Workload) -> float:
         n = work.n
         span = work.span / n**0.25  # powers of a matrix grow more slowly than its 1-norm: random n x n, by n^(1/2)
-        product = SECONDS_PER_PRODUCT + 2 * SLOWNESS * n**2 * SECONDS_PER_FLOP
-        products = LEAST_PRODUCTS + 2 * PRODUCTS_PER_UNIT * work.n_trajectories * (1 + span)
-        per_row = n * (6 * 20 * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY)
-        seconds = 1e-3 + work.n_systems * (products * product + work.n_rows * per_row)
+        product = SECONDS_PER_TORCH_CALL + n**2 * (SECONDS_PER_MATRIX_ENTRY + 2 * work.n_trajectories * SECONDS_PER_FLOP)
+        products = LEAST_PRODUCTS + 2 * PRODUCTS_PER_UNIT * (1 + span)
+        per_row = n * (6 * 20 * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY) + 800 * SECONDS_PER_ENTRY
+        seconds = 600 * SECONDS_PER_TORCH_CALL + work.n_systems * (products * product + work.n_rows * per_row)
         if n <= EXTENDED_MAX_N:  # the check
             seconds += Propagator().cost(replace(work, n_times=min(work.n_times, N_PROBES)))
         return seconds
@@ -98,13 +98,29 @@ class Walk:
     t: Tensor
     H: float
     series: Series
-    V: Tensor  # (N, m, S, R, n)
+    V: Tensor  # (N, m, S, R, n), float64 or complex128
+    scale: Tensor | None  # (S, 1, 1, 1, n): states are it times the vectors
     groups: Runs | Padded
-    C: Tensor  # coefficients of the times, in the order of the groups
+    C: Tensor  # coefficients of the times, in the order of the groups and in the dtype of z0
 
-    def by_node(self, V: Tensor) -> Tensor:
+    def states(self) -> Tensor:
+        """z (S, R, T, n)."""
+        W = self._by_node(self.V)
+        return self.groups.states(self.C, (W if self.scale is None else W * self.scale).to(self.C.dtype))
+
+    def gather(self, g: Tensor) -> Tensor:
+        """The gradient with respect to V for cotangents g (S, R, T, n)."""
+        gV = torch.zeros_like(self.V)
+        target = self._by_node(gV)
+        own = target if self.scale is None and g.dtype == gV.dtype else g.new_zeros(target.shape)
+        self.groups.gather(self.C, g, own)
+        if own is not target:
+            target += own if self.scale is None else own.to(gV.dtype) * self.scale
+        return gV
+
+    def _by_node(self, V: Tensor) -> Tensor:
         """(S, R, N, near terms, n), a view."""
-        return V[:, : self.series.n_near].permute(2, 3, 0, 1, 4)
+        return V[:, : self.C.shape[-1]].permute(2, 3, 0, 1, 4)
 
 
 @dataclass
@@ -123,6 +139,7 @@ class TaylorPlan(Plan):
     is_checked: bool = False  # for the trajectories that it is asked for
     method: str = "taylor"
     n_products: int = 0  # so far, beside those of the plan
+    takes_single: ClassVar[bool] = True
     _whole: PropagatorPlan | None = field(default=None, repr=False)
     _choice: tuple[Tensor, Tensor, Plan] | None = field(default=None, repr=False)
     _walk: Walk | None = field(default=None, repr=False)
@@ -162,19 +179,21 @@ class TaylorPlan(Plan):
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         if not self.is_checked:
-            return self._chosen(z0, t).evaluate(z0, t)
+            plan = self._chosen(z0, t)
+            return plan.evaluate(z0 if isinstance(plan, TaylorPlan) else widened(z0), t)
         if bool((t < 0).any()):
             forth = self.evaluate(z0, t.clamp(min=0))
             return torch.where((t < 0)[..., None], self.backward.evaluate(z0, (-t).clamp(min=0)), forth)
         most = self._most_trajectories(t)
         if z0.shape[1] > most:
             return torch.cat([self.evaluate(*part) for part in zip(z0.split(most, 1), t.split(most, 1))], 1)
-        walk = self._walk_of(z0, t)
-        return self._scaled(walk.groups.states(walk.C, walk.by_node(walk.V)))
+        return self._walk_of(z0, t).states()
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self.is_checked:
-            return self._chosen(z0, t).vjp(z0, t, g, want_t)
+            plan = self._chosen(z0, t)
+            own = (z0, g) if isinstance(plan, TaylorPlan) else (widened(z0), widened(g))
+            return plan.vjp(own[0], t, own[1], want_t)
         if bool((t < 0).any()):
             back = (t < 0)[..., None]
             S, a, dt = self.vjp(z0, t.clamp(min=0), torch.where(back, 0, g), want_t)
@@ -186,15 +205,10 @@ class TaylorPlan(Plan):
             S_parts, a_parts, dt_parts = zip(*(self.vjp(*part, want_t) for part in parts))
             return sum(S_parts), torch.cat(a_parts, 1), torch.cat(dt_parts, 1) if want_t else None
         walk, D = self._walk_of(z0, t), self.D
-        h = self._scaled(g)
-        gV = torch.zeros_like(walk.V)
-        walk.groups.gather(walk.C, h, walk.by_node(gV))
         before = walk.series.n_products
-        S, a = walk.series.vjp(walk.V, gV)
+        S, a = walk.series.vjp(walk.V, walk.gather(g))
         self.n_products += walk.series.n_products - before
-        dt = None
-        if want_t:
-            dt = times_gradient(self.balanced, walk.groups.states(walk.C, walk.by_node(walk.V)), h)
+        dt = times_gradient(self.Xi, widened(walk.states()), widened(g)) if want_t else None
         S *= walk.H
         return (S / D[:, :, None] * D[:, None, :] if self._is_balanced else S), a / D[:, None], dt
 
@@ -229,10 +243,6 @@ class TaylorPlan(Plan):
     def _is_balanced(self) -> bool:
         return self.balanced is not self.Xi
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        """D x: of balanced states, or of the cotangents of states."""
-        return x * self.D[:, None, None] if self._is_balanced else x
-
     def _count(self, t_max: NDArray[np.float64]) -> NDArray[np.float64]:
         """(S,) products of A with each trajectory up to t_max."""
         terms = self.growth.n_terms(np.maximum(self.exponent, -1e6))
@@ -249,7 +259,7 @@ class TaylorPlan(Plan):
             return choice[2]
         good = self._is_short(t.abs().amax((1, 2)))
         if self.Xi.shape[-1] <= EXTENDED_MAX_N:
-            good &= self.whole.arithmetic(z0, t) == 0
+            good &= self.whole.arithmetic(widened(z0), t) == 0
         plan: Plan
         if bool(good.all()):
             plan = replace(self, is_checked=True, _whole=None, _choice=None)
@@ -267,25 +277,31 @@ class TaylorPlan(Plan):
         walk = self._walk
         if walk is not None and torch.equal(walk.z0, z0) and torch.equal(walk.t, t):
             return walk
-        H, n_terms, n_near = self._step_for(t)
+        H, n_terms, n_near = self._step_for(t, torch.finfo(z0.dtype).eps / 2)
         series = Series(self.A * H, torch.exp(self.mu * H), n_terms, n_near)
         x = t / H
         k = torch.round(x)
         N = int(k.max()) + 1
         groups = group(k.to(torch.int64), N, z0.shape[-1])
-        s = x - k
-        C = monomials(s, Degree(n_near, 1), s) * torch.exp((self.mu * H)[:, None, None] * s)[..., None]
-        V = series.vectors(z0 / self.D[:, None], N)
+        s = (x - k).to(z0.real.dtype)
+        C = monomials(s, Degree(n_near, 1), s)
+        if bool((self.mu != 0).any()):
+            C *= torch.exp((self.mu * H)[:, None, None] * s)[..., None]
+        V = series.vectors(widened(z0) / self.D[:, None], N)
         self.n_products += series.n_products
-        walk = Walk(z0.clone(), t.clone(), H, series, V, groups, groups.coefficients(C.to(z0.dtype)))
+        scale = self.D[:, None, None, None] if self._is_balanced else None
+        walk = Walk(z0.clone(), t.clone(), H, series, V, scale, groups, groups.coefficients(C.to(z0.dtype)))
         self._walk = walk if V.numel() <= MOST_ENTRIES else None
         return walk
 
-    def _step_for(self, t: Tensor) -> tuple[float, int, int]:
-        """One H for all systems, not far above the times: t / H must not underflow; terms for H and for H / 2."""
+    def _step_for(self, t: Tensor, unit: float = 2.0**-53) -> tuple[float, int, int]:
+        """One H for all systems, not far above the times: t / H must not underflow; terms for H, and for H / 2 to the
+        unit roundoff of the states.
+        """
         t_max = float(t.max())
         exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else np.inf, 1000.0)
-        n_terms, n_near = (int(self.growth.n_terms(np.full(len(self.Xi), e)).max()) for e in (exponent, exponent - 1))
+        full, half = (np.full(len(self.Xi), e) for e in (exponent, exponent - 1))
+        n_terms, n_near = int(self.growth.n_terms(full).max()), int(self.growth.n_terms(half, unit).max())
         return 2.0**exponent, n_terms, n_near
 
     def _most_trajectories(self, t: Tensor) -> int:
