@@ -55,7 +55,10 @@ def growth(factor: Callable[[np.ndarray], object]) -> tuple[float, float]:
 def measured() -> dict[str, tuple[object, str]]:
     """Values and what they are, by name."""
     rng = np.random.default_rng(0)
-    states, square = torch.from_numpy(rng.standard_normal((4000, 200))), torch.from_numpy(rng.standard_normal((200, 200)))
+    states, square = (
+        torch.from_numpy(rng.standard_normal((4000, 200))),
+        torch.from_numpy(rng.standard_normal((200, 200))),
+    )
     times = torch.from_numpy(rng.standard_normal((50, 4000)))
     small, out = rng.standard_normal((1, 8, 8)), np.empty((1, 8, 8))
     matrix, vector = torch.from_numpy(rng.standard_normal((400, 400))), torch.from_numpy(rng.standard_normal(400))
@@ -75,7 +78,10 @@ def measured() -> dict[str, tuple[object, str]]:
         ),
         "SECONDS_PER_CALL": (call / 2, "of NumPy on arrays of a few entries"),
         "SECONDS_PER_TORCH_CALL": (torch_call / 2, "of torch on the same"),
-        "GEEV": (growth(lambda A: lapack.dgeev(A, compute_vl=0)), "seconds n^2 and n^3 of eigenvalues with eigenvectors"),
+        "GEEV": (
+            growth(lambda A: lapack.dgeev(A, compute_vl=0)),
+            "seconds n^2 and n^3 of eigenvalues with eigenvectors",
+        ),
         "GEES": (growth(lambda A: lapack.dgees(lambda *_: 0, A)), "the same of a Schur form"),
     }
 

@@ -25,6 +25,7 @@ from .kernels.arrays import (
     namespace,
     nonzero,
     of_kind,
+    one_norm,
     summed,
 )
 from .kernels.ranged import Ranged
@@ -72,7 +73,7 @@ class Planner:
         if repeated:
             plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=plan.Xi.device))
         plan.one_norm = work.norm
-        self._last = (own.expand(Xi.shape) if isinstance(own, Tensor) else _values(Xi), plan)
+        self._last = (own.expand(Xi.shape) if isinstance(own, Tensor) else _values(np.asarray(Xi)), plan)
         return plan
 
     @property
@@ -138,7 +139,7 @@ class Evaluation:
 
     def _new_plan(self, planner: Planner, t_max: float) -> Plan:
         layout, Xi = self.layout, self.systems
-        norm = largest(abs(Xi).sum(-2))
+        norm = one_norm(Xi)
         if not math.isfinite(norm):
             check_finite(self.asked[0], "Xi")
         n_systems = 1 if is_repeated(Xi) else layout.S

@@ -10,7 +10,7 @@ from torch import Tensor
 from .adjoint import trajectory
 from .conditioning import relative_condition
 from .evaluation import Planner, systems_of
-from .kernels.arrays import largest
+from .kernels.arrays import one_norm
 from .methods import Method, Plan, Workload, make_method
 from .problem import Layout, as_answer, check_finite, check_tolerance, make_system, make_times, widened
 from .solution import Solution, Stats, Status
@@ -170,7 +170,7 @@ class LinearODE:
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        norm = largest(abs(systems).sum(-2)) if layout.S else 0.0
+        norm = one_norm(systems) if layout.S else 0.0
         return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, norm, 0.0))
 
     @property

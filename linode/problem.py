@@ -184,7 +184,9 @@ class Layout:
         shared = [d for d in range(len(batch)) if d not in systems]
         S, R = prod(batch[d] for d in systems), prod(batch[d] for d in shared)
         z_shape = (*batch, t_shape[-1], Xi_shape[-1])
-        return Layout(Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, z_shape[-1], prod(z_shape))
+        return Layout(
+            Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, z_shape[-1], prod(z_shape)
+        )
 
     def systems(self, Xi: Any) -> Any:
         """(S, n, n); a view, since the dimensions that are left out have size 1."""

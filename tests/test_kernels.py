@@ -11,7 +11,7 @@ from torch import Tensor
 
 from linode import LinearODE
 from linode.kernels.dense import dense, dense_vjp
-from linode.kernels.modal import NEAR, NEAR_RELATIVE
+from linode.kernels.gaps import NEAR, NEAR_RELATIVE
 from linode.kernels.stepping import Stepper, choose_step, power_norm, scattered, scattered_vjp
 from linode.kernels.taylor import DOUBLE
 from tests import oracles

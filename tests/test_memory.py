@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from itertools import accumulate
 from operator import itemgetter
@@ -28,7 +29,13 @@ SHORT, LONG = 1.0, 500.0  # spans of time: many times per step of the propagator
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Largest sum of tensor memory held at once while running."""
+    """Largest sums of tensor memory, and of memory of NumPy and Python, held at once while running; they are added up,
+    though the peaks may be at different moments.
+    """
+    tracemalloc.start()
+    run()
+    by_numpy = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +43,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
         profiler.export_chrome_trace(str(path))  # has every single allocation; profiler.events() only sums per operator
         events = json.loads(path.read_text())["traceEvents"]
     changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
-    return max(accumulate(n_bytes for _, n_bytes in sorted(changes, key=itemgetter(0))))
+    by_torch = max(accumulate(n_bytes for _, n_bytes in sorted(changes, key=itemgetter(0))), default=0)
+    return by_torch + by_numpy
 
 
 def limit(n_times: int = T) -> int:
@@ -74,6 +82,7 @@ QUESTIONS = [
     ("propagator", "stable", SHORT),
     ("propagator", "stable", LONG),
     ("taylor", "stable", SHORT),
+    ("chain", "stable", SHORT),
     ("auto", "defective", SHORT),
     ("auto", "defective", LONG),
 ]

@@ -50,8 +50,9 @@ def elementwise(name: str, x: Any, out: Any) -> Any:
 
 
 def product(a: Any, b: Any) -> Any:
-    """a @ b. On the CPU many small products are faster through NumPy, which does not share them out among threads; large
-    ones go through torch, since the threads of NumPy's BLAS would wait for work beside torch's, and each for the other.
+    """a @ b. On the CPU many small products are faster through NumPy, which does not share them out among threads.
+
+    Large ones go through torch: the threads of NumPy's BLAS would wait for work beside torch's, each for the other.
     """
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     if isinstance(a, Tensor):
@@ -100,6 +101,11 @@ def split(x: Any, size: int, axis: int) -> list[Any]:
 def largest(x: Any) -> float:
     """max |x|, NaN where there is one."""
     return float(abs(x).max())
+
+
+def one_norm(A: Any) -> float:
+    """The largest |A|_1 of A (S, n, n)."""
+    return largest(abs(A).sum(-2))
 
 
 def of_kind(x: Any, like: Array) -> Any:

@@ -179,7 +179,7 @@ class ChainStates:
     def rounding(self, A: Array) -> float:
         """How large the error of a state, or of A times it, may be, in units of its own size and the unit roundoff."""
         steps, nodes = self.steps, self.nodes
-        S, R, N, n = nodes.shape
+        S, _, N, n = nodes.shape
         sizes = np.abs(steps.basis).reshape(Q, -1)
         low, high = (COEFFICIENTS[:2] @ sizes).reshape(2, S, n, n)
         reach = low + np.abs(steps.P[-1]) @ high  # of rounding in E

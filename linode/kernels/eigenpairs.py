@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from .arrays import product
-from .modal import NEAR, Modes
+from .gaps import NEAR
+from .modal import Modes
+from .rows import Rows
 
 Array = NDArray[Any]
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
@@ -94,7 +96,7 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
             if not accepted.all():  # what is near infinity must not reach the others
                 modes.clear(~accepted)
         size = one_norm(A)
-        graded = (size[:, None] * s > GRADED * np.abs(modes.lam)).any(-1)
+        graded = accepted & (size[:, None] * s > GRADED * np.abs(modes.lam)).any(-1)
         if graded.any():
             _refine(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED), graded.nonzero()[0])
         return Eigenpairs(modes, accepted, t_needed, kappa, amplification)
@@ -153,24 +155,25 @@ def _modes(A: Array) -> Modes:
     except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
         raise np.linalg.LinAlgError(str(error)) from None
     if A.dtype.kind == "c":
-        V_inv = np.ascontiguousarray(torch.linalg.inv_ex(V)[0].numpy())
-        return keep_one_of_each_pair(lam.numpy(), V.numpy(), _infinite_where_nan(V_inv), True)
+        return keep_one_of_each_pair(lam.numpy(), V.numpy(), _inverse(V.numpy()), True)
     # a pair's v and conj(v) side by side become Re v and Im v, whose inverse is real
     values, vectors = lam.numpy(), V.numpy()
     below = values.imag < 0
     X = np.where(below[:, None], -vectors.imag, vectors.real)
-    Y = _infinite_where_nan(torch.linalg.inv_ex(torch.from_numpy(X))[0].numpy())
+    Y = _inverse(X)
     V_inv = Y.astype(np.complex128)
     s, j = (values.imag > 0).nonzero()
     V_inv[s, j] = (Y[s, j] - 1j * Y[s, j + 1]) / 2
     return keep_one_of_each_pair(values, vectors, V_inv, False)
 
 
-def _infinite_where_nan(V_inv: Array) -> Array:
-    bad = ~np.isfinite(V_inv.sum((-1, -2)))
+def _inverse(X: Array) -> Array:
+    """Infinite where there is none."""
+    inverse: Array = np.ascontiguousarray(torch.linalg.inv_ex(torch.from_numpy(X))[0].numpy())
+    bad = ~np.isfinite(inverse.sum((-1, -2)))
     if bad.any():
-        V_inv[bad] = np.inf
-    return V_inv
+        inverse[bad] = np.inf
+    return inverse
 
 
 def _modes_of_one(A: Array) -> Modes:
@@ -253,10 +256,19 @@ def _refine(A: Array, modes: Modes, noise: Array, index: Array) -> None:
     if single is not None:
         s, j = single
         lam.imag[s, j], V.imag[s, :, j] = 0, 0
-    V_inv = 2 * V_inv - product(product(V_inv, modes.every(V, -1)), dual)  # Newton-Schulz
-    if single is not None:
-        V_inv.imag[s, j] = 0
-    modes.replace(index, lam, V, V_inv)
+    modes.replace(index, lam, V, _dual(V, weight, modes.n_pairs))
+
+
+def _dual(V: Array, weight: Array, n_pairs: int) -> Array:
+    """V^-1 (S, p, n) anew, by LU factors: Newton's iteration for it would lose kappa(V) more than they do."""
+    if not n_pairs:
+        return _inverse(V)
+    # of a pair, z = 2 Re(v c) is a combination of Re v and Im v, whose inverse has rows a and b: c = (a - i b) z / 2
+    rows = Rows.of(np.zeros(weight.shape, V.dtype), weight, n_pairs)
+    Y = _inverse(np.take_along_axis(np.concatenate((V.real, V.imag), axis=-1), rows.index[:, None], -1))
+    V_inv = np.take_along_axis(Y, rows.cosine[..., None], -2).astype(V.dtype)
+    V_inv.imag[:] = -np.take_along_axis(Y, rows.sine[..., None], -2) * (weight > 1)[..., None]
+    return V_inv / np.maximum(weight, 1)[..., None] * (weight > 0)[..., None]
 
 
 def one_norm(A: Array) -> Array:

@@ -13,7 +13,6 @@ Sources: Daleckii & Krein (1965); Higham (2008), Functions of Matrices, theorem 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,55 +35,11 @@ from .arrays import (
     split,
     take,
 )
+from .gaps import Gaps, add_close_pairs
+from .rows import Rows
 
-# Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
-# NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
-# digits that are lost otherwise: at most 1 / NEAR units of rounding.
-NEAR, NEAR_RELATIVE = 0.03, 0.01
 CHUNK_ENTRIES = 2**20  # of E at a time
 Gradients = tuple[Any, Any, Any]
-
-
-@dataclass
-class Gaps:
-    """|lam_j - lam_k| and the inverse of its conjugate, (S, p, q), infinite and 0 where it is not used; the smallest
-    that is, (S, 1, 1); and the mask of pairs that are near whatever the times, or None. q counts the conjugates of the
-    pairs behind the p modes kept.
-    """
-
-    size: Any
-    inverse: Any
-    smallest: Any
-    near: Any
-
-
-@dataclass
-class Rows:
-    """Real functions of time that stand for the modes of real Xi: exp(alpha t) cos(omega t), and where there is a
-    conjugate exp(alpha t) sin(omega t). As many in every system as in that with most; the last may be 0 throughout.
-    """
-
-    alpha: Any  # (S, q)
-    omega: Any
-    is_cosine: Any  # (S, q) bool
-    index: Any  # (S, q): among the p cosines and p sines of all modes. None for one system, where all cosines lead,
-    cosine: Any  # (S, p): the row that is the cosine of a mode, and its sine; None too
-    sine: Any
-
-    @classmethod
-    def of(cls, lam: Any, weight: Any, n_pairs: int) -> Rows:
-        """Of the modes lam (S, p)."""
-        xp, (S, p) = namespace(lam), lam.shape
-        if S == 1:
-            every = xp.concatenate((lam, lam[:, :n_pairs]), axis=-1)
-            return cls(every.real, every.imag, xp.arange(p + n_pairs)[None] < p, None, None, None)
-        there = xp.concatenate((weight > 0, weight > 1), axis=-1)  # (S, 2 p)
-        index = xp.argsort(~there, stable=True)[:, : int(there.sum(-1).max())]
-        place = xp.cumsum(there, -1) - 1  # where it is used
-        system, mode, used = xp.arange(S)[:, None], index % p, take(there, index, -1)
-        own, is_cosine = xp.where(used, lam[system, mode], 0), used & (index < p)
-        rows = place[:, :p], xp.where(weight > 1, place[:, p:], 0)
-        return cls(own.real, own.imag, is_cosine, index, *rows)
 
 
 @dataclass
@@ -120,7 +75,7 @@ class Modes:
         """Where n_pairs is not 0."""
         rows = self._rows
         if rows is None:
-            self._rows = rows = Rows.of(self.lam, self.weight, self.n_pairs)
+            self._rows = rows = Rows.of(self.lam, self.weight, self.n_pairs, in_order=len(self.lam) == 1)
         return rows
 
     @property
@@ -214,13 +169,7 @@ class Modes:
         xp, lam, times = namespace(t), of_kind(self.lam, t)[:, None, :, None], t[:, :, None]
         (S, R, T), p, pairs = t.shape, self.lam.shape[-1], self.n_pairs
         if pairs and S > 1:
-            alpha, omega, is_cosine = (of_kind(x, t)[:, None, :, None] for x in self._functions)
-            F = alpha * times
-            elementwise("exp", F, F)
-            angle = omega * times
-            angle += as_type(is_cosine, angle) * (math.pi / 2)  # cos
-            F *= elementwise("sin", angle, angle)
-            return F
+            return self.rows.at(t)
         F = empty((S, R, p + pairs, T), t if pairs else lam)
         if pairs:
             re, head, im = F[:, :, :p], F[:, :, :pairs], F[:, :, p:]
@@ -235,13 +184,9 @@ class Modes:
             elementwise("exp", xp.multiply(lam, times, out=F), F)
         return F
 
-    @property
-    def _functions(self) -> tuple[Any, Any, Any]:
-        return self.rows.alpha, self.rows.omega, self.rows.is_cosine
-
     def _sums(self, t: Any, F: Any, g: Any) -> tuple[Any, Any, Any]:
-        """conj(E)^T g and conj(E)^T t g (S, R, q, n), E - 1 standing for E at short times; then g and t g at short times
-        (S, R, 2, n).
+        """conj(E)^T g and conj(E)^T t g (S, R, q, n), E - 1 standing for E at short times; then sums of g and t g at
+        short times (S, R, 2, n).
 
         At times so short that all modes are near 1, differences of exp - 1 are those of exp, free of cancellation.
         """
@@ -262,12 +207,9 @@ class Modes:
 
     def _less_one(self, x: Any, s: Any, times: Any) -> Any:
         """What E - 1 is where E is x (P, q), of systems s (P,) at times (P, 1)."""
-        xp = namespace(times)
         if not self.n_pairs:
-            return xp.expm1(of_kind(self.lam, times)[s] * times)
-        alpha, omega, is_cosine = (of_kind(f, times)[s] for f in self._functions)
-        growth, half = xp.expm1(alpha * times), xp.sin(0.5 * omega * times)
-        return xp.where(is_cosine, growth - 2 * half * half * (growth + 1), x)
+            return namespace(times).expm1(of_kind(self.lam, times)[s] * times)
+        return self.rows.less_one(x, s, times)
 
     def _of_conjugates(self, sums: Any) -> Any:
         """Sums of g conj(x), (S, R, p, n), from those with the rows of E^T."""
@@ -312,13 +254,17 @@ class Modes:
     def _assembled(self, c: Any, t: Any, g: Any, sums: Any, delayed: Any, at_short: Any) -> tuple[Any, Any]:
         """S and a from the sums over time (S, R, p, n): of conj(x) g, and of t conj(x) g; at_short: what they lack."""
         (VH, dual, basis, _), p = self.adjoint, c.shape[-1]
-        diagonal, own = ((VH[:, None] * x).sum(-1) for x in (sums, delayed))  # (S, R, p): Q_jj, and D_jj(t) = t e^(lam_j t)
+        diagonal, own = (
+            (VH[:, None] * x).sum(-1) for x in (sums, delayed)
+        )  # (S, R, p): Q_jj, and D_jj(t) = t e^(lam_j t)
         whole = diagonal
         if at_short is not None:
             extra = as_type(at_short, VH) @ VH.mT[:, None]
             whole, own = diagonal + extra[:, :, 0], own + extra[:, :, 1]
         a = whole @ dual.mT
-        inverse_gap, near = self._gaps_at(t)
+        if self._gaps is None:
+            self._gaps = Gaps.of(self.lam, self.every(self.lam, -1), self.weight, self.delicate)
+        inverse_gap, near = self._gaps.at(t)
         cH = conj(self.every(c, -1))
         right = cH[..., None] * self.every(sums, -2)
         right = right.sum(1) if right.shape[1] > 1 else right[:, 0]  # (S, q, n)
@@ -326,71 +272,11 @@ class Modes:
         j = self.xp.arange(p)
         M[:, j, j] = (own * cH[..., :p]).sum(1)
         if near is not None:
-            self._add_close_pairs(M, near, cH, t, g)
+            add_close_pairs(M, near, self.lam, self.every(self.lam, -1), self.weighted, cH, t, g)
         S = product(dual, product(M, basis))
         return (S.real, a.real) if self.n_pairs else (S, a)
-
-    def _gaps_at(self, t: Any) -> tuple[Any, Any]:
-        """1 / conj(lam_j - lam_k), (S, p, q), conjugates of the pairs behind; 0 for near pairs and on the diagonal.
-        And the mask of the near pairs off the diagonal, or None.
-        """
-        gaps = self._gaps
-        if gaps is None:
-            self._gaps = gaps = self._all_gaps()
-        t_max = of_kind(namespace(t).amax(abs(t), (1, 2)), self.lam)[:, None, None]
-        if bool((gaps.smallest * t_max >= NEAR).all()):
-            return gaps.inverse, gaps.near
-        near = gaps.size * t_max < NEAR
-        return self.xp.where(near, 0, gaps.inverse), near if gaps.near is None else near | gaps.near
-
-    def _all_gaps(self) -> Gaps:
-        xp, lam, w, p = self.xp, self.lam, self.weight, self.lam.shape[-1]
-        every = self.every(lam, -1)
-        difference = conj(lam[:, :, None] - every[:, None])
-        size, magnitude = abs(difference), abs(every)
-        unused = size <= NEAR_RELATIVE * xp.maximum(magnitude[:, :p, None], magnitude[:, None])
-        if self.delicate is not None:
-            unused |= self.delicate
-        near = None
-        if int(unused.sum()) > unused.shape[0] * p:  # more than the diagonal
-            j, there = xp.arange(p), self.xp.concatenate((w > 0, w[:, : self.n_pairs] > 1), axis=-1)
-            exists = there[:, :p, None] & there[:, None]
-            near = unused & exists
-            near[:, j, j] = False
-            unused |= ~exists
-            near = near if bool(near.any()) else None
-        size = xp.where(unused, torch.inf, size)
-        inverse = xp.where(unused, 0, 1 / xp.where(unused, 1, difference))
-        return Gaps(size, inverse, xp.amin(size, (1, 2))[:, None, None], near)
-
-    def _add_close_pairs(self, M: Any, near: Any, cH: Any, t: Any, g: Any) -> None:
-        """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
-        xp, lam, every, weighted, cH = (
-            namespace(t),
-            *(of_kind(x, t) for x in (self.lam, self.every(self.lam, -1), self.weighted, cH)),
-        )
-        system, first, second = (of_kind(index, t) for index in nonzero(near))
-        which, own = xp.unique(system, return_inverse=True)
-        modes, row = xp.unique(first, return_inverse=True)
-        ghat = as_type(g[which], lam) @ conj(weighted[which][:, None, :, modes])  # (systems, R, T, modes)
-        for s, j, k, i, m in zip(*(split(index, lam.shape[-1], 0) for index in (system, first, second, own, row))):
-            times = t[s]  # (P, R, T)
-            x_j, x_k = lam[s, j][:, None, None], every[s, k][:, None, None]
-            # the larger exponential goes outside, so that neither overflows alone
-            swap = real((x_j - x_k) * times) > 0
-            w = xp.where(swap, x_k - x_j, x_j - x_k) * times
-            D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
-            value = ((ghat[i, :, :, m] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
-            M[tuple(of_kind(x, M) for x in (s, j, k))] = of_kind(value, M)
 
 
 def _total(parts: Any) -> Any:
     """Their sum, or None."""
     return None if not parts else parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
-
-
-def _phi1(w: Any) -> Any:
-    """(exp(w) - 1) / w, 1 at 0."""
-    xp = namespace(w)
-    zero = abs(w) < 1e-290  # dividing subnormal complex numbers overflows
-    return xp.where(zero, 1, xp.expm1(w) / xp.where(zero, 1, w))

@@ -66,7 +66,7 @@ class Plan(ABC):
         """Gradients of sum Re<g, z>: S (S, n, n), a (S, R, n), and with respect to t (S, R, T) where wanted."""
 
     def record(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
-        """The states, and the function of (g, want_t) that gives their gradients, which may keep what it needs again."""
+        """The states, and the function of (g, want_t) that gives their gradients: it may keep what it needs again."""
         return self.evaluate(z0, t), lambda g, want_t: self.vjp(z0, t, g, want_t)
 
     @abstractmethod

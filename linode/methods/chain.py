@@ -10,7 +10,6 @@ Sources: see `kernels.chain`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar

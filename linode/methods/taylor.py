@@ -55,7 +55,9 @@ class Taylor(Method):
     def cost(self, work: Workload) -> float:
         n = work.n
         span = work.span / n**0.25  # powers of a matrix grow more slowly than its 1-norm: random n x n, by n^(1/2)
-        product = SECONDS_PER_TORCH_CALL + n**2 * (SECONDS_PER_MATRIX_ENTRY + 2 * work.n_trajectories * SECONDS_PER_FLOP)
+        product = SECONDS_PER_TORCH_CALL + n**2 * (
+            SECONDS_PER_MATRIX_ENTRY + 2 * work.n_trajectories * SECONDS_PER_FLOP
+        )
         products = LEAST_PRODUCTS + 2 * PRODUCTS_PER_UNIT * (1 + span)
         per_row = n * (6 * 20 * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY) + 800 * SECONDS_PER_ENTRY
         seconds = 600 * SECONDS_PER_TORCH_CALL + work.n_systems * (products * product + work.n_rows * per_row)
@@ -286,7 +288,7 @@ class TaylorPlan(Plan):
         s = (x - k).to(z0.real.dtype)
         C = monomials(s, Degree(n_near, 1), s)
         if bool((self.mu != 0).any()):
-            C *= torch.exp((self.mu * H)[:, None, None] * s)[..., None]
+            C = C * torch.exp((self.mu * H)[:, None, None] * s)[..., None]
         V = series.vectors(widened(z0) / self.D[:, None], N)
         self.n_products += series.n_products
         scale = self.D[:, None, None, None] if self._is_balanced else None

@@ -1,0 +1,86 @@
+"""Distances of eigenvalues, and divided differences of exponentials where they are too small to divide by.
+
+Sources: Higham (2008), Functions of Matrices, theorem 3.9 and eq. 10.15-10.17.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .arrays import as_type, conj, namespace, nonzero, of_kind, real, split
+
+# Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
+# NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
+# digits that are lost otherwise: at most 1 / NEAR units of rounding.
+NEAR, NEAR_RELATIVE = 0.03, 0.01
+
+
+@dataclass
+class Gaps:
+    """|lam_j - lam_k| and the inverse of its conjugate, (S, p, q), infinite and 0 where it is not used; the smallest
+    that is, (S, 1, 1); and the mask of pairs that are near whatever the times, or None. q counts the conjugates of the
+    pairs behind the p modes kept.
+    """
+
+    size: Any
+    inverse: Any
+    smallest: Any
+    near: Any
+
+    @classmethod
+    def of(cls, lam: Any, every: Any, weight: Any, delicate: Any) -> Gaps:
+        """Of the modes lam (S, p) among every (S, q); weight and delicate as in `Modes`."""
+        xp, p = namespace(lam), lam.shape[-1]
+        difference = conj(lam[:, :, None] - every[:, None])
+        size, magnitude = abs(difference), abs(every)
+        unused = size <= NEAR_RELATIVE * xp.maximum(magnitude[:, :p, None], magnitude[:, None])
+        if delicate is not None:
+            unused |= delicate
+        near = None
+        if int(unused.sum()) > unused.shape[0] * p:  # more than the diagonal
+            j, heads = xp.arange(p), weight[:, : every.shape[-1] - p]
+            there = xp.concatenate((weight > 0, heads > 1), axis=-1)
+            exists = there[:, :p, None] & there[:, None]
+            near = unused & exists
+            near[:, j, j] = False
+            unused |= ~exists
+            near = near if bool(near.any()) else None
+        size = xp.where(unused, torch.inf, size)
+        inverse = xp.where(unused, 0, 1 / xp.where(unused, 1, difference))
+        return cls(size, inverse, xp.amin(size, (1, 2))[:, None, None], near)
+
+    def at(self, t: Any) -> tuple[Any, Any]:
+        """For times t (S, R, T): the inverse, 0 for near pairs, and the mask of the near pairs or None."""
+        t_max = of_kind(namespace(t).amax(abs(t), (1, 2)), self.size)[:, None, None]
+        if bool((self.smallest * t_max >= NEAR).all()):
+            return self.inverse, self.near
+        near = self.size * t_max < NEAR
+        return namespace(near).where(near, 0, self.inverse), near if self.near is None else near | self.near
+
+
+def add_close_pairs(M: Any, near: Any, lam: Any, every: Any, weighted: Any, cH: Any, t: Any, g: Any) -> None:
+    """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
+    xp, lam, every, weighted, cH = (namespace(t), *(of_kind(x, t) for x in (lam, every, weighted, cH)))
+    system, first, second = (of_kind(index, t) for index in nonzero(near))
+    which, own = xp.unique(system, return_inverse=True)
+    modes, row = xp.unique(first, return_inverse=True)
+    ghat = as_type(g[which], lam) @ conj(weighted[which][:, None, :, modes])  # (systems, R, T, modes)
+    for s, j, k, i, m in zip(*(split(index, lam.shape[-1], 0) for index in (system, first, second, own, row))):
+        times = t[s]  # (P, R, T)
+        x_j, x_k = lam[s, j][:, None, None], every[s, k][:, None, None]
+        # the larger exponential goes outside, so that neither overflows alone
+        swap = real((x_j - x_k) * times) > 0
+        w = xp.where(swap, x_k - x_j, x_j - x_k) * times
+        D = times * xp.exp(xp.where(swap, x_j, x_k) * times) * _phi1(w)
+        value = ((ghat[i, :, :, m] * conj(D)).sum(-1) * cH[s, :, k]).sum(-1)
+        M[tuple(of_kind(x, M) for x in (s, j, k))] = of_kind(value, M)
+
+
+def _phi1(w: Any) -> Any:
+    """(exp(w) - 1) / w, 1 at 0."""
+    xp = namespace(w)
+    zero = abs(w) < 1e-290  # dividing subnormal complex numbers overflows
+    return xp.where(zero, 1, xp.expm1(w) / xp.where(zero, 1, w))
