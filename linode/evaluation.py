@@ -46,7 +46,7 @@ class Planner:
 
     def __init__(self, method: Method, rtol: float | None = None) -> None:
         self.method, self.rtol = method, rtol
-        self._last: tuple[Tensor | bytes, Plan] | None = None
+        self._last: tuple[Tensor | tuple[str, tuple[int, ...], bytes], Plan] | None = None
 
     @property
     def key(self) -> str:
@@ -85,9 +85,9 @@ class Planner:
         return {**self.__dict__, "_last": None}
 
 
-def _values(x: NDArray[Any]) -> bytes:
+def _values(x: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
     """All that there is to compare."""
-    return x.dtype.char.encode() + repr(x.shape).encode() + x.tobytes()
+    return x.dtype.char, x.shape, x.tobytes()
 
 
 def systems_of(Xi: Tensor, layout: Layout) -> Systems:

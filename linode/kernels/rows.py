@@ -24,8 +24,8 @@ class Rows:
 
     @classmethod
     def of(cls, lam: Any, weight: Any, n_pairs: int, in_order: bool = False) -> Rows:
-        """Of the modes lam (S, p); in order: all cosines, then the sines of the leading n_pairs, as they are in Modes of
-        one system.
+        """Of the modes lam (S, p); in order: all cosines, then the sines of the leading n_pairs, as in Modes of one
+        system.
         """
         xp, (S, p) = namespace(lam), lam.shape
         if in_order:
