@@ -11,9 +11,11 @@ from torch import Tensor
 
 from linode import LinearODE
 from linode.kernels.dense import dense, dense_vjp
+from linode.kernels.eigenpairs import eigenpairs
 from linode.kernels.gaps import NEAR, NEAR_RELATIVE
 from linode.kernels.stepping import Stepper, choose_step, power_norm, scattered, scattered_vjp
 from linode.kernels.taylor import DOUBLE
+from linode.methods import Eig
 from tests import oracles
 from tests.accuracy import EPS, differentiate, norm, relative_error
 from tests.case_builders import direct_sum, generator, normal, rotated
@@ -167,3 +169,43 @@ def test_times_too_short_to_tell_modes_apart_keep_their_digits_beside_long_ones(
     _, *got = differentiate(case, lambda Xi, z0, t: LinearODE(Xi, z0, method="eig")(t))
     for x, y in zip(got, oracles.gradients(Xi, z0, case.t, case.g)):
         assert relative_error(x, y, 1.0) < 1e-13
+
+
+def test_newtons_step_on_eigenpairs_keeps_the_digits_of_a_close_pair():
+    """The inverse of the basis is made anew: corrected by Newton's iteration, it lost kappa(V)^2 eps."""
+    V = normal(generator("close pair"), 4, 4)
+    Xi = V * np.array([-0.83, -1.78, -1.64924551, -1.64924556]) @ np.linalg.inv(V)
+    t = np.linspace(0.2, 0.8, 7)
+    for A in (Xi, np.kron(np.diag([1.0, 1e4]), Xi)):  # alone, and graded
+        z0 = np.ones(len(A))
+        z = LinearODE(A, z0, method=Eig(max_condition=1e6))(t)
+        assert relative_error(z, oracles.trajectory(A, z0, t), 1.0) < 1e-13
+
+
+def test_a_delicate_pair_is_divided_analytically_and_keeps_its_digits():
+    """A pair whose subtraction the conditions of its eigenvalues do not allow, though the gap would."""
+    rng = generator("delicate")
+    V = np.eye(3)
+    V[:, 1] = V[:, 0] + 0.02 * normal(rng, 3)
+    Xi = V * np.array([-1.0, -1.3, -2.0]) @ np.linalg.inv(V)
+    pairs = eigenpairs(Xi[None], 1000.0, 0.4)
+    assert pairs.accepted.all()
+    assert pairs.modes.delicate.any()
+    z0, t, g = np.ones(3), np.linspace(0.05, 0.4, 6), normal(rng, 6, 3)
+    problem = Case("delicate", "delicate", Xi, z0, t, g, "")
+    _, *got = differentiate(problem, lambda Xi, z0, t: LinearODE(Xi, z0, method="eig")(t))
+    for x, y in zip(got, oracles.gradients(Xi, z0, t, g)):
+        assert relative_error(x, y, 1.0) < 1e-12
+
+
+def test_systems_with_unlike_numbers_of_pairs_share_a_batch_of_modes():
+    kinds = [np.diag([-1.0, 0.5, -0.2, 0.1]), direct_sum(np.array([[-0.3, 2.0], [-2.0, -0.3]]), -1.0, 0.4)]
+    kinds.append(direct_sum(*(np.array([[-0.1, w], [-w, -0.1]]) for w in (1.0, 3.0))))
+    systems = np.stack([rotated(generator(f"kind {i}"), A) + 1e-3 * np.eye(4, k=1) for i, A in enumerate(kinds)])
+    z0, t, g = np.ones(4), np.linspace(0.0, 3.0, 8), normal(generator("kinds"), 3, 8, 4)
+    Xi = torch.tensor(systems, requires_grad=True)
+    z = LinearODE(Xi, torch.tensor(z0), method="eig")(torch.tensor(t))
+    z.backward(torch.tensor(g))
+    for i, A in enumerate(systems):
+        assert relative_error(z[i].detach().numpy(), oracles.trajectory(A, z0, t), 1.0) < 1e-14
+        assert relative_error(Xi.grad[i].numpy(), oracles.gradients(A, z0, t, g[i]).S, 1.0) < 1e-13

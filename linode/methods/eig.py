@@ -62,7 +62,7 @@ class Eig(Method):
         n = work.n
         passes = (200 + 60 * work.n_trajectories) * n**2  # over n x n matrices
         factors = GEEV[0] * n**2 + GEEV[1] * n**3 + passes * SECONDS_PER_ENTRY + 50 * n**3 * SECONDS_PER_FLOP
-        per_row = n * (2 * SECONDS_PER_EXP + 20 * SECONDS_PER_ENTRY) + 6 * n**2 * SECONDS_PER_FLOP
+        per_row = n * (3 * SECONDS_PER_EXP + 30 * SECONDS_PER_ENTRY) + 6 * n**2 * SECONDS_PER_FLOP
         return N_CALLS * SECONDS_PER_CALL + work.n_systems * (factors + work.n_rows * per_row)
 
 

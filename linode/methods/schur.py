@@ -52,7 +52,7 @@ class Schur(Method):
 
     def cost(self, work: Workload) -> float:
         lapack = 2e-3 + 3 * (GEES[0] * work.n**2 + GEES[1] * work.n**3)  # reordered, and Sylvester equations solved
-        per_row = work.n * (2 * SECONDS_PER_EXP + 40 * SECONDS_PER_ENTRY) + 16 * work.n**2 * SECONDS_PER_FLOP
+        per_row = work.n * (3 * SECONDS_PER_EXP + 50 * SECONDS_PER_ENTRY) + 16 * work.n**2 * SECONDS_PER_FLOP
         return 10_000 * SECONDS_PER_TORCH_CALL + work.n_systems * (lapack + work.n_rows * per_row)
 
 
