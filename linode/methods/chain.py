@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..kernels.arrays import of_kind
 from ..kernels.chain import THETA, ChainStates, Powers
 from .base import Method, Plan, Pullback, Workload, register
 from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
@@ -144,9 +143,9 @@ class ChainPlan(Plan):
             cotangents = self._host(g)
             S, a = chain.gradients(cotangents)
             dt = (cotangents.conj() * (z @ self.A[:, None].mT)).sum(-1).real if want_t else None
-            return of_kind(S, z0), of_kind(a, z0), None if dt is None else of_kind(dt, z0)
+            return _given_back(S, z0), _given_back(a, z0), None if dt is None else _given_back(dt, z0)
 
-        return of_kind(z, t), pullback
+        return _given_back(z, t), pullback
 
     def _vjp_by_whole(self, z0: Tensor, t: Tensor, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
         return self.whole.vjp(z0, t, self._tensor(g), want_t)
@@ -205,3 +204,8 @@ class ChainPlan(Plan):
                     chain = None
         self._last = (z0.copy(), t.copy(), chain)
         return chain
+
+
+def _given_back(x: Array, like: Any) -> Any:
+    """As an array or a tensor, as `like` is, and where it is."""
+    return torch.from_numpy(x).to(like.device) if isinstance(like, Tensor) else x
