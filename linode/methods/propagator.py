@@ -78,7 +78,8 @@ class Propagator(Method):
             per_row = levels * (6 * n**2 * SECONDS_PER_FLOP + 3 * n * SECONDS_PER_ENTRY)
         calls = 1500
         if n <= EXTENDED_MAX_N:  # the check, and a share of what it may lead to
-            powers, calls = 4 * powers, 5000
+            powers = 4 * (powers + 300 * (10 + levels) * n**2 * SECONDS_PER_ENTRY)
+            calls = 5000
         return calls * SECONDS_PER_TORCH_CALL + work.n_systems * (powers + work.n_rows * per_row)
 
 
