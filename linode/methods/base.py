@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import MethodError
@@ -82,6 +83,28 @@ class Plan(ABC):
     def details(self) -> dict[str, Any]:
         """Figures of the decomposition, for `explain` and `Stats`."""
         return {}
+
+
+class HostPlan(Plan):
+    """A plan of arrays on the host, for Xi that was given as a tensor or as an array."""
+
+    given: Any  # Xi (S, n, n)
+    good: NDArray[Any]  # (S,) bool: accepted
+    takes_arrays = True
+
+    @property
+    def Xi(self) -> Tensor:  # type: ignore[override]
+        if not isinstance(self.given, Tensor):
+            self.given = torch.from_numpy(self.given)
+        return self.given
+
+    @property
+    def accepted(self) -> Tensor:  # type: ignore[override]
+        return torch.from_numpy(self.good).to(self.Xi.device)
+
+    @property
+    def is_accepted(self) -> bool:
+        return bool(self.good.all())
 
 
 @dataclass(frozen=True)

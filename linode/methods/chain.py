@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.chain import THETA, ChainStates, Powers
-from .base import Method, Plan, Pullback, Workload, register
+from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
 from .propagator import FLOOR, Propagator, PropagatorPlan
 
@@ -73,7 +73,7 @@ def _rejected(Xi: Any, A: Array, t_max: float, rtol: float | None) -> ChainPlan:
 
 
 @dataclass
-class ChainPlan(Plan):
+class ChainPlan(HostPlan):
     """Powers of Xi."""
 
     given: Any  # Xi (S, n, n), as a tensor or an array
@@ -83,24 +83,9 @@ class ChainPlan(Plan):
     t_max: float
     rtol: float | None
     method: str = "chain"
-    takes_arrays: ClassVar[bool] = True
     _whole: PropagatorPlan | None = field(default=None, repr=False)
     _backward: ChainPlan | None = field(default=None, repr=False)
     _last: tuple[Array, Array, ChainStates | None] | None = field(default=None, repr=False)
-
-    @property
-    def Xi(self) -> Tensor:  # type: ignore[override]
-        if not isinstance(self.given, Tensor):
-            self.given = torch.from_numpy(self.given)
-        return self.given
-
-    @property
-    def accepted(self) -> Tensor:  # type: ignore[override]
-        return torch.from_numpy(self.good).to(self.Xi.device)
-
-    @property
-    def is_accepted(self) -> bool:
-        return bool(self.good.all())
 
     @property
     def reason(self) -> str:  # type: ignore[override]

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_modes
 from ..kernels.modal import Modes
-from .base import Method, Plan, Pullback, Workload, register
+from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
 
 MAX_CONDITION = 1000.0
@@ -67,7 +67,7 @@ class Eig(Method):
 
 
 @dataclass
-class EigPlan(Plan):
+class EigPlan(HostPlan):
     """Modes of Xi, and the condition of their basis."""
 
     given: Any  # Xi (S, n, n), as a tensor or an array
@@ -76,22 +76,7 @@ class EigPlan(Plan):
     good: Array  # (S,) bool: accepted
     check: object  # why, as text
     method: str = "eig"
-    takes_arrays: ClassVar[bool] = True
     _tensors: Modes | None = field(default=None, repr=False)
-
-    @property
-    def Xi(self) -> Tensor:  # type: ignore[override]
-        if not isinstance(self.given, Tensor):
-            self.given = torch.from_numpy(self.given)
-        return self.given
-
-    @property
-    def accepted(self) -> Tensor:  # type: ignore[override]
-        return torch.from_numpy(self.good).to(self.Xi.device)
-
-    @property
-    def is_accepted(self) -> bool:
-        return bool(self.good.all())
 
     @property
     def reason(self) -> str:  # type: ignore[override]
