@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .kernels.arrays import (
+    MOST_STATES_OF_NUMPY,
     as_host,
     as_tensor,
     as_tensor_of,
@@ -35,7 +36,6 @@ from .methods import Method, Plan, Propagator, Pullback, Workload, registry
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
 FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
-MOST_STATES = 64  # beyond, NumPy's products would be shared out among threads that are not torch's
 MANY = 2**16  # entries of z from which on their precision is worth a thought
 MODERATE_SPAN, MODERATE_SIZE = 400.0, 1e100  # |Xi| t_max and |z0| to which nothing overflows: NumPy would warn
 Systems = Tensor | NDArray[Any]  # Xi (S, n, n), detached and wide: an array where it is small and on the CPU
@@ -91,7 +91,7 @@ def _values(x: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def systems_of(Xi: Tensor, layout: Layout) -> Systems:
-    if Xi.is_cpu and layout.n <= MOST_STATES and layout.S * layout.n**2 <= SMALL:
+    if Xi.is_cpu and layout.n <= MOST_STATES_OF_NUMPY and layout.S * layout.n**2 <= SMALL:
         return layout.systems(as_host(Xi))
     return layout.systems(widened(Xi))
 
@@ -139,7 +139,7 @@ class Evaluation:
 
     def _new_plan(self, planner: Planner, t_max: float) -> Plan:
         layout, Xi = self.layout, self.systems
-        norm = one_norm(Xi)
+        norm = float(one_norm(Xi).max())
         if not math.isfinite(norm):
             check_finite(self.asked[0], "Xi")
         n_systems = 1 if is_repeated(Xi) else layout.S

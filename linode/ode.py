@@ -170,7 +170,7 @@ class LinearODE:
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        norm = one_norm(systems) if layout.S else 0.0
+        norm = float(one_norm(systems).max()) if layout.S else 0.0
         return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, norm, 0.0))
 
     @property

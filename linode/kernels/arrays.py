@@ -16,6 +16,8 @@ from torch import Tensor
 Array = NDArray[Any] | Tensor
 FEW_VALUES = 4096  # for which numpy's exp takes no longer than torch's, with what it costs to wake torch up
 MANY_PRODUCTS, SMALL_PRODUCT = 16, 2**16  # multiplications in one
+# states up to which LAPACK and products by NumPy stay in one thread; beyond, theirs would wait for work beside torch's
+MOST_STATES_OF_NUMPY = 64
 # multiplications in one that OpenBLAS leaves to one thread: interface/gemm.c, and as measured
 MOST_OF_ONE_THREAD, MOST_OF_ONE_THREAD_COMPLEX = 2**18, 2**16
 
@@ -83,11 +85,6 @@ def nonzero(x: Any) -> Any:
     return x.nonzero(as_tuple=True) if isinstance(x, Tensor) else x.nonzero()
 
 
-def equal(x: Any, y: Any) -> bool:
-    """Same shape and entries."""
-    return torch.equal(x, y) if isinstance(x, Tensor) else np.array_equal(x, y)
-
-
 def copy(x: Any) -> Any:
     return x.clone() if isinstance(x, Tensor) else x.copy()
 
@@ -103,21 +100,26 @@ def largest(x: Any) -> float:
     return float(abs(x).max())
 
 
-def one_norm(A: Any) -> float:
-    """The largest |A|_1 of A (S, n, n)."""
-    return largest(abs(A).sum(-2))
+def one_norm(A: Any) -> Any:
+    """|A|_1 (S,) of A (S, n, n)."""
+    return namespace(A).amax(abs(A).sum(-2), -1)
 
 
 def of_kind(x: Any, like: Array) -> Any:
-    """x as a tensor or as an array, as `like` is; of the same memory."""
+    """x as a tensor or as an array, as `like` is and where it is; of the same memory on the CPU."""
     if isinstance(x, Tensor) == isinstance(like, Tensor):
         return x
-    return x.numpy() if isinstance(x, Tensor) else torch.from_numpy(x)
+    return as_array(x) if isinstance(x, Tensor) else torch.from_numpy(x).to(like.device)
+
+
+def as_array(x: Any) -> NDArray[Any]:
+    """An array as it is, a tensor as one; of memory that is shared where it is on the CPU."""
+    return x.numpy(force=True) if isinstance(x, Tensor) else x
 
 
 def as_host(x: Tensor) -> NDArray[Any]:
     """A tensor as float64 or complex128 array; of memory that is shared where nothing has to change."""
-    array: NDArray[Any] = x.numpy(force=True)
+    array = as_array(x)
     return array if array.dtype.char in "dD" else array.astype("c16" if array.dtype.kind == "c" else "f8")
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import product
+from .arrays import one_norm, product
+from .dense import node_ranges
 
 Array = NDArray[Any]
 THETA = 2.0  # |A| H at most
@@ -42,18 +43,18 @@ class Powers:
 
     @classmethod
     def of(cls, A: Array) -> Powers:
-        one_norm = np.abs(A).sum(-2).max(-1)
-        unit = np.ones_like(one_norm)
-        if one_norm.max() > LARGE or one_norm.min() < 1 / LARGE:  # so that powers stay in range
-            unit = np.ldexp(1.0, np.clip(np.frexp(one_norm)[1], -1000, 1000))
+        size = one_norm(A)
+        unit = np.ones_like(size)
+        if size.max() > LARGE or size.min() < 1 / LARGE:  # so that powers stay in range
+            unit = np.ldexp(1.0, np.clip(np.frexp(size)[1], -1000, 1000))
             A = A / unit[:, None, None]
         scaled = np.empty((Q, *A.shape), A.dtype)
         scaled[0] = A
         np.matmul(A, A, out=scaled[1])
         np.matmul(scaled[1], A, out=scaled[2])
         np.matmul(scaled[1], scaled[1], out=scaled[3])
-        third, fourth = np.abs(scaled[2:]).sum(-2).max(-1)
-        return cls(unit, scaled, one_norm, np.maximum(np.cbrt(third), np.sqrt(np.sqrt(fourth))) * unit)
+        third, fourth = one_norm(scaled[2:])
+        return cls(unit, scaled, size, np.maximum(np.cbrt(third), np.sqrt(np.sqrt(fourth))) * unit)
 
 
 class Steps:
@@ -115,7 +116,7 @@ class ChainStates:
         N = int(index.max()) + 1
         if S * R > 1:
             index = (index.reshape(S * R, T) + N * np.arange(S * R)[:, None]).reshape(-1)
-        ranges = _ranges(N)
+        ranges = node_ranges(N, MAX_LEVEL)
         steps = Steps(powers, H, max((level for level, _, _ in ranges), default=0))
         nodes = np.empty((S, R, N, n), z0.dtype)
         nodes[:, :, 0] = z0
@@ -210,17 +211,6 @@ def _rows_product(a: Array, b: Array) -> Array:
     """a^T conj(b), summed over all rows of a system: (S, ..., n) -> (S, n, n)."""
     S, n = len(a), a.shape[-1]
     return np.asarray(product(a.reshape(S, -1, n).mT, b.reshape(S, -1, n).conj()))
-
-
-@lru_cache(maxsize=512)
-def _ranges(N: int) -> list[tuple[int, int, int]]:
-    """(level, start, stop): nodes start to stop are E^(2^level) times those 2^level before; all N of them, in order."""
-    ranges, start = [], 1
-    while start < N:
-        level = min(MAX_LEVEL, start.bit_length() - 1)
-        ranges.append((level, start, min(start + 2**level, N)))
-        start += 2**level
-    return ranges
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ The reverse is the same products transposed. Plain tensors only; shapes as in `s
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,11 +66,16 @@ def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Runs | Padded
 
 
 def _ranges(N: int, n: int) -> list[tuple[int, int, int]]:
-    """(level, start, stop): nodes start to stop are E^(2^level) times those 2^level before; all N of them, in order."""
+    """`node_ranges` with as many squarings as pay."""
     # seconds: a squaring and its reverse, three products of n^3; a step and its reverse, three passes over n x n
     squaring, step = 1.5e-10 * n**3, 6e-5 + 3e-9 * n**2
     levels = range(max(1, (N - 1).bit_length()))
-    top = min(levels, key=lambda level: level * squaring + (level + N / 2**level) * step)
+    return node_ranges(N, min(levels, key=lambda level: level * squaring + (level + N / 2**level) * step))
+
+
+@lru_cache(maxsize=512)
+def node_ranges(N: int, top: int) -> list[tuple[int, int, int]]:
+    """(level, start, stop): nodes start to stop are E^(2^level) times those 2^level before; all N of them, in order."""
     ranges, start = [], 1
     while start < N:
         level = min(top, start.bit_length() - 1)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from .arrays import product
+from .arrays import MOST_STATES_OF_NUMPY, one_norm, product
 from .gaps import NEAR
 from .modal import Modes
 from .rows import Rows
@@ -32,7 +32,6 @@ UNITS = 1000.0  # componentwise condition of the problem beyond which the limit 
 MAX_EXPLAINED = 1e6  # to no more than this
 GRADIENT_SLACK = 4.0  # gradients may lose this much more than states
 GRADED = 128.0  # |A| s / |lam| of a mode up to which LAPACK's error needs no correction: some ten units of rounding
-MOST_OF_SCIPY = 64  # states; larger products would be shared out among threads that are not torch's
 TINY = 1e-200
 
 
@@ -148,7 +147,7 @@ def _row_norms(x: Array) -> Array:
 
 def _modes(A: Array) -> Modes:
     """Eigenvalues, eigenvectors of length 1 and the inverse of their basis, infinite where it has none."""
-    if len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_OF_SCIPY:
+    if len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_STATES_OF_NUMPY:
         return _modes_of_one(A[0])
     try:
         lam, V = torch.linalg.eig(torch.from_numpy(A))  # for small matrices half the time of numpy's
@@ -269,7 +268,3 @@ def _dual(V: Array, weight: Array, n_pairs: int) -> Array:
     V_inv = np.take_along_axis(Y, rows.cosine[..., None], -2).astype(V.dtype)
     V_inv.imag[:] = -np.take_along_axis(Y, rows.sine[..., None], -2) * (weight > 1)[..., None]
     return V_inv / np.maximum(weight, 1)[..., None] * (weight > 0)[..., None]
-
-
-def one_norm(A: Array) -> Array:
-    return np.asarray(np.abs(A).sum(-2).max(-1))

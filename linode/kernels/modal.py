@@ -254,9 +254,8 @@ class Modes:
     def _assembled(self, c: Any, t: Any, g: Any, sums: Any, delayed: Any, at_short: Any) -> tuple[Any, Any]:
         """S and a from the sums over time (S, R, p, n): of conj(x) g, and of t conj(x) g; at_short: what they lack."""
         (VH, dual, basis, _), p = self.adjoint, c.shape[-1]
-        diagonal, own = (
-            (VH[:, None] * x).sum(-1) for x in (sums, delayed)
-        )  # (S, R, p): Q_jj, and D_jj(t) = t e^(lam_j t)
+        # (S, R, p): Q_jj, and D_jj(t) = t exp(lam_j t)
+        diagonal, own = ((VH[:, None] * x).sum(-1) for x in (sums, delayed))
         whole = diagonal
         if at_short is not None:
             extra = as_type(at_short, VH) @ VH.mT[:, None]

@@ -19,18 +19,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..kernels.arrays import MOST_STATES_OF_NUMPY, as_array, as_tensor, of_kind
 from ..kernels.chain import THETA, ChainStates, Powers
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
 from .propagator import FLOOR, Propagator, PropagatorPlan
 
 Array = NDArray[Any]
-MOST_STATES = 64  # products of larger matrices would be shared out among threads that are not torch's
 MOST_STEPS = 512.0  # |Xi| t_max
 MOST_OVERSCALED = 16.0  # 1-norm over the norm that the powers show
 MOST_SKEWED = 64.0  # ratio of a row's sum to its column's: beyond, balancing pays
 UNIT_ROUNDOFF = 2.0**-53
-N_CALLS, N_CALLS_PER_STEP = 360, 4  # of a step of training; for each step of the chain that has times
+# of a step of training, Python around them included, as its time shows; for each step of the chain that has times
+N_CALLS, N_CALLS_PER_STEP = 360, 4
 
 
 @register
@@ -47,8 +48,8 @@ class Chain(Method):
         return self.plan(Xi, rtol, work.t_max)
 
     def plan(self, Xi: Any, rtol: float | None = None, t_max: float = 0.0) -> Plan:
-        A = Xi.numpy(force=True) if isinstance(Xi, Tensor) else Xi
-        if A.shape[-1] > MOST_STATES:
+        A = as_array(Xi)
+        if A.shape[-1] > MOST_STATES_OF_NUMPY:
             return _rejected(Xi, A, t_max, rtol)
         with np.errstate(all="ignore"):
             powers = Powers.of(A)
@@ -92,8 +93,8 @@ class ChainPlan(HostPlan):
         rate, one_norm = float(self.powers.rate.max()), float(self.powers.one_norm.max())
         if self.is_accepted:
             return f"few steps, |Xi^p|^(1/p) = {rate:.3g} for times up to {self.t_max:.3g}"
-        if self.A.shape[-1] > MOST_STATES:
-            return f"Xi has {self.A.shape[-1]} states, more than {MOST_STATES}"
+        if self.A.shape[-1] > MOST_STATES_OF_NUMPY:
+            return f"Xi has {self.A.shape[-1]} states, more than {MOST_STATES_OF_NUMPY}"
         return (
             f"|Xi^p|^(1/p) = {rate:.3g} and |Xi| = {one_norm:.3g} for times up to {self.t_max:.3g}: more than "
             f"{MOST_STEPS:g} steps, or Xi is overscaled or badly scaled"
@@ -115,29 +116,29 @@ class ChainPlan(HostPlan):
         return self.record(z0, t)[1](g, want_t)
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
-        starts, times = self._host(z0), self._host(t)
+        starts, times = as_array(z0), as_array(t)
         if (times < 0).any():
             return self._both_ways(z0, t)
         chain = self._chain(starts, times)
         if chain is None:
-            z0, t = self._tensor(z0), self._tensor(t)
+            z0, t = as_tensor(z0), as_tensor(t)
             return self.whole.evaluate(z0, t), partial(self._vjp_by_whole, z0, t)
         z = chain.states()
 
         def pullback(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-            cotangents = self._host(g)
+            cotangents = as_array(g)
             S, a = chain.gradients(cotangents)
             dt = (cotangents.conj() * (z @ self.A[:, None].mT)).sum(-1).real if want_t else None
-            return _given_back(S, z0), _given_back(a, z0), None if dt is None else _given_back(dt, z0)
+            return of_kind(S, z0), of_kind(a, z0), None if dt is None else of_kind(dt, z0)
 
-        return _given_back(z, t), pullback
+        return of_kind(z, t), pullback
 
     def _vjp_by_whole(self, z0: Tensor, t: Tensor, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-        return self.whole.vjp(z0, t, self._tensor(g), want_t)
+        return self.whole.vjp(z0, t, as_tensor(g), want_t)
 
     def _both_ways(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
         """Negative times are those of -Xi."""
-        z0, t = self._tensor(z0), self._tensor(t)
+        z0, t = as_tensor(z0), as_tensor(t)
         back = (t < 0)[..., None]
         forth, forth_pullback = self.record(z0, t.clamp(min=0))
         if self._backward is None:
@@ -147,7 +148,7 @@ class ChainPlan(HostPlan):
         z, back_pullback = self._backward.record(z0, (-t).clamp(min=0))
 
         def pullback(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-            g = self._tensor(g)
+            g = as_tensor(g)
             S, a, dt = forth_pullback(torch.where(back, 0, g), want_t)
             Sb, ab, dtb = back_pullback(torch.where(back, g, 0), want_t)
             return S - Sb, a + ab, dt - dtb if want_t else None
@@ -160,12 +161,6 @@ class ChainPlan(HostPlan):
         if self._whole is None:
             self._whole = Propagator().plan(self.Xi, self.rtol)
         return self._whole
-
-    def _host(self, x: Any) -> Array:
-        return x.numpy(force=True) if isinstance(x, Tensor) else x
-
-    def _tensor(self, x: Any) -> Tensor:
-        return x if isinstance(x, Tensor) else torch.tensor(x)
 
     def _steps(self, t_max: Any) -> Array:
         """Powers of two, not far above the times: t / H must not underflow."""
@@ -189,8 +184,3 @@ class ChainPlan(HostPlan):
                     chain = None
         self._last = (z0.copy(), t.copy(), chain)
         return chain
-
-
-def _given_back(x: Array, like: Any) -> Any:
-    """As an array or a tensor, as `like` is, and where it is."""
-    return torch.from_numpy(x).to(like.device) if isinstance(like, Tensor) else x

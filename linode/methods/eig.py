@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
+from ..kernels.arrays import as_array
 from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_modes
 from ..kernels.modal import Modes
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
 
 MAX_CONDITION = 1000.0
-N_CALLS = 280  # of a step of training
+N_CALLS = 280  # of a step of training, Python around them included, as its time shows
 Array = NDArray[Any]
 
 
@@ -52,7 +53,7 @@ class Eig(Method):
         limit = self.max_condition
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
-        A = Xi.numpy(force=True) if isinstance(Xi, Tensor) else Xi
+        A = as_array(Xi)
         kind = structure(A)
         if kind:
             return EigPlan(Xi, unitary_modes(A, kind), np.ones(len(A)), np.ones(len(A), dtype=bool), f"Xi is {kind}")
