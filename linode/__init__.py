@@ -9,9 +9,11 @@ from .errors import (
     NonFiniteError,
     NotDifferentiableError,
     OptionError,
+    OrderError,
     ShapeError,
 )
 from .exponential import expm, expm_multiply
+from .inputs import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrderHold
 from .ode import LinearODE
 from .odeint import odeint
 from .solution import Solution, Stats, Status
@@ -21,16 +23,23 @@ __version__ = "0.1.0"
 __all__ = [
     "DeviceError",
     "DtypeError",
+    "FirstOrderHold",
+    "Harmonics",
+    "Impulses",
+    "Input",
     "LinearODE",
     "LinodeError",
     "MethodError",
     "NonFiniteError",
     "NotDifferentiableError",
     "OptionError",
+    "OrderError",
     "ShapeError",
+    "Smooth",
     "Solution",
     "Stats",
     "Status",
+    "ZeroOrderHold",
     "expm",
     "expm_multiply",
     "methods",

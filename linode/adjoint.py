@@ -9,6 +9,7 @@ with a jvp, the same evaluation runs as custom operators (`linode.compiled`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,6 +41,24 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     return Trajectory.apply(Xi, z0, t, planner)
 
 
+def has_derivative(x: Tensor) -> bool:
+    """Whether anything is differentiated with respect to x, in either mode."""
+    return x.requires_grad or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None)
+
+
+def linearised(
+    f: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The derivative of f at x and its adjoint, as functions of a tangent and of a cotangent."""
+    with torch.enable_grad():
+        pullback = torch.func.vjp(f, x)[1]
+
+    def push(dx: Tensor) -> Tensor:
+        return torch.func.jvp(f, (x,), (dx,))[1]
+
+    return push, lambda g: pullback(g)[0]
+
+
 class Trajectory(Function):
     """z(Xi, z0, t), (*batch, T, n)."""
 
@@ -63,12 +82,12 @@ class Trajectory(Function):
     @staticmethod
     def jvp(ctx: Any, dXi: Tensor | None, dz0: Tensor | None, dt: Tensor | None, _: None) -> Tensor:
         Xi, z0, t = ctx.saved_tensors
-        dXi, dz0, dt = _zeros_for_none((Xi, z0, t), (dXi, dz0, dt))
+        dXi, dz0, dt = zeros_for_none((Xi, z0, t), (dXi, dz0, dt))
         return tangent(Xi, z0, t, dXi, dz0, dt, ctx.planner)[0]
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Any:
-        folded = _fold((Xi, z0, t), in_dims[:3], (2, 1, 1))
+        folded = fold((Xi, z0, t), in_dims[:3], (2, 1, 1))
         return Trajectory.apply(*folded, Planner(planner.method, planner.rtol)), 0
 
 
@@ -118,7 +137,7 @@ class TrajectoryVJP(Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         Xi, z0, t, g = ctx.saved_tensors
-        dXi, dz0, dt, dg = _zeros_for_none((Xi, z0, t, g), tangents[:4])
+        dXi, dz0, dt, dg = zeros_for_none((Xi, z0, t, g), tangents[:4])
         *curvature, _ = second_order(Xi, z0, t, g, dXi, dz0, dt, ctx.planner)
         linear = TrajectoryVJP.apply(Xi, z0, t, dg, ctx.planner, True)
         return tuple(x + y for x, y in zip(curvature, linear))
@@ -127,7 +146,7 @@ class TrajectoryVJP(Function):
     def vmap(
         info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, planner: Planner, want_t: bool
     ) -> Any:
-        folded = _fold((Xi, z0, t, g), in_dims[:4], (2, 1, 1, 2))
+        folded = fold((Xi, z0, t, g), in_dims[:4], (2, 1, 1, 2))
         # every element of the map has gradients of its own, so every argument must carry the dimension
         rank = max(x.ndim - own for x, own in zip(folded, (2, 1, 1, 2)))
         size, whole = info.batch_size, []
@@ -171,11 +190,11 @@ def _block(Xi: Tensor, dXi: Tensor, z0: Tensor, dz0: Tensor) -> tuple[Tensor, Te
     return torch.cat([top, torch.cat([dXi, Xi], -1)], -2), torch.cat([z0, dz0], -1)
 
 
-def _zeros_for_none(primals: Any, tangents: Any) -> Any:
+def zeros_for_none(primals: Any, tangents: Any) -> Any:
     return [torch.zeros_like(p) if d is None else d for p, d in zip(primals, tangents)]
 
 
-def _fold(tensors: Any, in_dims: Any, n_own: Any) -> list[Tensor]:
+def fold(tensors: Any, in_dims: Any, n_own: Any) -> list[Tensor]:
     """Mapped dimensions moved to the front of batch shapes of one rank."""
     ranks = [x.ndim - own - (dim is not None) for x, own, dim in zip(tensors, n_own, in_dims)]
     rank = max(ranks)

@@ -27,6 +27,10 @@ class NotDifferentiableError(LinodeError, RuntimeError):
     """A derivative that torch cannot carry through; the message names one that it can."""
 
 
+class OrderError(LinodeError, ValueError):
+    """Times that must increase do not."""
+
+
 class OptionError(LinodeError, ValueError):
     """An option has a value that means nothing."""
 

@@ -33,6 +33,7 @@ from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
 from .methods import Method, Plan, Propagator, Pullback, Workload, registry
+from .methods.many import makes_many, recur
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
 FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
@@ -129,7 +130,10 @@ class Evaluation:
         for x, size_of_x, name in ((z0, size, "z0"), (t, t_max, "t")):
             if not math.isfinite(size_of_x):
                 check_finite(x, name)
-        self.plan = planner.known(self.systems, t_max) or self._new_plan(planner, t_max)
+        many = makes_many(t, layout.n) if layout.t_shape[-1] == 1 and 2 * layout.n < layout.R else None
+        n_trajectories = layout.n if many else layout.R
+        self.plan = planner.known(self.systems, t_max) or self._new_plan(planner, t_max, n_trajectories)
+        self.plan = many(self.plan) if many else self.plan
         moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
         if not (small and moderate and self.plan.takes_arrays):
             self.is_single = self.plan.takes_single and layout.n_entries > MANY
@@ -137,13 +141,13 @@ class Evaluation:
         self.is_host = few  # times and states are NumPy arrays, as starts may be
         self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
 
-    def _new_plan(self, planner: Planner, t_max: float) -> Plan:
+    def _new_plan(self, planner: Planner, t_max: float, n_trajectories: int) -> Plan:
         layout, Xi = self.layout, self.systems
         norm = float(one_norm(Xi).max())
         if not math.isfinite(norm):
             check_finite(self.asked[0], "Xi")
         n_systems = 1 if is_repeated(Xi) else layout.S
-        return planner.plan(Xi, Workload(n_systems, layout.R, layout.t_shape[-1], layout.n, norm, t_max))
+        return planner.plan(Xi, Workload(n_systems, n_trajectories, layout.t_shape[-1], layout.n, norm, t_max))
 
     def states(self, for_gradients: bool = False) -> Tensor:
         """z (*batch, T, n); for gradients, what they need again is kept."""
@@ -164,6 +168,13 @@ class Evaluation:
             z = _beyond_range(*map(as_tensor, (self.systems, starts, times, z)))
         # no view to autograd: it may be changed in place
         return torch.ops.aten._unsafe_view(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
+
+    def recurrence(self, d: Tensor) -> Tensor:
+        """x_(k+1) = exp(Xi t_k) x_k + d_k from x_0 = z0, (*batch, T, n), for d of that shape."""
+        if self.layout.n_entries == 0:
+            return torch.zeros_like(d)
+        x = recur(self.plan, as_tensor(self.starts), as_tensor(self.times), self.layout.trajectories(d, 2))
+        return self.layout.batched(x).contiguous()
 
     def gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """dL/dXi, dL/dz0 and, where wanted, dL/dt of L = sum Re<g, z>."""

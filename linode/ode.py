@@ -1,27 +1,34 @@
-"""LinearODE: the data path, top to bottom (call, validate, plan, evaluate, result)."""
+"""LinearODE: one Xi for all times."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .adjoint import trajectory
-from .conditioning import relative_condition
-from .evaluation import Planner, systems_of
+from .adjoint import linearised, tangent, trajectory
+from .evaluation import Planner, evaluate_vjp, systems_of
+from .forced import Forcing, make_planners
 from .kernels.arrays import one_norm
-from .methods import Method, Plan, Workload, make_method
-from .problem import Layout, as_answer, check_finite, check_tolerance, make_system, make_times, widened
-from .solution import Solution, Stats, Status
+from .methods import Method, Plan, Propagator, Workload, make_method
+from .problem import Layout, broadcast, check_finite, check_tolerance, make_system, make_times, widened
+from .solver import Solver
+
+NOTHING = Forcing()
 
 
-class LinearODE:
-    """Solver of z'(t) = Xi z(t), z(0) = z0: z(t) = exp(Xi t) z0, differentiable in Xi, z0 and t.
+class LinearODE(Solver):
+    """Solver of z'(t) = Xi z(t) + b + B u(t), z(0) = z0, differentiable in all of them, and in t.
 
     Args:
         Xi: system matrix, (*batch, n, n), units 1/time. Tensor, NumPy array or nested list.
-        z0: initial state, (*batch, n). Batch dimensions of Xi, z0 and t broadcast.
+        z0: initial state, (*batch, n). Batch dimensions of all arguments and of t broadcast.
+        b: constant forcing, (*batch, n).
+        B: input matrix, (*batch, n, m); None: u acts on the states themselves, m = n. Without u it has no effect.
+        u: input of m channels: `ZeroOrderHold`, `FirstOrderHold`, `Impulses`, `Harmonics`, a sum of these, or a smooth
+            function of t (see `Smooth`).
         method: "auto", "eig", "schur", "propagator", or a method object such as
             `linode.methods.Eig(max_condition=10.0)`.
         rtol: relative error that is good enough; lets `auto` accept less well-conditioned eigenvectors. None: all
@@ -36,7 +43,8 @@ class LinearODE:
         ShapeError, DtypeError, DeviceError, NonFiniteError, OptionError: an argument that cannot be used, by name.
         MethodError: unknown method; when called, a method chosen by name that cannot be accurate for this Xi.
 
-    Source: gradients by the adjoint integral, see `linode.adjoint` and `linode.kernels.modal`.
+    Source: gradients by the adjoint integral, see `linode.adjoint` and `linode.kernels.modal`; forcing by augmented
+    systems, see `linode.forced`.
 
     Example:
         >>> import torch, linode
@@ -55,6 +63,9 @@ class LinearODE:
         Xi: Any,
         z0: Any,
         *,
+        b: Any = None,
+        B: Any = None,
+        u: Any = None,
         method: str | Method = "auto",
         rtol: float | None = None,
         names: tuple[str, str] = ("Xi", "z0"),
@@ -63,63 +74,12 @@ class LinearODE:
         self.Xi, self.z0, self._is_numpy = make_system(Xi, z0, names)
         self._names = names
         self._planner = Planner(make_method(method), rtol)
-
-    def __call__(self, t: Any) -> Any:
-        """The states at times t, in any order.
-
-        Args:
-            t: (T,) or (*batch, T), real, units of 1/Xi; or a scalar.
-
-        Returns:
-            z, (*batch, T, n), or (*batch, n) for a scalar t.
-
-        Raises:
-            ShapeError, DtypeError, DeviceError, NonFiniteError: t cannot be used.
-            MethodError: the method chosen by name cannot be accurate.
-        """
-        times, is_scalar = make_times(t, self.Xi, self._batches, self._names)
-        z = self._evaluate(times)
-        return self._answer(z[..., 0, :] if is_scalar else z, t)
-
-    def solve(self, t: Any) -> Solution:
-        """As calling, with method, status, statistics, condition number and error estimate.
-
-        Args and Raises as for calling. The condition number costs about a dozen evaluations.
-
-        Example:
-            >>> import linode
-            >>> sol = linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 1.0]).solve([0.0, 1.0])
-            >>> sol.method, bool(sol.status), sol.z.shape
-            ('eig', True, (2, 2))
-        """
-        times, is_scalar = make_times(t, self.Xi, self._batches, self._names)
-        z = self._evaluate(times)
-        plan = self.decomposition
-        condition = self._condition(times, z)
-        unit_roundoff = torch.finfo(self.dtype).eps / 2
-        if not bool(torch.isfinite(z).all()):
-            status = Status.OVERFLOW
-        elif bool((condition * unit_roundoff > ILL_CONDITIONED).any()):
-            status = Status.ILL_CONDITIONED
-        else:
-            status = Status.OK
-        stats = Stats(
-            n=self.Xi.shape[-1],
-            n_systems=plan.Xi.shape[0],
-            n_times=times.shape[-1],
-            reason=plan.reason,
-            rejected=tuple(plan.rejected),
-            details=plan.details,
-        )
-        return Solution(
-            t=t,
-            z=self._answer(z[..., 0, :] if is_scalar else z, t),
-            method=plan.method,
-            status=status,
-            stats=stats,
-            condition=self._answer(condition, t),
-            error_estimate=self._answer(condition * unit_roundoff, t),
-        )
+        self.forcing = NOTHING
+        if b is not None or B is not None or u is not None:
+            self.forcing, is_numpy = Forcing.make(b, B, u, self.Xi)
+            self._is_numpy = self._is_numpy and is_numpy
+            broadcast({"Xi": self.Xi.shape[:-2], "z0": self.z0.shape[:-1], **self.forcing.batches})
+            self._planners = make_planners(self._planner)
 
     def propagator(self, t: Any) -> Any:
         """exp(Xi t), differentiable in Xi and t.
@@ -135,29 +95,9 @@ class LinearODE:
             >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [0.0, 0.0]).propagator(3.0).tolist()
             [[1.0, 3.0], [0.0, 1.0]]
         """
-        times, is_scalar = make_times(t, self.Xi, self._batches[:1], self._names[:1])
+        times, is_scalar = make_times(t, self.Xi, (self._Xi_batch,), self._names[:1])
         P = exponential(self.Xi, times, self._planner).to(self.dtype)
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
-
-    def condition(self, t: Any) -> Any:
-        """Relative condition number of the trajectory with respect to Xi, (*batch,).
-
-        |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi
-        is amplified, to first order. By power iteration with this solver's own derivatives; a lower bound, usually
-        within a few per cent. A result carries about -log10(condition * eps) digits that the rounding of Xi leaves
-        meaningful.
-
-        Source: Higham (2008), Functions of Matrices, section 3.1-3.4 and algorithm 3.20 (power method).
-
-        Example:
-            >>> import linode
-            >>> ode = linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0])
-            >>> 10 < float(ode.condition([20.0])) < 40
-            True
-        """
-        times, _ = make_times(t, self.Xi, self._batches, self._names)
-        with torch.no_grad():
-            return self._answer(self._condition(times, self._evaluate(times)), t)
 
     @property
     def decomposition(self) -> Plan:
@@ -173,60 +113,35 @@ class LinearODE:
         norm = float(one_norm(systems).max()) if layout.S else 0.0
         return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, norm, 0.0))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of results: that of Xi and z0 together."""
-        return torch.promote_types(self.Xi.dtype, self.z0.dtype)
-
-    def explain(self, t: Any | None = None) -> str:
-        """In words: which method, why, what was passed over and why, and with t the condition and the error to
-        expect.
-        """
-        solution = self.solve(t) if t is not None else None
-        plan = self.decomposition
-        S, n = plan.Xi.shape[:2]
-        lines = [
-            f"Xi: {S} system{'s' if S != 1 else ''} of {n} x {n}, {self.Xi.dtype}",
-            f"method: {plan.method}, because {plan.reason}",
-            *(f"passed over: {reason}" for reason in plan.rejected),
-            *(f"{name}: {_short(value)}" for name, value in plan.details.items()),
-        ]
-        if solution is not None:
-            condition = torch.as_tensor(solution.condition).max() if S else 0.0
-            error = torch.as_tensor(solution.error_estimate).max() if S else 0.0
-            lines += [
-                f"condition: {float(condition):.3g} (relative, of z(t) with respect to Xi)",
-                f"error estimate: {float(error):.3g} (relative, if Xi is known to rounding)",
-                f"status: {solution.status}",
-            ]
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        shapes = f"Xi {tuple(self.Xi.shape)}, z0 {tuple(self.z0.shape)}"
-        return f"LinearODE({shapes}, {self.dtype}, method={self._planner.method.name!r})"
-
-    @property
-    def _batches(self) -> tuple[torch.Size, torch.Size]:
-        return self.Xi.shape[:-2], self.z0.shape[:-1]
-
     def _evaluate(self, times: Tensor) -> Tensor:
+        if not self.forcing.is_nothing:
+            return self.forcing.states(self.Xi[..., None, :, :], self.z0, times, self._planners).to(self.dtype)
         Xi, z0 = self.Xi, self.z0
         if Xi.dtype != z0.dtype:
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
         return trajectory(Xi, z0, times, self._planner)
 
-    def _condition(self, times: Tensor, z: Tensor) -> Tensor:
-        wide = torch.promote_types(self.dtype, torch.float64)
-        with torch.no_grad():
-            return relative_condition(
-                self.Xi.detach().to(wide), self.z0.detach().to(wide), times.detach(), z.detach().to(wide), self._planner
-            )
+    def _derivatives(
+        self, times: Tensor, z: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        n, batch = self.Xi.shape[-1], z.shape[:-2]
+        Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n), self.z0.detach().to(z.dtype)
+        if not self.forcing.is_nothing:
+            planners = self._planners.child("condition")
+            return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)
+        times = torch.where(torch.isfinite(z).all(-1), times, 0)  # past the largest float is no condition to speak of
+        blocks = Planner(Propagator(precision="double"))  # a digit is enough
+        still = torch.zeros_like(z0), torch.zeros_like(times)
+        return (
+            Xi,
+            lambda dXi: tangent(Xi, z0, times, dXi, *still, blocks)[0],
+            lambda g: evaluate_vjp(self._planner, Xi, z0, times, g, want_t=False)[0],
+        )
 
-    def _answer(self, x: Tensor, t: Any) -> Any:
-        return as_answer(x, self._is_numpy and not isinstance(t, Tensor))
-
-
-ILL_CONDITIONED = 0.1  # relative error to expect beyond which no digit is sure
+    def _with(self, forcing: Forcing) -> LinearODE:
+        other = object.__new__(LinearODE)
+        other.__dict__.update(self.__dict__, forcing=forcing)
+        return other
 
 
 def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
@@ -235,8 +150,3 @@ def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
     n, rank = Xi.shape[-1], max(Xi.ndim - 2, times.ndim - 1)
     columns = torch.eye(n, dtype=Xi.dtype, device=Xi.device).reshape(n, *(1,) * rank, n)
     return trajectory(Xi, columns, times, planner).movedim(0, -1)
-
-
-def _short(value: Any, most: int = 8) -> str:
-    text = str(value)
-    return text if len(text) <= 24 * most else text[: 24 * most] + " ..."

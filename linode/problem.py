@@ -80,6 +80,11 @@ def is_deferred() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def is_known(x: Tensor) -> bool:
+    """Whether the values of x can be looked at here; inside transforms some tensors are as they were outside."""
+    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def make_matrix(A: Any, name: str) -> Tensor:
     """A checked square matrix, (*batch, n, n)."""
     matrix = as_tensor(A, name)

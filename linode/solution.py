@@ -20,6 +20,11 @@ class Status(Enum):
         "Check the units of Xi and t, or use shorter times"
     )
 
+    UNRESOLVED_INPUT = (
+        "the input is a function that was sampled, and z(t) changes where it is sampled more densely. Give samples as "
+        "a hold where it jumps, or pass linode.Smooth(u, m, n_panels=...)"
+    )
+
     def __bool__(self) -> bool:
         return self is Status.OK
 

@@ -84,15 +84,15 @@ class EigPlan(HostPlan):
         return str(self.check)
 
     def evaluate(self, z0: Any, t: Any) -> Any:
-        return self._modes_for(z0).evaluate(z0, t)
+        return self.modes_for(z0).evaluate(z0, t)
 
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
-        return self._modes_for(z0).vjp(z0, t, g, want_t)
+        return self.modes_for(z0).vjp(z0, t, g, want_t)
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
-        return self._modes_for(z0).record(z0, t)
+        return self.modes_for(z0).record(z0, t)
 
-    def _modes_for(self, z0: Any) -> Modes:
+    def modes_for(self, z0: Any) -> Modes:
         """As arrays for arrays, and as tensors for tensors."""
         if isinstance(z0, np.ndarray):
             return self.modes

@@ -1,0 +1,299 @@
+"""z'(t) = Xi z(t) + b + B u(t): states at the breaks of the input by a recurrence, and from there to any time.
+
+The state beside what drives it is a linear ODE without input, y = (z, v), y' = M y, M = [[Xi, G], [0, Omega]], on every
+piece between two breaks; Xi may differ from piece to piece. Times before 0 are those of the mirrored problem.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .adjoint import has_derivative, trajectory
+from .errors import ShapeError
+from .evaluation import Planner
+from .inputs import Input, make_input
+from .inputs.pieces import Pieces, count, no_pieces, select
+from .knots import Planners, knots
+from .methods import Auto
+from .problem import as_tensor, check_finite, check_same_device, is_finite, is_known
+
+ENOUGH = 1e-6  # relative error of z from an input that was sampled, beyond which a status says so
+FEW_BREAKS = 8  # up to which a first piece of its own length is no reason to treat it by itself
+
+
+@dataclass(frozen=True)
+class Forcing:
+    """b (*batch, n), B (*batch, n, m) and the inputs u whose sum acts; checked."""
+
+    b: Tensor | None = None
+    B: Tensor | None = None
+    inputs: tuple[Input, ...] = ()
+    rtol: float = ENOUGH
+
+    @classmethod
+    def make(cls, b: Any, B: Any, u: Any, Xi: Tensor) -> tuple[Forcing, bool]:
+        """The checked forcing of Xi (*batch, n, n), and whether no tensor is among its parts."""
+        n, tensors, is_numpy = Xi.shape[-1], {"Xi": Xi}, not isinstance(b, Tensor) and not isinstance(B, Tensor)
+        if b is not None:
+            b = tensors["b"] = as_tensor(b, "b")
+            if b.ndim < 1 or b.shape[-1] != n:
+                raise ShapeError(f"b has shape {tuple(b.shape)}, but Xi is {n} x {n}; b must be (*batch, {n})")
+        if B is not None:
+            B = tensors["B"] = as_tensor(B, "B")
+            if B.ndim < 2 or B.shape[-2] != n:
+                raise ShapeError(f"B has shape {tuple(B.shape)}, but Xi is {n} x {n}; B must be (*batch, {n}, m)")
+        for name, x in tensors.items():
+            if name != "Xi" and is_known(x):
+                check_finite(x, name)
+        if u is None:
+            check_same_device(tensors)
+            return cls(b, B), is_numpy
+        u = make_input(u, n if B is None else B.shape[-1])
+        needed = f"Xi is {n} x {n} and there is no B" if B is None else f"B is {B.shape[-2]} x {B.shape[-1]}"
+        if u.m != (n if B is None else B.shape[-1]):
+            raise ShapeError(f"u has {u.m} channels, but {needed}")
+        check_same_device({**tensors, **{f"u ({i})": x for i, x in enumerate(u.tensors)}})
+        return cls(b, B, u.parts), is_numpy and u.is_numpy
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.b is None and not self.inputs
+
+    @property
+    def batches(self) -> dict[str, torch.Size]:
+        """Batch dimensions by the names of what has them."""
+        named = {} if self.b is None else {"b": self.b.shape[:-1]}
+        if self.inputs:
+            named |= {} if self.B is None else {"B": self.B.shape[:-2]}
+            named |= {f"u[{i}]" if i else "u": part.batch for i, part in enumerate(self.inputs)}
+        return named
+
+    def dtype(self, other: torch.dtype) -> torch.dtype:
+        """Of results, together with another."""
+        if self.is_nothing:
+            return other
+        own = [x.dtype for x in (self.b, self.B if self.inputs else None) if x is not None]
+        for dtype in (*own, *(part.dtype for part in self.inputs)):
+            other = torch.promote_types(other, dtype)
+        return other
+
+    def words(self) -> list[str]:
+        """What acts."""
+        return ["constant b"] * (self.b is not None) + [str(part) for part in self.inputs]
+
+    def refined(self) -> Forcing | None:
+        """With inputs that are sampled sampled more densely; None where all of them are exact."""
+        finer = tuple(part.refined() for part in self.inputs)
+        if all(part is None for part in finer):
+            return None
+        return replace(self, inputs=tuple(new or old for new, old in zip(finer, self.inputs)))
+
+    def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
+        """z (*batch, T, n), wide, for Xi (*batch, J, n, n) of which the next rules from each of `switches` (J - 1,) on.
+
+        Inputs act one at a time, beside states of zero.
+        """
+        dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
+        Xi, z0 = Xi.to(dtype), z0.to(dtype)
+        b, B = (None if x is None else x.to(dtype) for x in (self.b, self.B))
+        start, stop = (float(x) for x in t.detach().aminmax()) if is_known(t) and t.numel() else (0.0, 0.0)
+        solutions = []
+        for i, part in enumerate(self.inputs or (None,)):
+            pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(min(start, 0.0), max(stop, 0.0))
+            systems = Xi
+            if switches is not None:
+                pieces, index = pieces.merged(switches)
+                systems = Xi[..., index, :, :]
+            drive = Drive.of(systems, b, B if part is not None else None, pieces.to(Xi), planners.child(f"input {i}"))
+            solutions.append(drive.states(z0, t))
+            z0, b = torch.zeros_like(z0), None
+        total = reduce(torch.add, solutions)
+        if is_known(total) and not is_finite(total.detach()):
+            total = torch.where(total.isnan(), torch.inf, total)  # what is past the largest float may have met its like
+        return total
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A forced problem in one direction of time: M (*batch, J, N, N), of every piece (J = K + 1) or of all (J = 1).
+
+    pieces: those of the input, its states v (*batch, K + 1, N - n); jumps of z at the breaks (*batch, K, n), or None.
+    """
+
+    M: Tensor
+    n: int
+    pieces: Pieces
+    jumps: Tensor | None
+    planners: Planners
+    is_mirrored: bool = False
+
+    @classmethod
+    def of(cls, Xi: Tensor, b: Tensor | None, B: Tensor | None, pieces: Pieces, planners: Planners) -> Drive:
+        """Xi (*batch, J, n, n), b (*batch, n), B (*batch, n, m)."""
+        n, states, Omega = Xi.shape[-1], pieces.states, pieces.Omega
+        G = pieces.H if B is None else B @ pieces.H
+        if Omega.shape[-1]:
+            unit = _unit(G, Xi)
+            G, states = G / unit, states * unit
+        if b is not None:  # driven by a state that is constant
+            unit = _unit(b[..., None], Xi)
+            G = _joined(G, b[..., None] / unit, 2)
+            states = _joined(states, unit.expand(*unit.shape[:-2], states.shape[-2], 1).to(states.dtype), 2)
+            Omega = torch.nn.functional.pad(Omega, (0, 1, 0, 1))
+        M = _joined(Xi, G[..., None, :, :], 2)
+        M = _joined(M, torch.nn.functional.pad(Omega, (n, 0)), 2, dim=-2)
+        jumps = pieces.jumps
+        if jumps is not None and B is not None:
+            jumps = jumps @ B.mT
+        return cls(M, n, replace(pieces, states=states, Omega=Omega), jumps, planners)
+
+    def mirrored(self) -> Drive:
+        """The same against time."""
+        M = -self.M.flip(-3)
+        jumps = None if self.jumps is None else -self.jumps.flip(-2)
+        return Drive(M, self.n, self.pieces.mirrored(), jumps, self.planners.child("mirrored"), is_mirrored=True)
+
+    def states(self, z0: Tensor, t: Tensor) -> Tensor:
+        """z(t), (*batch, T, n), for z0 (*batch, n) and t (*batch, T) of any sign."""
+        known = is_known(t)
+        if known and not bool((t < 0).any()):
+            return self._after_0(z0, t)
+        if known and bool((t < 0).all()):
+            return self.mirrored()._after_0(z0, -t)
+        forth, back = self._after_0(z0, t.clamp(min=0)), self.mirrored()._after_0(z0, (-t).clamp(min=0))
+        return torch.where((t < 0)[..., None], back, forth)
+
+    def _after_0(self, z0: Tensor, t: Tensor) -> Tensor:
+        """For t >= 0."""
+        pieces, breaks = self.pieces, self.pieces.breaks
+        if breaks.shape[-1] == 0:
+            y0 = _joined(z0, pieces.states[..., 0, :], 1)
+            return trajectory(self.M[..., 0, :, :], y0, t, self.planners.whole)[..., : self.n]
+        if breaks.ndim == 1 and is_known(breaks) and is_known(t):
+            return self._along(z0, t)
+        # breaks before 0 take no time
+        if self.jumps is not None and not self.is_mirrored:
+            z0 = z0 + torch.where((breaks == 0)[..., None], self.jumps, 0).sum(-2)
+        starts = torch.cat([torch.zeros_like(breaks[..., :1]), breaks.clamp(min=0)], -1)
+        jumps = None if self.jumps is None else torch.where((breaks > 0)[..., None], self.jumps, 0)
+        v = pieces.advanced(pieces.states, starts - pieces.refs)
+        x = self._knots(z0, v[..., :-1, :], jumps, starts[..., 1:] - starts[..., :-1], slice(None, -1))
+        k = count(breaks, t, right=not self.is_mirrored)
+        return self._between(x, v, k, t - select(starts[..., None], k)[..., 0], slice(None))
+
+    def _along(self, z0: Tensor, t: Tensor) -> Tensor:
+        """One grid of breaks for all trajectories, known: no more of it than the times need."""
+        pieces, right = self.pieces, not self.is_mirrored
+        breaks = pieces.breaks
+        first = int(count(breaks, torch.zeros_like(breaks[:1]), right=True))
+        last = max(first, int(count(breaks, t.detach().amax()[None], right=right))) if t.numel() else first
+        # the recurrence may start at a break at 0, but as a function of that break it does not
+        at_break = first > 0 and float(breaks[first - 1].detach()) == 0 and not has_derivative(breaks)
+        if first > 0 and right and self.jumps is not None:
+            z0 = z0 + torch.where(breaks[first - 1].detach() == 0, self.jumps[..., first - 1, :], 0)
+        own = slice(first, last + 1)
+        starts = torch.cat([torch.zeros_like(breaks[:1]), breaks[first:last]])
+        if self.is_mirrored:
+            v = pieces.advanced(pieces.states[..., own, :], starts - pieces.refs[own])
+        else:  # states hold at the starts of the pieces, but for the piece that 0 is in
+            v = pieces.states[..., own, :]
+            if not at_break:
+                head = pieces.advanced(v[..., 0, :], starts[0] - pieces.refs[first])
+                v = torch.cat([head[..., None, :], v[..., 1:, :]], -2)
+        x = self._over_breaks(z0, v, first, last, at_break)
+        k = (count(breaks, t, right=right) - first).clamp(0, last - first)
+        return self._between(x, v, k, t - starts[k], own)
+
+    def _over_breaks(self, z0: Tensor, v: Tensor, first: int, last: int, at_break: bool) -> Tensor:
+        """States at 0 and at breaks first to last - 1."""
+        if last == first:
+            return z0[..., None, :]
+        breaks, gaps = self.pieces.breaks, self.pieces.gaps
+        jumps = None if self.jumps is None else self.jumps[..., first:last, :]
+        if at_break:
+            return self._knots(z0, v[..., :-1, :], jumps, gaps[first - 1 : last - 1], slice(first, last))
+        if last - first <= FEW_BREAKS:
+            h = torch.cat([breaks[first : first + 1], gaps[first : last - 1]])
+            return self._knots(z0, v[..., :-1, :], jumps, h, slice(first, last))
+        start = self._knots(z0, v[..., :1, :], _some(jumps, 0, 1), breaks[first : first + 1], slice(first, first + 1))
+        rest = self._knots(
+            start[..., 1, :], v[..., 1:-1, :], _some(jumps, 1, None), gaps[first : last - 1], slice(first + 1, last)
+        )
+        return torch.cat([start[..., :1, :].expand(*rest.shape[:-2], 1, self.n), rest], -2)
+
+    def _knots(self, z0: Tensor, v: Tensor, jumps: Tensor | None, h: Tensor, own: slice) -> Tensor:
+        jumps = z0.new_zeros(0, self.n) if jumps is None else jumps
+        return knots(self._systems(own), z0, v, jumps, h, self.planners)
+
+    def _systems(self, own: slice) -> Tensor:
+        """M of some of the pieces."""
+        return self.M if self.M.shape[-3] == 1 else self.M[..., own, :, :]
+
+    def _between(self, x: Tensor, v: Tensor, k: Tensor, s: Tensor, own: slice) -> Tensor:
+        """z at times s (*batch, T) after the starts of pieces k (*batch, T), whose states are x and v."""
+        if is_known(s) and not has_derivative(s) and not bool(s.any()):
+            in_order = k.ndim == 1 and is_known(k) and torch.equal(k, torch.arange(len(k), device=k.device))
+            return x[..., : len(k), :] if in_order else select(x, k)
+        M, y, n, planner = self._systems(own), _joined(x, v, 2), self.n, self.planners.whole
+        if k.ndim == 1 and is_known(k):
+            piece, place, back = grouped(k)
+            M = M if M.shape[-3] == 1 else M[..., piece, :, :]
+            z = trajectory(M, y[..., piece, :], s[place], planner)[..., :n]
+            return z.flatten(-3, -2)[..., back, :]
+        if M.shape[-3] > 1:
+            M = select(M.flatten(-2), k).unflatten(-1, M.shape[-2:])
+        return trajectory(M, select(y, k), s[..., None], planner)[..., 0, :n]
+
+
+def make_planners(planner: Planner) -> Planners:
+    """A method chosen by name solves what it can: where what drives makes a system defective, `propagator` does."""
+    method = planner.method
+    if not isinstance(method, Auto):
+        method = Auto(tuple(dict.fromkeys((method.name, "propagator"))))
+    return Planners(Planner(method, planner.rtol), planner)
+
+
+def grouped(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Times by their pieces k (T,): rows of one piece each, (rows,); which times are in them, (rows, width); and where
+    each time went, counted along rows (T,).
+
+    No row is so long that more than three times as many places as times are needed.
+    """
+    pieces = k.cpu().numpy()
+    used, inverse, counts = np.unique(pieces, return_inverse=True, return_counts=True)
+    width = min(int(counts.max()), 2 * -(-len(pieces) // len(used)))
+    order = np.argsort(inverse, kind="stable")
+    rank = np.arange(len(pieces)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the piece, in that order
+    n_rows = -(-counts // width)
+    row = np.repeat(np.cumsum(n_rows) - n_rows, counts) + rank // width
+    place = np.zeros((int(n_rows.sum()), width), np.int64)
+    place[:] = order[np.unique(row, return_index=True)[1]][:, None]  # what is left over repeats the row's first time
+    place[row, rank % width] = order
+    back = np.empty_like(order)
+    back[order] = row * width + rank % width
+    piece = np.repeat(used, n_rows)
+    return tuple(torch.from_numpy(x).to(k.device) for x in (piece, place, back))  # type: ignore[return-value]
+
+
+def _some(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:
+    return None if x is None else x[..., start:stop, :]
+
+
+def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
+    """Side by side, or one above the other (dim = -2); all but the last n_own dimensions broadcast."""
+    batch = torch.broadcast_shapes(x.shape[:-n_own], y.shape[:-n_own])
+    return torch.cat([a.expand(*batch, *a.shape[-n_own:]) for a in (x, y)], dim)
+
+
+def _unit(G: Tensor, Xi: Tensor) -> Tensor:
+    """(*batch, 1, 1): a power of two, in units of which what drives is as large as Xi."""
+    size = Xi.detach().abs().amax((-3, -2, -1))[..., None, None]
+    ratio = G.detach().abs().amax((-2, -1), keepdim=True) / size
+    ratio = torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0)
+    return torch.exp2(ratio.log2().round())

@@ -1,0 +1,26 @@
+"""What drives z'(t) = Xi z(t) + b + B u(t)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import DtypeError
+from .base import Input, Sum
+from .harmonics import Harmonics
+from .holds import FirstOrderHold, ZeroOrderHold
+from .impulses import Impulses
+from .pieces import Pieces
+from .smooth import Smooth
+
+__all__ = ["FirstOrderHold", "Harmonics", "Impulses", "Input", "Pieces", "Smooth", "Sum", "ZeroOrderHold", "make_input"]
+
+
+def make_input(u: Any, m: int) -> Input:
+    """An input from an input or a function of t with m channels."""
+    if isinstance(u, Input):
+        return u
+    if callable(u):
+        return Smooth(u, m)
+    raise DtypeError(
+        f"u must be an input such as linode.ZeroOrderHold(times, values), or a function of t, got {type(u).__name__}"
+    )

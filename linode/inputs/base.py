@@ -1,0 +1,85 @@
+"""What an input is. To add one: write one file here with a subclass of `Input` that says how it looks as `Pieces`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..problem import as_answer, as_tensor, broadcast, is_known
+from .pieces import Pieces
+
+
+class Input(ABC):
+    """u(t) of m channels. Inputs add up: `u1 + u2`."""
+
+    m: int
+    tensors: tuple[Tensor, ...]  # that it is made of
+    dtype: torch.dtype  # of u(t)
+    is_numpy: bool
+
+    @abstractmethod
+    def pieces(self, start: float, stop: float) -> Pieces:
+        """What it is between two times, wide; its values are checked anew, as they may have changed in place."""
+
+    @property
+    def batch(self) -> torch.Size:
+        """Batch dimensions."""
+        return torch.Size()
+
+    @property
+    def parts(self) -> tuple[Input, ...]:
+        """The inputs whose sum it is."""
+        return (self,)
+
+    def refined(self) -> Input | None:
+        """The same sampled more densely; None where nothing between samples is unknown."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(m={self.m})"
+
+    def __add__(self, other: Input) -> Input:
+        return Sum((*self.parts, *other.parts)) if isinstance(other, Input) else NotImplemented
+
+    def __call__(self, t: Any) -> Any:
+        """u(t), (*batch, T, m), for t (T,) or (*batch, T), or (*batch, m) for a scalar; impulses are left out."""
+        times = as_tensor(t, "t", integers_become=torch.float64).to(torch.float64)
+        u = self._at(times if times.ndim else times[None])
+        return as_answer(u if times.ndim else u[..., 0, :], self.is_numpy and not isinstance(t, Tensor))
+
+    def _at(self, t: Tensor) -> Tensor:
+        start, stop = (float(t.min()), float(t.max())) if is_known(t) and t.numel() else (0.0, 0.0)
+        return self.pieces(start, stop).at(t).to(self.dtype)
+
+
+class Sum(Input):
+    """Several inputs at once."""
+
+    def __init__(self, parts: Sequence[Input]) -> None:
+        if len({part.m for part in parts}) > 1:
+            raise ShapeError(f"inputs of {', '.join(str(part.m) for part in parts)} channels cannot be added")
+        self._parts, self.m = tuple(parts), parts[0].m
+        self.tensors = tuple(x for part in parts for x in part.tensors)
+        self.is_numpy = all(part.is_numpy for part in parts)
+        self.dtype = reduce(torch.promote_types, (part.dtype for part in parts))
+        self._batch = broadcast({f"input {i}": part.batch for i, part in enumerate(parts)})
+
+    @property
+    def parts(self) -> tuple[Input, ...]:
+        return self._parts
+
+    @property
+    def batch(self) -> torch.Size:
+        return self._batch
+
+    def pieces(self, start: float, stop: float) -> Pieces:
+        raise TypeError("a sum has no pieces of its own: its parts have")
+
+    def _at(self, t: Tensor) -> Tensor:
+        return sum((part._at(t) for part in self._parts[1:]), start=self._parts[0]._at(t))

@@ -1,0 +1,127 @@
+"""Samples held between their times: constant (zero-order hold) or along straight lines (first-order hold)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DtypeError, ShapeError
+from ..problem import as_tensor, broadcast, check_finite, check_same_device, is_known, widened
+from .base import Input
+from .pieces import Pieces, check_increasing, gaps_of, shift, unit_of
+
+
+class Samples(Input):
+    """Values at times."""
+
+    n_least = 1
+
+    def __init__(self, times: Any, values: Any) -> None:
+        self.is_numpy = not isinstance(times, Tensor) and not isinstance(values, Tensor)
+        self.times, self.values = as_tensor(times, "times", integers_become=torch.float64), as_tensor(values, "values")
+        self.tensors, self.dtype = (self.times, self.values), self.values.dtype
+        check_same_device({"times": self.times, "values": self.values})
+        if self.times.is_complex():
+            raise DtypeError(f"times must be real, got {self.times.dtype}")
+        if self.times.ndim < 1 or self.times.shape[-1] < self.n_least:
+            raise ShapeError(
+                f"times has shape {tuple(self.times.shape)}; times must be (K,) or (*batch, K), K >= {self.n_least}"
+            )
+        K = self.times.shape[-1]
+        if self.values.ndim < 2 or self.values.shape[-2] != K:
+            hint = "; for one channel pass values[:, None]" if self.values.shape == (K,) else ""
+            raise ShapeError(
+                f"values has shape {tuple(self.values.shape)}; values must be (*batch, K, m) with K = {K}, "
+                f"the number of times{hint}"
+            )
+        self._batch = broadcast({"times": self.times.shape[:-1], "values": self.values.shape[:-2]})
+        self.m = self.values.shape[-1]
+        self._checked()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.times.shape[-1]} times, m={self.m})"
+
+    @property
+    def batch(self) -> torch.Size:
+        return self._batch
+
+    def _checked(self) -> tuple[Tensor, Tensor]:
+        """Times and values, wide, as they are now."""
+        for x, name in ((self.times, "times"), (self.values, "values")):
+            if is_known(x):
+                check_finite(x, name)
+        times = widened(self.times)
+        if is_known(times):
+            check_increasing(times, "times")
+        return times, widened(self.values)
+
+    def _polynomials(self, times: Tensor, refs: Tensor, coefficients: list[Tensor], unit: float) -> Pieces:
+        """Pieces sum_j c_j ((t - ref) / unit)^j from c_j (*batch, K + 1, m)."""
+        Omega, H = shift(len(coefficients), self.m, unit, coefficients[0])
+        states = torch.cat(coefficients, -1)
+        return Pieces(times, gaps_of(times), refs, states, Omega, H, len(coefficients) - 1)
+
+
+class ZeroOrderHold(Samples):
+    """u(t) = values[k] from times[k] to times[k + 1]; the first value also holds before, the last one ever after.
+
+    Args:
+        times: (K,) or (*batch, K), increasing; need not match the times at which the solution is asked for.
+        values: (*batch, K, m).
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError: an argument that cannot be used, by name.
+        OrderError (a ValueError): times do not increase.
+
+    Example:
+        >>> import linode
+        >>> u = linode.ZeroOrderHold([0.0, 1.0], [[1.0], [3.0]])
+        >>> u([0.5, 1.0, 9.0])[:, 0].tolist()
+        [1.0, 3.0, 3.0]
+        >>> linode.LinearODE([[0.0]], [0.0], B=[[1.0]], u=u)([2.0]).tolist()
+        [[4.0]]
+    """
+
+    def pieces(self, start: float, stop: float) -> Pieces:
+        times, values = self._checked()
+        return self._polynomials(times, refs_of(times), [torch.cat([values[..., :1, :], values], -2)], 1.0)
+
+
+class FirstOrderHold(Samples):
+    """u(t) linear between samples; before the first and after the last one it stays at its value there.
+
+    Args:
+        times: (K,) or (*batch, K), increasing; need not match the times at which the solution is asked for.
+        values: (*batch, K, m).
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError: an argument that cannot be used, by name.
+        OrderError (a ValueError): times do not increase.
+
+    Example:
+        >>> import linode
+        >>> u = linode.FirstOrderHold([0.0, 2.0], [[0.0], [2.0]])
+        >>> u([-1.0, 1.5, 3.0])[:, 0].tolist()
+        [0.0, 1.5, 2.0]
+        >>> linode.LinearODE([[0.0]], [0.0], B=[[1.0]], u=u)([2.0]).tolist()
+        [[2.0]]
+    """
+
+    def pieces(self, start: float, stop: float) -> Pieces:
+        times, values = self._checked()
+        width = times[..., 1:] - times[..., :-1]
+        unit = unit_of(width)
+        slopes = torch.diff(values, dim=-2) * (unit / width)[..., None]
+        still = torch.zeros_like(values[..., :1, :])
+        batch = (*self.batch, times.shape[-1] + 1, self.m)
+        slopes = torch.cat(
+            [still.expand(*slopes.shape[:-2], 1, self.m), slopes, still.expand(*slopes.shape[:-2], 1, self.m)], -2
+        )
+        levels = torch.cat([values[..., :1, :], values], -2)
+        return self._polynomials(times, refs_of(times), [levels.expand(batch), slopes.expand(batch)], unit)
+
+
+def refs_of(times: Tensor) -> Tensor:
+    return torch.cat([times[..., :1], times], -1)

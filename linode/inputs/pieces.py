@@ -1,0 +1,165 @@
+"""An input, piece by piece: between breaks u = H v with v' = Omega v.
+
+State and v together are then a linear ODE without input, whose exponentials are exact for every Xi, singular ones
+included.
+Source: Van Loan (1978), IEEE Trans. Automatic Control 23(3) (holds by augmented exponentials).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adjoint import has_derivative, trajectory
+from ..errors import DtypeError, OrderError, ShapeError
+from ..evaluation import Planner
+from ..methods import make_method
+from ..problem import is_equal, is_known
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An input, piece by piece: piece k lies between breaks k - 1 and k, the first and the last one have no other end.
+
+    breaks (*batch, K); gaps (*batch, K - 1), their distances, equal to the last bit where they are meant to be; refs
+    (*batch, K + 1), the times at which the states v of the pieces hold, (*batch, K + 1, q); Omega (q, q); H
+    (*batch, m, q). degree: Omega^(degree + 1) = 0, or None where it is not nilpotent.
+    jumps (*batch, K, m): impulses at the breaks, or None.
+    """
+
+    breaks: Tensor
+    gaps: Tensor
+    refs: Tensor
+    states: Tensor
+    Omega: Tensor
+    H: Tensor
+    degree: int | None
+    jumps: Tensor | None = None
+
+    def mirrored(self) -> Pieces:
+        """The same against time: as a function of -t."""
+        return Pieces(
+            -self.breaks.flip(-1),
+            self.gaps.flip(-1),
+            -self.refs.flip(-1),
+            self.states.flip(-2),
+            -self.Omega,
+            self.H,
+            self.degree,
+            None if self.jumps is None else -self.jumps.flip(-2),
+        )
+
+    def merged(self, switches: Tensor) -> tuple[Pieces, Tensor]:
+        """The same with more breaks (J,), and for every piece how many of those lie before it."""
+        if self.breaks.ndim > 1:
+            raise ShapeError(
+                f"times of an input have shape {tuple(self.breaks.shape)}; where Xi switches they must be (K,)"
+            )
+        K = self.breaks.shape[-1]
+        every = torch.cat([self.breaks, switches])
+        order = torch.argsort(every.detach(), stable=True)
+        breaks = every[order]
+        of_input, of_switches = (torch.nn.functional.pad(torch.cumsum(x, 0), (1, 0)) for x in (order < K, order >= K))
+        starts = torch.cat([self.refs[:1], breaks])
+        states, refs = self.states[..., of_input, :], self.refs[of_input]
+        jumps = self.jumps
+        if jumps is not None:
+            jumps = torch.nn.functional.pad(jumps, (0, 0, 0, len(switches)))[..., order, :]
+        states = self.advanced(states, starts - refs)
+        gaps = breaks[1:] - breaks[:-1]
+        return replace(self, breaks=breaks, gaps=gaps, refs=starts, states=states, jumps=jumps), of_switches
+
+    def advanced(self, v: Tensor, s: Tensor) -> Tensor:
+        """exp(Omega s) v for v (*batch, q) and s (*batch,)."""
+        if self.degree is None:
+            return trajectory(self.Omega, v, s[..., None], Planner(make_method("auto")))[..., 0, :]
+        term = v
+        for j in range(1, self.degree + 1):
+            term = (term @ self.Omega.mT) * (s[..., None] / j)
+            v = v + term
+        return v
+
+    def at(self, t: Tensor) -> Tensor:
+        """u(t), (*batch, T, m), without its impulses."""
+        k = count(self.breaks, t, right=True)
+        v = self.advanced(select(self.states, k), t - select(self.refs[..., None], k)[..., 0])
+        return v @ self.H.mT
+
+    def to(self, like: Tensor) -> Pieces:
+        """In the dtype of `like`, where it is."""
+        values = [x for x in (self.states, self.H, self.jumps) if x is not None]
+        if not like.is_complex() and any(x.is_complex() for x in values):
+            raise DtypeError("u(t) is complex, but Xi, z0, b and B are real; make one of them complex")
+        of_times = {x: getattr(self, x).to(like.device) for x in ("breaks", "gaps", "refs")}
+        of_values = {x: getattr(self, x).to(like) for x in ("states", "Omega", "H")}
+        return replace(self, **of_times, **of_values, jumps=None if self.jumps is None else self.jumps.to(like))
+
+
+def no_pieces(n: int, t: Tensor) -> Pieces:
+    """No input at all, into n states."""
+    none = torch.zeros(0, dtype=torch.float64, device=t.device)
+    return Pieces(none, none, none.new_zeros(1), none.new_zeros(1, 0), none.new_zeros(0, 0), none.new_zeros(n, 0), 0)
+
+
+# ---- breaks ----------------------------------------------------------------------------------------------------------
+
+
+def check_increasing(times: Tensor, name: str) -> None:
+    """Raise where times (*batch, K) do not increase strictly along the last dimension."""
+    bad = times[..., 1:] <= times[..., :-1]
+    if bool(bad.any()):
+        *batch, k = bad.nonzero()[0].tolist()
+        before, after = (times[(*batch, i)].item() for i in (k, k + 1))
+        index = ", ".join(map(str, (*batch, k + 1)))
+        what = "repeats" if before == after else "comes after"
+        raise OrderError(f"{name} must increase strictly, but {name}[{index}] = {after:.17g} {what} {before:.17g}")
+
+
+def gaps_of(times: Tensor) -> Tensor:
+    """Distances of times (*batch, K); of one value where they differ by no more than rounding, as a linspace's do."""
+    K = times.shape[-1]
+    if times.ndim == 1 and K > 2 and is_known(times) and not has_derivative(times):
+        mean = (times[-1] - times[0]) / (K - 1)
+        off = times - (times[0] + mean * torch.arange(K, dtype=times.dtype, device=times.device))
+        if float(off.abs().max()) <= 4 * torch.finfo(times.dtype).eps * float(times.abs().max()):
+            return mean.expand(K - 1)
+    return times[..., 1:] - times[..., :-1]
+
+
+def unit_of(gaps: Tensor) -> float:
+    """A power of two near the longest gap: a unit of time that costs no rounding, in which no gap is long."""
+    if not is_known(gaps) or gaps.numel() == 0:
+        return 1.0
+    return 2.0 ** round(math.log2(float(gaps.detach().max())))
+
+
+def shift(n_terms: int, m: int, unit: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Omega and H for polynomials in t / unit with coefficients v = (c_0, ..., c_j), each of m channels."""
+    options: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+    rise = torch.diag(torch.arange(1, n_terms, **options) / unit, 1)  # c_j' = (j + 1) c_(j+1) / unit
+    eye = torch.eye(m, **options)
+    return torch.kron(rise, eye), torch.cat([eye, torch.zeros(m, (n_terms - 1) * m, **options)], -1)
+
+
+def count(breaks: Tensor, t: Tensor, *, right: bool) -> Tensor:
+    """How many breaks (*batch, K) lie before t (*batch, T), or at it where `right`; (*batch, T)."""
+    batch = torch.broadcast_shapes(breaks.shape[:-1], t.shape[:-1])
+    if not batch:
+        if right and breaks.shape == t.shape and is_known(breaks) and is_known(t) and is_equal(breaks, t):
+            return torch.arange(1, len(t) + 1, device=t.device)
+        return torch.searchsorted(breaks.detach().contiguous(), t.detach().contiguous(), right=right)
+    sorted_breaks, values = (x.detach().expand(*batch, x.shape[-1]).contiguous() for x in (breaks, t))
+    return torch.searchsorted(sorted_breaks, values, right=right)
+
+
+def select(x: Tensor, k: Tensor) -> Tensor:
+    """x[..., k, :] for x (*batch, K, q) and k (*batch, T)."""
+    if k.ndim == 1:
+        return x[..., k, :]
+    batch = torch.broadcast_shapes(x.shape[:-2], k.shape[:-1])
+    x, k = x.expand(*batch, *x.shape[-2:]), k.expand(*batch, k.shape[-1])
+    return torch.take_along_dim(x, k[..., None], -2)

@@ -1,0 +1,193 @@
+"""What all solvers share: the data path from the call to the result, top to bottom."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditioning import relative_condition
+from .evaluation import Planner
+from .forced import Forcing
+from .methods import Plan
+from .problem import as_answer, make_times
+from .solution import Solution, Stats, Status
+
+ILL_CONDITIONED = 0.1  # relative error to expect beyond which no digit is sure
+
+
+class Solver(ABC):
+    """A trajectory as a function of t, with what there is to know about it."""
+
+    Xi: Tensor
+    z0: Tensor
+    forcing: Forcing
+    _planner: Planner
+    _is_numpy: bool
+    _names: tuple[str, str]
+
+    def __call__(self, t: Any) -> Any:
+        """The states at times t, in any order.
+
+        Args:
+            t: (T,) or (*batch, T), real, units of 1/Xi; or a scalar.
+
+        Returns:
+            z, (*batch, T, n), or (*batch, n) for a scalar t.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, NonFiniteError: t cannot be used.
+            MethodError: the method chosen by name cannot be accurate.
+        """
+        times, is_scalar = self._times(t)
+        z = self._evaluate(times)
+        return self._answer(z[..., 0, :] if is_scalar else z, t)
+
+    def solve(self, t: Any) -> Solution:
+        """As calling, with method, status, statistics, condition number and error estimate.
+
+        Args and Raises as for calling. The condition number costs about a dozen evaluations.
+
+        Example:
+            >>> import linode
+            >>> sol = linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 1.0]).solve([0.0, 1.0])
+            >>> sol.method, bool(sol.status), sol.z.shape
+            ('eig', True, (2, 2))
+        """
+        times, is_scalar = self._times(t)
+        z = self._evaluate(times)
+        plan = self.decomposition
+        condition = self._condition(times, z)
+        error = condition * (torch.finfo(self.dtype).eps / 2)
+        input_error = self._input_error(times, z)
+        if not bool(torch.isfinite(z).all()):
+            status = Status.OVERFLOW
+        elif input_error is not None and not input_error <= self.forcing.rtol:
+            status = Status.UNRESOLVED_INPUT
+        elif bool((error > ILL_CONDITIONED).any()):
+            status = Status.ILL_CONDITIONED
+        else:
+            status = Status.OK
+        stats = Stats(
+            n=self.Xi.shape[-1],
+            n_systems=plan.Xi.shape[0],
+            n_times=times.shape[-1],
+            reason=plan.reason,
+            rejected=tuple(plan.rejected),
+            details=plan.details if input_error is None else {**plan.details, "input_error": input_error},
+        )
+        return Solution(
+            t=t,
+            z=self._answer(z[..., 0, :] if is_scalar else z, t),
+            method=plan.method,
+            status=status,
+            stats=stats,
+            condition=self._answer(condition, t),
+            error_estimate=self._answer(error if input_error is None else error + input_error, t),
+        )
+
+    def condition(self, t: Any) -> Any:
+        """Relative condition number of the trajectory with respect to Xi, (*batch,).
+
+        |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi
+        is amplified, to first order. By power iteration with this solver's own derivatives; a lower bound, usually
+        within a few per cent. A result carries about -log10(condition * eps) digits that the rounding of Xi leaves
+        meaningful.
+
+        Source: Higham (2008), Functions of Matrices, section 3.1-3.4 and algorithm 3.20 (power method).
+
+        Example:
+            >>> import linode
+            >>> ode = linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0])
+            >>> 10 < float(ode.condition([20.0])) < 40
+            True
+        """
+        times, _ = self._times(t)
+        with torch.no_grad():
+            return self._answer(self._condition(times, self._evaluate(times)), t)
+
+    @property
+    @abstractmethod
+    def decomposition(self) -> Plan:
+        """What was precomputed for the present Xi."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of results: that of Xi, z0 and the forcing together."""
+        return self.forcing.dtype(torch.promote_types(self.Xi.dtype, self.z0.dtype))
+
+    def explain(self, t: Any | None = None) -> str:
+        """In words: which method, why, what was passed over and why, and with t the condition and the error to
+        expect.
+        """
+        solution = self.solve(t) if t is not None else None
+        plan = self.decomposition
+        S, n = plan.Xi.shape[:2]
+        lines = [
+            f"Xi: {S} system{'s' if S != 1 else ''} of {n} x {n}, {self.Xi.dtype}",
+            f"method: {plan.method}, because {plan.reason}",
+            *(f"passed over: {reason}" for reason in plan.rejected),
+            *(f"{name}: {_short(value)}" for name, value in plan.details.items()),
+            *(f"forcing: {words}" for words in self.forcing.words()),
+        ]
+        if solution is not None:
+            condition = torch.as_tensor(solution.condition).max() if S else 0.0
+            error = torch.as_tensor(solution.error_estimate).max() if S else 0.0
+            lines += [
+                f"condition: {float(condition):.3g} (relative, of z(t) with respect to Xi)",
+                f"error estimate: {float(error):.3g} (relative, if Xi is known to rounding)",
+                f"status: {solution.status}",
+            ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        shapes = f"Xi {tuple(self.Xi.shape)}, z0 {tuple(self.z0.shape)}"
+        return f"{type(self).__name__}({shapes}, {self.dtype}, method={self._planner.method.name!r})"
+
+    @abstractmethod
+    def _evaluate(self, times: Tensor) -> Tensor:
+        """z (*batch, T, n), in the dtype of results."""
+
+    @abstractmethod
+    def _derivatives(
+        self, times: Tensor, z: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Xi, one for every trajectory, the derivative of z with respect to it and its adjoint; detached and wide."""
+
+    def _condition(self, times: Tensor, z: Tensor) -> Tensor:
+        z = z.detach().to(torch.promote_types(self.dtype, torch.float64))
+        with torch.no_grad():
+            Xi, jvp, vjp = self._derivatives(times.detach(), z)
+            return relative_condition(Xi, z, jvp, vjp)
+
+    def _input_error(self, times: Tensor, z: Tensor) -> float | None:
+        """Relative error of z from what was not seen of the input between samples; None where all of it is known."""
+        finer = self.forcing.refined()
+        if finer is None or z.numel() == 0:
+            return None
+        with torch.no_grad():
+            return float((self._with(finer)._evaluate(times) - z).abs().max() / z.abs().max())
+
+    @abstractmethod
+    def _with(self, forcing: Forcing) -> Solver:
+        """The same problem, otherwise forced."""
+
+    def _times(self, t: Any) -> tuple[Tensor, bool]:
+        named = dict(zip(self._names, (self._Xi_batch, self.z0.shape[:-1])))
+        named.update(self.forcing.batches)
+        return make_times(t, self.z0, tuple(named.values()), tuple(named))
+
+    @property
+    def _Xi_batch(self) -> torch.Size:
+        return self.Xi.shape[:-2]
+
+    def _answer(self, x: Tensor, t: Any) -> Any:
+        return as_answer(x, self._is_numpy and not isinstance(t, Tensor))
+
+
+def _short(value: Any, most: int = 8) -> str:
+    text = str(value)
+    return text if len(text) <= 24 * most else text[: 24 * most] + " ..."
