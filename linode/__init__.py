@@ -1,6 +1,7 @@
 """linode: linear ODEs z'(t) = Xi z(t) in PyTorch, solved exactly, with gradients that never fail."""
 
 from . import methods
+from .discrete import discretize
 from .errors import (
     DeviceError,
     DtypeError,
@@ -17,6 +18,7 @@ from .inputs import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrde
 from .ode import LinearODE
 from .odeint import odeint
 from .solution import Solution, Stats, Status
+from .switching import PiecewiseLinearODE
 
 __version__ = "0.1.0"
 
@@ -34,12 +36,14 @@ __all__ = [
     "NotDifferentiableError",
     "OptionError",
     "OrderError",
+    "PiecewiseLinearODE",
     "ShapeError",
     "Smooth",
     "Solution",
     "Stats",
     "Status",
     "ZeroOrderHold",
+    "discretize",
     "expm",
     "expm_multiply",
     "methods",

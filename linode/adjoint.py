@@ -9,6 +9,7 @@ with a jvp, the same evaluation runs as custom operators (`linode.compiled`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,9 @@ def linearised(
         pullback = torch.func.vjp(f, x)[1]
 
     def push(dx: Tensor) -> Tensor:
-        return torch.func.jvp(f, (x,), (dx,))[1]
+        with warnings.catch_warnings():  # torch's own, about itself, at its first use of forward mode
+            warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated", DeprecationWarning)
+            return torch.func.jvp(f, (x,), (dx,))[1]
 
     return push, lambda g: pullback(g)[0]
 

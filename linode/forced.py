@@ -240,6 +240,13 @@ class Drive:
         if is_known(s) and not has_derivative(s) and not bool(s.any()):
             in_order = k.ndim == 1 and is_known(k) and torch.equal(k, torch.arange(len(k), device=k.device))
             return x[..., : len(k), :] if in_order else select(x, k)
+        if is_known(x) and is_finite(x.detach()):
+            return self._from_pieces(x, v, k, s, own)
+        finite = torch.isfinite(x).all(-1, keepdim=True)  # past the largest float there is no way on
+        z = self._from_pieces(torch.where(finite, x, 0), v, k, s, own)
+        return torch.where(select(finite, k), z, select(x, k))
+
+    def _from_pieces(self, x: Tensor, v: Tensor, k: Tensor, s: Tensor, own: slice) -> Tensor:
         M, y, n, planner = self._systems(own), _joined(x, v, 2), self.n, self.planners.whole
         if k.ndim == 1 and is_known(k):
             piece, place, back = grouped(k)

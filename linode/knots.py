@@ -125,5 +125,6 @@ def _driven(planner: Planner, M: Tensor, v: Tensor, h: Tensor) -> Tensor:
 
 
 def _start(x: Tensor, v: Tensor) -> Tensor:
-    """(x_k, v_k) of all steps, (*batch, K, N)."""
+    """(x_k, v_k) of all steps, (*batch, K, N); a state past the largest float has no derivative to speak of."""
+    x = torch.where(torch.isfinite(x), x, 0)
     return torch.cat([x[..., :-1, :], v.expand(*x.shape[:-2], *v.shape[-2:])], -1)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .adjoint import linearised, tangent, trajectory
+from .errors import OptionError, ShapeError
 from .evaluation import Planner, evaluate_vjp, systems_of
 from .forced import Forcing, make_planners
 from .kernels.arrays import one_norm
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .problem import Layout, broadcast, check_finite, check_tolerance, make_system, make_times, widened
 from .solver import Solver
+from .statespace import make_state_space, matrices_of
 
 NOTHING = Forcing()
 
@@ -73,6 +76,8 @@ class LinearODE(Solver):
         check_tolerance(rtol)
         self.Xi, self.z0, self._is_numpy = make_system(Xi, z0, names)
         self._names = names
+        self.C: Any = None  # of the output y = C z + D u, where there is one
+        self.D: Any = None
         self._planner = Planner(make_method(method), rtol)
         self.forcing = NOTHING
         if b is not None or B is not None or u is not None:
@@ -98,6 +103,78 @@ class LinearODE(Solver):
         times, is_scalar = make_times(t, self.Xi, (self._Xi_batch,), self._names[:1])
         P = exponential(self.Xi, times, self._planner).to(self.dtype)
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
+
+    @classmethod
+    def from_statespace(
+        cls,
+        system: Any,
+        z0: Any = None,
+        *,
+        b: Any = None,
+        u: Any = None,
+        method: str | Method = "auto",
+        rtol: float | None = None,
+    ) -> LinearODE:
+        """The states of a `scipy.signal.StateSpace`, a `control.StateSpace`, or anything with A, B, C and D like them.
+
+        Args:
+            system: in continuous time; what has no A but a method `to_ss`, such as a transfer function, is converted.
+            z0: (*batch, n), zeros if None. b, u, method, rtol: as for `LinearODE`.
+
+        C and D are kept for `output` and `to_statespace`.
+
+        Raises:
+            DtypeError: system has no A, B, C and D. OptionError: it is in discrete time. Others as `LinearODE`.
+
+        Example:
+            >>> import linode, scipy.signal
+            >>> system = scipy.signal.StateSpace([[-1.0]], [[1.0]], [[2.0]], [[0.0]])
+            >>> ode = linode.LinearODE.from_statespace(system, u=linode.ZeroOrderHold([0.0], [[1.0]]))
+            >>> [round(x, 6) for x in ode.output([0.0, 1.0])[:, 0].tolist()]
+            [0.0, 1.264241]
+        """
+        A, B, C, D = matrices_of(system)
+        ode = cls(A, np.zeros(len(A)) if z0 is None else z0, b=b, B=B, u=u, method=method, rtol=rtol)
+        ode.C, ode.D = C, D
+        return ode
+
+    def to_statespace(self, make: Callable[..., Any] | None = None) -> Any:
+        """Xi, B, C and D as a `scipy.signal.StateSpace`, or as what `make(A, B, C, D)` gives (`control.StateSpace`).
+
+        C and D are those of `from_statespace`, or else the states themselves are the output. b, u and z0 have no place
+        in such an object.
+
+        Raises:
+            ShapeError: Xi or B has batch dimensions.
+
+        Example:
+            >>> import linode
+            >>> linode.LinearODE([[-1.0]], [0.0], B=[[2.0]]).to_statespace().B.tolist()
+            [[2.0]]
+        """
+        n, B = self.Xi.shape[-1], self.forcing.B
+        if B is None:
+            B = torch.zeros(n, 0) if self.forcing.is_nothing else torch.eye(n)
+        for x, name in ((self.Xi, "Xi"), (B, "B")):
+            if x.ndim > 2:
+                raise ShapeError(f"{name} has shape {tuple(x.shape)}; a state-space object has no batch dimensions")
+        C = torch.eye(n) if self.C is None else self.C
+        D = torch.zeros(C.shape[0], B.shape[-1]) if self.D is None else self.D
+        return make_state_space(make, self.Xi, B, C, D)
+
+    def output(self, t: Any) -> Any:
+        """y(t) = C z(t) + D u(t), (*batch, T, p), of a system from `from_statespace`; impulses pass D unseen.
+
+        Args and Raises as for calling. OptionError: there is no C.
+        """
+        if self.C is None or self.D is None:
+            raise OptionError("output needs C and D: make the solver by LinearODE.from_statespace")
+        z = self(t)
+        C, D = (torch.as_tensor(x) if isinstance(z, Tensor) else x for x in (self.C, self.D))
+        y = z @ C.T
+        for part in self.forcing.inputs:
+            y = y + part(t) @ D.T
+        return y
 
     @property
     def decomposition(self) -> Plan:
@@ -129,7 +206,6 @@ class LinearODE(Solver):
         if not self.forcing.is_nothing:
             planners = self._planners.child("condition")
             return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)
-        times = torch.where(torch.isfinite(z).all(-1), times, 0)  # past the largest float is no condition to speak of
         blocks = Planner(Propagator(precision="double"))  # a digit is enough
         still = torch.zeros_like(z0), torch.zeros_like(times)
         return (
@@ -137,11 +213,6 @@ class LinearODE(Solver):
             lambda dXi: tangent(Xi, z0, times, dXi, *still, blocks)[0],
             lambda g: evaluate_vjp(self._planner, Xi, z0, times, g, want_t=False)[0],
         )
-
-    def _with(self, forcing: Forcing) -> LinearODE:
-        other = object.__new__(LinearODE)
-        other.__dict__.update(self.__dict__, forcing=forcing)
-        return other
 
 
 def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:

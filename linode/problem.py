@@ -51,7 +51,7 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
 
 def is_finite(x: Any) -> bool:
     """Whether every entry is finite; an empty x is. One pass; what is finite may still overflow the sum."""
-    if isinstance(x, Tensor) and x.is_cpu and x.numel() <= 2**14:
+    if isinstance(x, Tensor) and x.is_cpu and x.numel() <= 2**14 and not is_deferred():
         x = x.numpy(force=True)
     if not isinstance(x, Tensor):
         return not x.size or isfinite(largest(x))
@@ -60,7 +60,7 @@ def is_finite(x: Any) -> bool:
 
 def is_equal(x: Tensor, y: Tensor) -> bool:
     """Same shape, kind and values."""
-    if x.device.type == "cpu" and y.device.type == "cpu" and x.numel() <= 2**14:
+    if x.device.type == "cpu" and y.device.type == "cpu" and x.numel() <= 2**14 and not is_deferred():
         return x.dtype == y.dtype and np.array_equal(x.numpy(force=True), y.numpy(force=True))
     return (x.device, x.dtype) == (y.device, y.dtype) and torch.equal(x, y)
 

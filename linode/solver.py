@@ -13,7 +13,7 @@ from .conditioning import relative_condition
 from .evaluation import Planner
 from .forced import Forcing
 from .methods import Plan
-from .problem import as_answer, make_times
+from .problem import as_answer, is_finite, make_times
 from .solution import Solution, Stats, Status
 
 ILL_CONDITIONED = 0.1  # relative error to expect beyond which no digit is sure
@@ -160,6 +160,8 @@ class Solver(ABC):
     def _condition(self, times: Tensor, z: Tensor) -> Tensor:
         z = z.detach().to(torch.promote_types(self.dtype, torch.float64))
         with torch.no_grad():
+            if not is_finite(z):  # past the largest float is no condition to speak of
+                times = torch.where(torch.isfinite(z).all(-1), times, 0)
             Xi, jvp, vjp = self._derivatives(times.detach(), z)
             return relative_condition(Xi, z, jvp, vjp)
 
@@ -171,9 +173,11 @@ class Solver(ABC):
         with torch.no_grad():
             return float((self._with(finer)._evaluate(times) - z).abs().max() / z.abs().max())
 
-    @abstractmethod
     def _with(self, forcing: Forcing) -> Solver:
         """The same problem, otherwise forced."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, forcing=forcing)
+        return other
 
     def _times(self, t: Any) -> tuple[Tensor, bool]:
         named = dict(zip(self._names, (self._Xi_batch, self.z0.shape[:-1])))

@@ -60,52 +60,70 @@ def _advance(Xi: Balls, z: Balls, w0: Balls, w1: Balls, s: acb) -> Balls:
     return [y[i, 0] for i in range(n)]
 
 
-def _solve(kind: Input, Xi: Balls, z0: Balls, t: Balls, b: Balls, B: Balls, times: Balls, values: Balls) -> list[Balls]:
-    return [_state(kind(times, values), Xi, z0, time, b, B) for time in t]
+def _solve(
+    kind: Input, Xi: Balls, z0: Balls, t: Balls, b: Balls, B: Balls, times: Balls, values: Balls, switches: Balls = ()
+) -> list[Balls]:
+    """Xi is a list of matrices; each after the first rules from its switch on."""
+    pieces = kind(times, values)
+    return [_state(_merged(pieces, Xi, switches), z0, time, b, B) for time in t]
 
 
-def _state(pieces: Sequence[tuple], Xi: Balls, z0: Balls, t: acb, b: Balls, B: Balls) -> Balls:
-    def order(x: acb) -> float:
-        return float(x.real)  # breaks and times are far apart, or equal doubles
+def _merged(pieces: Sequence[tuple], Xi: Balls, switches: Balls) -> list[tuple]:
+    """(start, Xi, u at `at`, slope, jump, at), a piece for every break of the input and of the system."""
+    starts = [p[0] for p in pieces[1:]] + list(switches)
+    merged = [(None, Xi[0], *pieces[0][1:], acb(0))]
+    for start in sorted(starts, key=_order):
+        k = max(i for i, p in enumerate(pieces) if p[0] is None or _order(p[0]) <= _order(start))
+        j = sum(_order(x) <= _order(start) for x in switches)
+        at, u, slope, jump = pieces[k]
+        own = at is not None and _order(at) == _order(start)
+        if merged[-1][0] is not None and _order(merged[-1][0]) == _order(start):
+            continue
+        merged.append((start, Xi[j], u, slope, jump if own else [acb(0)] * len(u), acb(0) if at is None else at))
+    return merged
 
-    def forcing(k: int, at: acb) -> tuple[Balls, Balls]:
-        start, u, slope, _ = pieces[k]
-        u = u if start is None else [x + d * (at - start) for x, d in zip(u, slope)]
-        return [x + y for x, y in zip(b, _matvec(B, u))], _matvec(B, slope)
 
-    starts = [-np.inf if p[0] is None else order(p[0]) for p in pieces]
+def _order(x: acb) -> float:
+    return float(x.real.mid())  # breaks and times are far apart, or equal doubles
+
+
+def _state(pieces: Sequence[tuple], z0: Balls, t: acb, b: Balls, B: Balls) -> Balls:
+    def advance(k: int, z: Balls, now: acb, then: acb) -> Balls:
+        _, Xi, u, slope, _, at = pieces[k]
+        u = [x + d * (now - at) for x, d in zip(u, slope)]
+        w0 = [x + y for x, y in zip(b, _matvec(B, u))]
+        return _advance(Xi, z, w0, _matvec(B, slope), then - now)
+
+    starts = [-np.inf if p[0] is None else _order(p[0]) for p in pieces]
     now, z = acb(0), z0
-    if order(t) >= 0:
-        for k, (start, _, _, jump) in enumerate(pieces):
-            if start is not None and starts[k] < 0:
-                continue
-            if start is not None and starts[k] <= order(t):
-                z = _advance(Xi, z, *forcing(k - 1, now), start - now)
-                z = [x + y for x, y in zip(z, _matvec(B, jump))]
-                now = start
-        k = max(i for i, start in enumerate(starts) if start <= order(t))
+    if _order(t) >= 0:
+        for k in range(1, len(pieces)):
+            if 0 <= starts[k] <= _order(t):
+                z = [x + y for x, y in zip(advance(k - 1, z, now, pieces[k][0]), _matvec(B, pieces[k][4]))]
+                now = pieces[k][0]
     else:
-        for k in reversed(range(len(pieces))):
-            start, _, _, jump = pieces[k]
-            if start is not None and order(t) < starts[k] < 0:
-                z = _advance(Xi, z, *forcing(k, now), start - now)
-                z = [x - y for x, y in zip(z, _matvec(B, jump))]
-                now = start
-        k = max(i for i, start in enumerate(starts) if start <= order(t))
-    return _advance(Xi, z, *forcing(k, now), t - now)
+        for k in reversed(range(1, len(pieces))):
+            if _order(t) < starts[k] < 0:
+                z = [x - y for x, y in zip(advance(k, z, now, pieces[k][0]), _matvec(B, pieces[k][4]))]
+                now = pieces[k][0]
+    return advance(max(k for k, start in enumerate(starts) if start <= _order(t)), z, now, t)
 
 
-def solution(kind: Input, Xi: Any, z0: Any, t: Any, b: Any, B: Any, times: Any, values: Any) -> np.ndarray:
-    """z (T, n), rounded; complex where an argument is."""
-    arguments = (Xi, z0, t, b, B, times, values)
+def solution(
+    kind: Input, Xi: Any, z0: Any, t: Any, b: Any, B: Any, times: Any, values: Any, switches: Any = ()
+) -> np.ndarray:
+    """z (T, n), rounded; complex where an argument is. Xi (n, n), or (J, n, n) with J - 1 switches."""
+    arguments = (_stacked(Xi), z0, t, b, B, times, values, switches)
     with ctx.workprec(PRECISION):
         z = _solve(kind, *(balls(x) for x in arguments))
         return _rounded(z, any(np.iscomplexobj(x) for x in arguments))
 
 
-def gradients(kind: Input, g: Any, Xi: Any, z0: Any, t: Any, b: Any, B: Any, times: Any, values: Any) -> list[np.ndarray]:
+def gradients(
+    kind: Input, g: Any, Xi: Any, z0: Any, t: Any, b: Any, B: Any, times: Any, values: Any, switches: Any = ()
+) -> list[np.ndarray]:
     """Of sum_i <g_i, z_i>, real arguments, with respect to each of them."""
-    arguments = [np.asarray(x, float) for x in (Xi, z0, t, b, B, times, values)]
+    arguments = [np.asarray(x, float) for x in (_stacked(Xi), z0, t, b, B, times, values, switches)]
     with ctx.workprec(PRECISION):
         exact, step = [balls(x) for x in arguments], acb(arb(2) ** -STEP)
         weights, grads = balls(g), []
@@ -122,7 +140,12 @@ def gradients(kind: Input, g: Any, Xi: Any, z0: Any, t: Any, b: Any, B: Any, tim
                 d = (loss(which, index, step) - loss(which, index, -step)) / (2 * step)
                 grad[index] = float(d.real)
             grads.append(grad)
+    grads[0] = grads[0].reshape(np.shape(Xi))
     return grads
+
+
+def _stacked(Xi: Any) -> np.ndarray:
+    return np.asarray(Xi)[None] if np.ndim(Xi) == 2 else np.asarray(Xi)
 
 
 def _moved(x: Balls, index: tuple[int, ...], change: acb) -> Balls:
@@ -134,3 +157,19 @@ def _moved(x: Balls, index: tuple[int, ...], change: acb) -> Balls:
 def _rounded(z: Balls, is_complex: bool) -> np.ndarray:
     values = np.array([[complex(float(x.real.mid()), float(x.imag.mid())) for x in row] for row in z])
     return values if is_complex else values.real
+
+
+def harmonic(Xi: Any, z0: Any, t: Any, b: Any, B: Any, rates: Any, amplitudes: Any) -> np.ndarray:
+    """z (T, n) of a real system driven by Re sum_j amplitudes_j exp(rates_j t)."""
+    n, J = len(z0), len(rates)
+    with ctx.workprec(PRECISION):
+        gains = np.asarray(amplitudes)
+        columns = [_matvec(balls(B), balls(a)) for a in gains]
+        rows = [[*balls(Xi[i]), *(column[i] for column in columns), balls(b[i])] for i in range(n)]
+        rows += [[0] * (n + j) + [balls(rates[j])] + [0] * (J - j) for j in range(J)] + [[0] * (n + J + 1)]
+        start = acb_mat([[balls(x)] for x in z0] + [[acb(1)]] * (J + 1))
+        states = []
+        for time in np.asarray(t):
+            y = (acb_mat([[x * balls(time) for x in row] for row in rows])).exp() * start
+            states.append([y[i, 0] for i in range(n)])
+        return _rounded(states, False)

@@ -26,8 +26,8 @@ LAYERS = (
     {"linode.compiled", "linode.adjoint"},
     {"linode.inputs"},
     {"linode.knots", "linode.forced", "linode.conditioning"},
-    {"linode.solver", "linode.ode"},
-    {"linode.exponential", "linode.odeint"},
+    {"linode.statespace", "linode.solver", "linode.ode"},
+    {"linode.switching", "linode.discrete", "linode.exponential", "linode.odeint"},
     {"linode"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -129,6 +129,18 @@ def test_one_time_equals_the_same_time_among_many(method: str, name: str):
         assert close(ode(MANY[i]), z[i])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_times_that_are_all_zero_have_gradients_of_nilpotent_systems(method: str):
+    """Its series ends, so that no step is too long for it; its powers overflow all the same."""
+    Xi = torch.diag(torch.ones(2, dtype=torch.float64), 1).requires_grad_()
+    if not accepted(method, Xi.detach().numpy()):
+        pytest.skip("not accepted")
+    z0 = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    linode.LinearODE(Xi, z0, method=method)([0.0, 0.0]).sum().backward()
+    assert torch.equal(Xi.grad, torch.zeros(3, 3, dtype=torch.float64))
+    assert torch.equal(z0.grad, torch.full((3,), 2.0, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("name", MATRICES)
 def test_a_solver_gives_the_same_states_whatever_it_was_asked_before(name: str):
     fresh = solver(name)(FEW)

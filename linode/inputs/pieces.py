@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,15 +138,17 @@ def unit_of(gaps: Tensor) -> float:
 
 def shift(n_terms: int, m: int, unit: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """Omega and H for polynomials in t / unit with coefficients v = (c_0, ..., c_j), each of m channels."""
-    options: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
-    rise = torch.diag(torch.arange(1, n_terms, **options) / unit, 1)  # c_j' = (j + 1) c_(j+1) / unit
-    eye = torch.eye(m, **options)
-    return torch.kron(rise, eye), torch.cat([eye, torch.zeros(m, (n_terms - 1) * m, **options)], -1)
+    numbers = torch.arange(1, n_terms, dtype=torch.float64, device=like.device).to(like.dtype)
+    rise = torch.diag(numbers / unit, 1)  # c_j' = (j + 1) c_(j+1) / unit
+    eye = torch.eye(m, dtype=like.dtype, device=like.device)
+    return torch.kron(rise, eye), torch.nn.functional.pad(eye, (0, (n_terms - 1) * m))
 
 
 def count(breaks: Tensor, t: Tensor, *, right: bool) -> Tensor:
     """How many breaks (*batch, K) lie before t (*batch, T), or at it where `right`; (*batch, T)."""
     batch = torch.broadcast_shapes(breaks.shape[:-1], t.shape[:-1])
+    if not (is_known(breaks) and is_known(t)):  # where one of them is mapped over, so is the other
+        breaks, t = breaks + 0 * t[..., :1], t + 0 * breaks[..., :1]
     if not batch:
         if right and breaks.shape == t.shape and is_known(breaks) and is_known(t) and is_equal(breaks, t):
             return torch.arange(1, len(t) + 1, device=t.device)

@@ -93,7 +93,8 @@ class Smooth(Input):
                     panels *= 2
         self._chosen = panels
         h = width / panels
-        coefficients = self._chebyshev(start, h, panels) @ _monomials(self.order)  # (*batch, panels, m, order)
+        coefficients = self._chebyshev(start, h, panels)
+        coefficients = coefficients @ _monomials(self.order).to(coefficients.dtype)  # (*batch, panels, m, order)
         states = coefficients.mT.flatten(-2)  # (c_0, ..., c_(order - 1)), each of m
         hold = torch.zeros_like(states[..., :1, :])
         ends = self._values(torch.tensor([start, stop], dtype=torch.float64))
@@ -113,7 +114,7 @@ class Smooth(Input):
     def _chebyshev(self, start: float, h: float, panels: int) -> Tensor:
         """Coefficients of T_j on every panel, (*batch, panels, m, order)."""
         values = self._on_panels(_nodes(self.order), start, h, panels)
-        return values.mT @ _coefficients(self.order)
+        return values.mT @ _coefficients(self.order).to(values.dtype)
 
     def _on_panels(self, x: Tensor, start: float, h: float, panels: int) -> Tensor:
         """u at x in [-1, 1] of every panel, (*batch, panels, len(x), m)."""

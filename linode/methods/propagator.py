@@ -190,7 +190,7 @@ class PropagatorPlan(Plan):
         """H, but not far above the times: t / H must not underflow."""
         t_max = t.abs().amax((1, 2))
         longest = torch.exp2(torch.frexp(t_max).exponent.to(t_max.dtype) + 1)
-        return torch.where(t_max > 0, torch.minimum(self.H, longest), self.H)
+        return torch.minimum(self.H, torch.where(t_max > 0, longest, 1.0))
 
     def _is_dense(self, t: Tensor) -> bool:
         n_nodes = float((t.amax((1, 2)) / self.H).max()) if t.numel() else 0.0

@@ -1,0 +1,72 @@
+"""discretize: from a continuous-time system with a hold to the recurrence that it obeys at its samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DtypeError, OptionError, ShapeError
+from .evaluation import Planner
+from .inputs.pieces import shift
+from .methods import Method, make_method
+from .ode import exponential
+from .problem import as_answer, as_tensor, broadcast, check_finite, check_same_device, is_known, make_matrix, widened
+
+N_TERMS = {"zero": 1, "first": 2}  # of the input between samples, by hold
+
+
+def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Method = "auto") -> tuple[Any, ...]:
+    """The exact discrete-time system of z' = Xi z + B u, sampled every dt.
+
+    With hold="zero", u constant from one sample to the next: z[k+1] = Ad z[k] + Bd u[k].
+    With hold="first", u linear between samples: z[k+1] = Ad z[k] + B0 u[k] + B1 u[k+1].
+
+    Args:
+        Xi: (*batch, n, n). B: (*batch, n, m). dt: a number, or (*batch,), of any sign. hold: "zero" or "first".
+        method: as for `LinearODE`.
+
+    Returns:
+        (Ad, Bd) or (Ad, B0, B1): (*batch, n, n) and (*batch, n, m), differentiable in Xi, B and dt to any order; Xi may
+        be singular.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError, OptionError: an argument that cannot be used, by name.
+
+    Source: Van Loan (1978), IEEE Trans. Automatic Control 23(3); Franklin, Powell & Workman (1997), Digital Control of
+    Dynamic Systems, section 6.3 ("first" is what they call the triangle hold).
+
+    Example:
+        >>> import linode
+        >>> Ad, Bd = linode.discretize([[0.0, 1.0], [0.0, 0.0]], [[0.0], [1.0]], 2.0)  # a double integrator
+        >>> Ad.tolist(), Bd.tolist()
+        ([[1.0, 2.0], [0.0, 1.0]], [[2.0], [2.0]])
+    """
+    if hold not in N_TERMS:
+        raise OptionError(f"hold must be 'zero' or 'first', got {hold!r}")
+    is_numpy = not any(isinstance(x, Tensor) for x in (Xi, B, dt))
+    A, G = make_matrix(Xi, "Xi"), as_tensor(B, "B")
+    step = as_tensor(dt, "dt", integers_become=torch.float64)
+    n = A.shape[-1]
+    if G.ndim < 2 or G.shape[-2] != n:
+        raise ShapeError(f"B has shape {tuple(G.shape)}, but Xi is {n} x {n}; B must be (*batch, {n}, m)")
+    if step.is_complex():
+        raise DtypeError(f"dt must be real, got {step.dtype}")
+    check_same_device({"Xi": A, "B": G} | ({"dt": step} if isinstance(dt, Tensor) and dt.ndim else {}))
+    for x, name in ((A, "Xi"), (G, "B"), (step, "dt")):
+        if is_known(x):
+            check_finite(x, name)
+    batch = broadcast({"Xi": A.shape[:-2], "B": G.shape[:-2], "dt": step.shape})
+    dtype = torch.promote_types(A.dtype, G.dtype)
+    A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
+    # in units of dt, with u and its rise over a sample as further states
+    Omega, H = shift(N_TERMS[hold], G.shape[-1], 1.0, G)
+    top = torch.cat([(x * step[..., None, None]).expand(*batch, n, -1) for x in (A, G @ H)], -1)
+    M = torch.cat([top, torch.nn.functional.pad(Omega, (n, 0)).expand(*batch, -1, -1)], -2)
+    one = torch.ones(1, dtype=torch.float64, device=A.device)
+    E = exponential(M, one, Planner(make_method(method)))[..., 0, :n, :]
+    Ad, *gains = (x.to(dtype) for x in E.split([n] + [G.shape[-1]] * N_TERMS[hold], -1))
+    if hold == "first":  # gains of u[k] and of u[k+1] - u[k]
+        gains = [gains[0] - gains[1], gains[1]]
+    return tuple(as_answer(x.contiguous(), is_numpy) for x in (Ad, *gains))

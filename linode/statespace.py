@@ -1,0 +1,36 @@
+"""Exchange with the state-space objects of scipy.signal and python-control, by what they share: A, B, C, D and dt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import DtypeError, OptionError
+
+
+def matrices_of(system: Any) -> tuple[NDArray[Any], ...]:
+    """A, B, C and D of a continuous-time system; what is no state-space object is asked to become one."""
+    convert = getattr(system, "to_ss", None)
+    if not hasattr(system, "A") and convert is not None:
+        system = convert()
+    missing = [name for name in "ABCD" if not hasattr(system, name)]
+    if missing:
+        raise DtypeError(
+            f"system must have A, B, C and D, as scipy.signal.StateSpace and control.StateSpace have; "
+            f"{type(system).__name__} has no {', '.join(missing)}"
+        )
+    dt = getattr(system, "dt", None)
+    if dt is not None and (dt is True or dt != 0):
+        raise OptionError(f"system is in discrete time (dt = {dt!r}); linode needs one in continuous time")
+    return tuple(np.asarray(getattr(system, name)) for name in "ABCD")
+
+
+def make_state_space(make: Callable[..., Any] | None, *matrices: Any) -> Any:
+    """`make` of A, B, C and D as NumPy arrays; scipy's class, which takes long to import, if it is None."""
+    arrays = (x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in matrices)
+    return (make or scipy.signal.StateSpace)(*arrays)

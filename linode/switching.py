@@ -1,0 +1,157 @@
+"""PiecewiseLinearODE: Xi switches from one matrix to another at given times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adjoint import linearised
+from .errors import DtypeError, ShapeError
+from .evaluation import Planner
+from .forced import Forcing, make_planners
+from .inputs.pieces import check_increasing
+from .kernels.arrays import one_norm
+from .methods import Method, Plan, Workload, make_method
+from .problem import (
+    as_tensor,
+    broadcast,
+    check_finite,
+    check_same_device,
+    check_tolerance,
+    is_known,
+    make_system,
+    make_times,
+    widened,
+)
+from .solver import Solver
+
+
+class PiecewiseLinearODE(Solver):
+    """Solver of z'(t) = Xi(t) z(t) + b + B u(t), z(0) = z0, with Xi constant between times at which it switches.
+
+    Args:
+        pieces: [(t0, Xi0), (t1, Xi1), ...] with t0 < t1 < ...: from t1 on Xi1 rules in place of Xi0, and so on; Xi0
+            also holds before t0. Each Xi is (*batch, n, n), each time a number or a tensor of one.
+        z0: state at t = 0, (*batch, n), wherever t0 lies.
+        b, B, u: as for `LinearODE`; the times of u must be (K,).
+        method, rtol: as for `LinearODE`.
+
+    Calling it, `solve`, `condition`, `explain` and `propagator` are those of `LinearODE`; differentiable in every Xi,
+    every time after the first, z0, b, B, the samples of u and t.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError, OptionError: an argument that cannot be used, by name.
+        OrderError (a ValueError): the times do not increase.
+
+    Example:
+        >>> import linode
+        >>> ode = linode.PiecewiseLinearODE([(0.0, [[1.0]]), (1.0, [[-1.0]])], [1.0])
+        >>> [round(x, 6) for x in ode([0.0, 1.0, 2.0])[:, 0].tolist()]
+        [1.0, 2.718282, 1.0]
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[tuple[Any, Any]],
+        z0: Any,
+        *,
+        b: Any = None,
+        B: Any = None,
+        u: Any = None,
+        method: str | Method = "auto",
+        rtol: float | None = None,
+    ) -> None:
+        check_tolerance(rtol)
+        times, systems, is_numpy = _separated(pieces)
+        self.times, self.Xi = times, systems  # (J,), (*batch, J, n, n)
+        self._names = ("Xi", "z0")
+        _, self.z0, z0_is_numpy = make_system(systems[..., 0, :, :], z0)
+        self.forcing, forcing_is_numpy = Forcing.make(b, B, u, systems[..., 0, :, :])
+        self._is_numpy = is_numpy and z0_is_numpy and forcing_is_numpy
+        broadcast({"Xi": self._Xi_batch, "z0": self.z0.shape[:-1], **self.forcing.batches})
+        self._planner = Planner(make_method(method), rtol)
+        self._planners = make_planners(self._planner)
+
+    def propagator(self, t: Any) -> Any:
+        """The state transition matrix from 0 to t: the solutions without forcing that start from the columns of I.
+
+        Args:
+            t: (T,) or (*batch, T), or a scalar.
+
+        Returns:
+            (*batch, T, n, n), or (*batch, n, n) for a scalar t; batch dimensions are those of Xi and t.
+
+        Example:
+            >>> import linode
+            >>> ode = linode.PiecewiseLinearODE([(0.0, [[0.0, 1.0], [0.0, 0.0]]), (1.0, [[0.0, 0.0]] * 2)], [0.0, 0.0])
+            >>> ode.propagator(3.0).tolist()
+            [[1.0, 1.0], [0.0, 1.0]]
+        """
+        times, is_scalar = make_times(t, self.Xi, (self._Xi_batch,), self._names[:1])
+        rank, n = max(len(self._Xi_batch), times.ndim - 1), self.Xi.shape[-1]
+        columns = torch.eye(n, dtype=self.Xi.dtype, device=self.Xi.device).reshape(n, *(1,) * rank, n)
+        P = Forcing().states(self.Xi, columns, times, self._planners.child("propagator"), self.times[1:])
+        P = P.movedim(0, -1).to(self.Xi.dtype)
+        return self._answer(P[..., 0, :, :] if is_scalar else P, t)
+
+    @property
+    def decomposition(self) -> Plan:
+        """What was precomputed for the present matrices, all of them as one batch."""
+        Xi = widened(self.Xi.detach()).flatten(0, -3)
+        known = self._planner.known(Xi, torch.inf)
+        if known is not None:
+            return known
+        check_finite(self.Xi, "Xi")
+        return self._planner.plan(Xi, Workload(len(Xi), 1, 1, Xi.shape[-1], float(one_norm(Xi).max()), 0.0))
+
+    def _evaluate(self, times: Tensor) -> Tensor:
+        return self.forcing.states(self.Xi, self.z0, times, self._planners, self.times[1:]).to(self.dtype)
+
+    def _derivatives(
+        self, times: Tensor, z: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        J, n = self.Xi.shape[-3], self.Xi.shape[-1]
+        Xi, z0 = self.Xi.detach().to(z.dtype).expand(*z.shape[:-2], J, n, n), self.z0.detach().to(z.dtype)
+        planners, switches = self._planners.child("condition"), self.times[1:].detach()
+        return Xi, *linearised(lambda A: self.forcing.states(A, z0, times, planners, switches), Xi)
+
+    @property
+    def _Xi_batch(self) -> torch.Size:
+        return self.Xi.shape[:-3]
+
+
+def _separated(pieces: Any) -> tuple[Tensor, Tensor, bool]:
+    """Times (J,), matrices (*batch, J, n, n), and whether none of them came as a tensor."""
+    try:
+        times, systems = zip(*[(time, Xi) for time, Xi in pieces])
+    except (TypeError, ValueError):
+        raise ShapeError("pieces must be a sequence of pairs (time, Xi), at least one") from None
+    is_numpy = not any(isinstance(x, Tensor) for x in (*times, *systems))
+    names = [f"time of piece {i}" for i in range(len(times))]
+    starts = [as_tensor(x, name, integers_become=torch.float64) for x, name in zip(times, names)]
+    matrices = [as_tensor(Xi, f"Xi of piece {i}") for i, Xi in enumerate(systems)]
+    for i, (start, name, Xi) in enumerate(zip(starts, names, matrices)):
+        if start.is_complex():
+            raise DtypeError(f"{name} must be real, got {start.dtype}")
+        if start.numel() != 1:
+            raise ShapeError(f"{name} has shape {tuple(start.shape)}; it must be a number")
+        if Xi.ndim < 2 or Xi.shape[-1] != Xi.shape[-2] or Xi.shape[-1] != matrices[0].shape[-1]:
+            raise ShapeError(
+                f"Xi of piece {i} has shape {tuple(Xi.shape)}; it must be (*batch, n, n) with the n of all others"
+            )
+        if is_known(Xi):
+            check_finite(Xi, f"Xi of piece {i}")
+    check_same_device({f"Xi of piece {i}": Xi for i, Xi in enumerate(matrices)})
+    batch = broadcast({f"Xi of piece {i}": Xi.shape[:-2] for i, Xi in enumerate(matrices)})
+    when = torch.stack([start.reshape(()).to(matrices[0].device, torch.float64) for start in starts])
+    if is_known(when):
+        check_finite(when, "times of pieces")
+        check_increasing(when, "times of pieces")
+    dtype = matrices[0].dtype
+    for Xi in matrices[1:]:
+        dtype = torch.promote_types(dtype, Xi.dtype)
+    own = matrices[0].shape[-2:]
+    return when, torch.stack([Xi.to(dtype).expand(*batch, *own) for Xi in matrices], -3), is_numpy
