@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import job, plots, repeat, report
+from benchmarks import forced, job, plots, repeat, report
 from benchmarks.harness import Settings, measure
 from benchmarks.workloads import MODES, SWEEPS, WORKLOADS, Workload
 
 RESULTS = Path(__file__).parent / "results"
 SWEEPS_NAME = "sweeps"
-NAMES = (*WORKLOADS, repeat.NAME, job.NAME, SWEEPS_NAME)
+NAMES = (*WORKLOADS, *forced.WORKLOADS, repeat.NAME, job.NAME, SWEEPS_NAME)
 TOO_SLOW = 1.0  # seconds: a contender stops at the size at which a step takes longer
 
 
@@ -64,6 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
             workload = WORKLOADS[name]
             modes = {mode: report.entry(workload, measure(workload, mode, settings), mode) for mode in MODES}
             section = {"description": str(workload), "conditions": conditions, "modes": modes}
+            results["workloads"][name] = section
+        elif name in forced.WORKLOADS:
+            workload, n_samples = forced.WORKLOADS[name], 300 if options.quick else forced.K
+            modes = {x: report.entry(workload, forced.measure(name, x, settings, n_samples), x) for x in MODES}
+            section = {"description": forced.describe(name, n_samples), "conditions": conditions, "modes": modes}
             results["workloads"][name] = section
         elif name == repeat.NAME:
             n_calls = 20 if options.quick else repeat.N_CALLS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import job
+from benchmarks import forced, job
 from benchmarks.harness import Row, Settings
 from benchmarks.workloads import LONG, LONG_TENTH, MOST_PER_POINT, Workload
 
@@ -165,6 +165,17 @@ def _targets(results: dict[str, Any]) -> list[list[str]]:
             ratio = rows[0]["median_ms"] / short["median_ms"] / 100
             what = "time per point at T = 1e6 / at 1e4"
             lines.append([LONG.name, mode, what, f"{ratio:.3g}", f"<= {MOST_PER_POINT}", _met(ratio <= MOST_PER_POINT)])
+    return lines + _irregular(results)
+
+
+def _irregular(results: dict[str, Any]) -> list[list[str]]:
+    """Irregular samples against uniform ones."""
+    lines = []
+    for name in forced.WORKLOADS:
+        for mode, rows in results["workloads"].get(name, {"modes": {}})["modes"].items():
+            ratio = next(row["ratio"] for row in rows if row["contender"] == forced.IRREGULAR)
+            met = _met(ratio <= forced.MOST_IRREGULAR)
+            lines.append([name, mode, "irregular / uniform", f"{ratio:.3g}", f"<= {forced.MOST_IRREGULAR:g}", met])
     return lines
 
 

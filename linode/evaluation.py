@@ -32,8 +32,8 @@ from .kernels.arrays import (
 from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
-from .methods import Method, Plan, Propagator, Pullback, Workload, registry
-from .methods.many import makes_many, recur
+from .methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
+from .methods.many import THETA, Short, makes_many, recur
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
 FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
@@ -131,9 +131,17 @@ class Evaluation:
             if not math.isfinite(size_of_x):
                 check_finite(x, name)
         many = makes_many(t, layout.n) if layout.t_shape[-1] == 1 and 2 * layout.n < layout.R else None
-        n_trajectories = layout.n if many else layout.R
-        self.plan = planner.known(self.systems, t_max) or self._new_plan(planner, t_max, n_trajectories)
-        self.plan = many(self.plan) if many else self.plan
+        plan = planner.known(self.systems, t_max)
+        if plan is None:
+            norm = self._norm()
+            if layout.t_shape[-1] == 1 and norm * t_max <= THETA / 2 and isinstance(planner.method, Auto):
+                plan = Short(layout.systems(widened(Xi)))
+            else:
+                R = layout.n if many else layout.R
+                plan = planner.plan(
+                    self.systems, Workload(self._n_plans(), R, layout.t_shape[-1], layout.n, norm, t_max)
+                )
+        self.plan = many(plan) if many else plan
         moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
         if not (small and moderate and self.plan.takes_arrays):
             self.is_single = self.plan.takes_single and layout.n_entries > MANY
@@ -141,13 +149,15 @@ class Evaluation:
         self.is_host = few  # times and states are NumPy arrays, as starts may be
         self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
 
-    def _new_plan(self, planner: Planner, t_max: float, n_trajectories: int) -> Plan:
-        layout, Xi = self.layout, self.systems
-        norm = float(one_norm(Xi).max())
+    def _norm(self) -> float:
+        """Largest |Xi|_1."""
+        norm = float(one_norm(self.systems).max())
         if not math.isfinite(norm):
             check_finite(self.asked[0], "Xi")
-        n_systems = 1 if is_repeated(Xi) else layout.S
-        return planner.plan(Xi, Workload(n_systems, n_trajectories, layout.t_shape[-1], layout.n, norm, t_max))
+        return norm
+
+    def _n_plans(self) -> int:
+        return 1 if is_repeated(self.systems) else self.layout.S
 
     def states(self, for_gradients: bool = False) -> Tensor:
         """z (*batch, T, n); for gradients, what they need again is kept."""

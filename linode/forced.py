@@ -21,7 +21,7 @@ from .inputs import Input, make_input
 from .inputs.pieces import Pieces, count, no_pieces, select
 from .knots import Planners, knots
 from .methods import Auto
-from .problem import as_tensor, check_finite, check_same_device, is_finite, is_known
+from .problem import as_tensor, check_finite, check_same_device, common_shape, is_finite, is_known
 
 ENOUGH = 1e-6  # relative error of z from an input that was sampled, beyond which a status says so
 FEW_BREAKS = 8  # up to which a first piece of its own length is no reason to treat it by itself
@@ -294,7 +294,7 @@ def _some(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:
 
 def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
     """Side by side, or one above the other (dim = -2); all but the last n_own dimensions broadcast."""
-    batch = torch.broadcast_shapes(x.shape[:-n_own], y.shape[:-n_own])
+    batch = common_shape(x.shape[:-n_own], y.shape[:-n_own])
     return torch.cat([a.expand(*batch, *a.shape[-n_own:]) for a in (x, y)], dim)
 
 

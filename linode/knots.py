@@ -21,6 +21,7 @@ from .errors import OrderError
 from .evaluation import Evaluation, Planner, evaluate
 from .kernels.arrays import conj
 from .kernels.recurrence import changing
+from .problem import common_shape
 
 
 class Planners:
@@ -52,7 +53,7 @@ class Knots(Function):
         n, K = x0.shape[-1], h.shape[-1]
         if bool((h < 0).any()):  # inside transforms nobody could look before
             raise OrderError("times of an input must increase strictly")
-        batch = torch.broadcast_shapes(M.shape[:-3], x0.shape[:-1], v.shape[:-2], c.shape[:-2], h.shape[:-1])
+        batch = common_shape(M.shape[:-3], x0.shape[:-1], v.shape[:-2], c.shape[:-2], h.shape[:-1])
         x0, Xi = x0.expand(*batch, n), M[..., :n, :n]
         d = c if c.shape[-2] else c.new_zeros(1, n)
         if v.shape[-1]:

@@ -127,7 +127,7 @@ def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[
     is_scalar = t.ndim == 0
     t = t[None] if is_scalar else t
     if t.ndim > 1:
-        broadcast({" and ".join(names): torch.broadcast_shapes(*shapes), "t": t.shape[:-1]})
+        broadcast({" and ".join(names): common_shape(*shapes), "t": t.shape[:-1]})
     return t if t.dtype == torch.float64 else t.to(torch.float64), is_scalar
 
 
@@ -153,11 +153,19 @@ def check_same_device(tensors: dict[str, Tensor]) -> None:
         raise DeviceError(f"{' and '.join(tensors)} must be on one device, got {found}")
 
 
+def common_shape(*shapes: torch.Size) -> torch.Size:
+    """The shape that all of them broadcast to; torch's own function for it takes ten times as long."""
+    first = shapes[0]
+    if all(shape == first for shape in shapes):
+        return first
+    return torch.Size(np.broadcast_shapes(*shapes))
+
+
 def broadcast(shapes: dict[str, torch.Size]) -> torch.Size:
     """The common batch shape, or an error that names what does not fit."""
     try:
-        return torch.broadcast_shapes(*shapes.values())
-    except RuntimeError:
+        return common_shape(*shapes.values())
+    except ValueError:
         found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ShapeError(f"batch shapes do not broadcast: {found}") from None
 
@@ -183,7 +191,7 @@ class Layout:
     @staticmethod
     @lru_cache(maxsize=256)
     def of(Xi_shape: torch.Size, z0_shape: torch.Size, t_shape: torch.Size) -> Layout:
-        batch = torch.broadcast_shapes(Xi_shape[:-2], z0_shape[:-1], t_shape[:-1])
+        batch = common_shape(Xi_shape[:-2], z0_shape[:-1], t_shape[:-1])
         own = (1,) * (len(batch) - len(Xi_shape) + 2) + tuple(Xi_shape[:-2])
         systems = [d for d, size in enumerate(own) if size == batch[d]]
         shared = [d for d in range(len(batch)) if d not in systems]

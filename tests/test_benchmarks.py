@@ -26,7 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
         patch.setitem(WORKLOADS, "tiny", TINY)
         patch.setattr(command, "SWEEPS", {"n": ("number of states n", [TINY])})
         patch.setattr(command.torch, "set_num_threads", lambda n_threads: None)  # the other tests keep theirs
-        command.main(["--quick", "--methods", "--workload", "tiny", "sweeps", "--output", str(folder)])
+        workloads = ["tiny", "sweeps", "forced-zero", "forced-first"]
+        command.main(["--quick", "--methods", "--workload", *workloads, "--output", str(folder)])
     return folder
 
 
@@ -44,6 +45,19 @@ def test_rows_have_a_time_and_small_errors_or_say_why_not(folder):
             if row["contender"] != "limit":
                 assert set(row["errors"]) == ({"z", "dXi", "dz0"} if mode == "step" else {"z"})
                 assert max(row["errors"].values()) < (1e-4 if row["contender"].startswith("dopri") else 1e-12)
+
+
+@pytest.mark.parametrize("name", ["forced-zero", "forced-first"])
+def test_rows_of_long_inputs_have_small_errors(folder, name: str):
+    section = json.loads((folder / "cpu.json").read_text())["workloads"][name]
+    assert "300 samples" in section["description"]
+    for mode, rows in section["modes"].items():
+        assert {"linode", "irregular", "lsim", "torch loop"} <= {row["contender"] for row in rows}
+        for row in rows:
+            if not row["note"]:
+                assert set(row["errors"]) == ({"z", "dXi"} if mode == "step" else {"z"})
+                assert max(row["errors"].values()) < 1e-12
+    assert f"| {name} | step | irregular / uniform |" in (folder / "cpu.md").read_text()
 
 
 def test_the_table_names_every_contender_and_target_and_the_plot_is_drawn(folder):

@@ -56,7 +56,9 @@ def test_results_agree_with_cont2discrete(system: str):
     Ad, Bd, _, Dd, _ = scipy.signal.cont2discrete((Xi, GAIN, C, D), 0.25, "foh")
     phi, B0, B1 = linode.discretize(Xi, GAIN, 0.25, hold="first")
     # scipy's state is z - B1 u
-    assert error(phi, Ad) < 1e-13 and error(B1, Dd) < 1e-13 and error(B0 + phi @ B1, Bd) < 1e-13
+    assert error(phi, Ad) < 1e-13
+    assert error(B1, Dd) < 1e-13
+    assert error(B0 + phi @ B1, Bd) < 1e-13
 
 
 @pytest.mark.parametrize(("hold", "cls"), [("zero", linode.ZeroOrderHold), ("first", linode.FirstOrderHold)])
@@ -81,7 +83,8 @@ def test_batches_equal_the_loop_and_broadcast():
     Xi, B, dt = torch.randn(4, 1, 3, 3).double(), torch.randn(5, 3, 2).double(), torch.rand(4, 5).double()
     for hold in ("zero", "first"):
         out = linode.discretize(Xi, B, dt, hold=hold)
-        assert out[0].shape == (4, 5, 3, 3) and all(x.shape == (4, 5, 3, 2) for x in out[1:])
+        assert out[0].shape == (4, 5, 3, 3)
+        assert all(x.shape == (4, 5, 3, 2) for x in out[1:])
         for i, j in np.ndindex(4, 5):
             own = linode.discretize(Xi[i, 0], B[j], dt[i, j], hold=hold)
             assert all(torch.allclose(x[i, j], y, rtol=1e-12, atol=1e-13) for x, y in zip(out, own))
@@ -135,9 +138,8 @@ def test_output_is_that_of_lsim():
     t, u, z0 = np.arange(200) * 0.05, RNG.standard_normal((200, 2)), RNG.standard_normal(3)
     ode = linode.LinearODE.from_statespace(foreign(), z0, u=linode.FirstOrderHold(t, u))
     _, y, x = scipy.signal.lsim(scipy.signal.StateSpace(A, B, C, D), u, t, z0)
-    assert np.allclose(ode.output(t)[:, 0], y, rtol=1e-10, atol=1e-11) and np.allclose(
-        ode(t), x, rtol=1e-10, atol=1e-11
-    )
+    assert np.allclose(ode.output(t)[:, 0], y, rtol=1e-10, atol=1e-11)
+    assert np.allclose(ode(t), x, rtol=1e-10, atol=1e-11)
 
 
 def test_a_transfer_function_is_converted():
@@ -147,7 +149,8 @@ def test_a_transfer_function_is_converted():
 
 def test_a_solver_without_output_gives_its_states():
     system = linode.LinearODE(torch.tensor(A), torch.zeros(3), B=torch.tensor(B)).to_statespace()
-    assert np.array_equal(system.C, np.eye(3)) and np.array_equal(system.D, np.zeros((3, 2)))
+    assert np.array_equal(system.C, np.eye(3))
+    assert np.array_equal(system.D, np.zeros((3, 2)))
     assert linode.LinearODE(A, np.zeros(3), u=linode.Harmonics([1.0], np.ones((1, 3)))).to_statespace().B.shape == (
         3,
         3,

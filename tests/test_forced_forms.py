@@ -54,9 +54,11 @@ def switched(kind: str, Xi: Any, z0: Any, t: Any, b: Any, B: Any, times: Any, va
 
 # ---- batches -----------------------------------------------------------------------------------------------------
 
-BATCHES = [
-    {name: (3,)} for name in NAMES
-] + [{"Xi": (2, 1), "values": (3,)}, {"t": (3,), "times": (3,), "values": (3,)}, {"z0": (2, 1), "b": (3,), "B": (2, 3)}]  # fmt: skip
+BATCHES = [{name: (3,)} for name in NAMES] + [
+    {"Xi": (2, 1), "values": (3,)},
+    {"t": (3,), "times": (3,), "values": (3,)},
+    {"z0": (2, 1), "b": (3,), "B": (2, 3)},
+]
 
 
 @every_kind

@@ -91,11 +91,14 @@ def test_samples_that_went_bad_are_named_when_they_are_used():
         ode([1.0])
 
 
+ONE, TWO = linode.ZeroOrderHold([0.0], [[1.0]]), linode.ZeroOrderHold(TIMES, VALUES)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"B": [[1.0], [0.0]], "u": linode.ZeroOrderHold(TIMES, VALUES)}, linode.ShapeError, "u has 2 channels, but B is 2 x 1"),
-        ({"u": linode.ZeroOrderHold([0.0], [[1.0]])}, linode.ShapeError, "u has 1 channels, but Xi is 2 x 2 and there is no B"),
+        ({"B": [[1.0], [0.0]], "u": TWO}, linode.ShapeError, "u has 2 channels, but B is 2 x 1"),
+        ({"u": ONE}, linode.ShapeError, "u has 1 channels, but Xi is 2 x 2 and there is no B"),
         ({"b": [1.0]}, linode.ShapeError, r"b has shape \(1,\), but Xi is 2 x 2"),
         ({"b": [np.nan, 0.0]}, linode.NonFiniteError, r"b\[0\] is nan"),
         ({"B": [1.0, 2.0]}, linode.ShapeError, r"B has shape \(2,\)"),

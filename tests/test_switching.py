@@ -105,10 +105,12 @@ def test_solve_explain_and_condition_are_there():
     Xi = SYSTEMS["random"]
     ode = linode.PiecewiseLinearODE([(0.0, Xi[0]), (0.5, Xi[1])], Z0, b=FORCE)
     solution = ode.solve(AT)
-    assert np.array_equal(solution.z, ode(AT)) and solution.status
+    assert np.array_equal(solution.z, ode(AT))
+    assert solution.status
     assert solution.stats.n_systems == 2
     assert float(ode.condition(AT)) == pytest.approx(float(solution.condition))
-    assert "2 systems of 3 x 3" in ode.explain(AT) and "constant b" in ode.explain()
+    assert "2 systems of 3 x 3" in ode.explain(AT)
+    assert "constant b" in ode.explain()
     assert "PiecewiseLinearODE" in repr(ode)
 
 

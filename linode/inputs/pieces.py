@@ -17,7 +17,7 @@ from ..adjoint import has_derivative, trajectory
 from ..errors import DtypeError, OrderError, ShapeError
 from ..evaluation import Planner
 from ..methods import make_method
-from ..problem import is_equal, is_known
+from ..problem import common_shape, is_equal, is_known
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def gaps_of(times: Tensor) -> Tensor:
 
 
 def unit_of(gaps: Tensor) -> float:
-    """A power of two near the longest gap: a unit of time that costs no rounding, in which no gap is long."""
+    """A power of two, a few of the longest gap: a unit of time that costs no rounding, in which all gaps are short."""
     if not is_known(gaps) or gaps.numel() == 0:
         return 1.0
-    return 2.0 ** round(math.log2(float(gaps.detach().max())))
+    return 4 * 2.0 ** round(math.log2(float(gaps.detach().max())))
 
 
 def shift(n_terms: int, m: int, unit: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ def shift(n_terms: int, m: int, unit: float, like: Tensor) -> tuple[Tensor, Tens
 
 def count(breaks: Tensor, t: Tensor, *, right: bool) -> Tensor:
     """How many breaks (*batch, K) lie before t (*batch, T), or at it where `right`; (*batch, T)."""
-    batch = torch.broadcast_shapes(breaks.shape[:-1], t.shape[:-1])
+    batch = common_shape(breaks.shape[:-1], t.shape[:-1])
     if not (is_known(breaks) and is_known(t)):  # where one of them is mapped over, so is the other
         breaks, t = breaks + 0 * t[..., :1], t + 0 * breaks[..., :1]
     if not batch:
@@ -161,6 +161,6 @@ def select(x: Tensor, k: Tensor) -> Tensor:
     """x[..., k, :] for x (*batch, K, q) and k (*batch, T)."""
     if k.ndim == 1:
         return x[..., k, :]
-    batch = torch.broadcast_shapes(x.shape[:-2], k.shape[:-1])
+    batch = common_shape(x.shape[:-2], k.shape[:-1])
     x, k = x.expand(*batch, *x.shape[-2:]), k.expand(*batch, k.shape[-1])
     return torch.take_along_dim(x, k[..., None], -2)

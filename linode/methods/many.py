@@ -15,7 +15,7 @@ from ..kernels.arrays import conj, real
 from ..kernels.modal import Modes
 from ..kernels.recurrence import changing, exponents, steady
 from ..problem import is_finite
-from .base import Plan
+from .base import Plan, times_gradient
 from .eig import EigPlan
 
 WINDOW_ENTRIES = 2**21  # of propagators at a time
@@ -201,6 +201,29 @@ def _chunks(terms: Tensor, *xs: Tensor) -> zip[tuple[Tensor, ...]]:
     """Rows a share at a time, so that what belongs to them stays in the cache."""
     rows = max(1, CHUNK_ENTRIES // (terms.shape[0] * terms.shape[-2]))
     return zip(*(x.split(rows, 1) for x in xs))
+
+
+@dataclass
+class Short(Plan):
+    """Times so short that a Taylor polynomial does it all, for every Xi: |Xi| t <= THETA."""
+
+    Xi: Tensor
+    method: str = "series"
+    reason: str = f"|Xi| t <= {THETA:g}"
+
+    @property
+    def accepted(self) -> Tensor:  # type: ignore[override]
+        return torch.ones(len(self.Xi), dtype=torch.bool, device=self.Xi.device)
+
+    def subset(self, index: Tensor) -> Plan:
+        return Short(self.Xi[index])
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        return short(self.Xi, t[..., 0], z0)[:, :, None]
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        S, a = short_vjp(self.Xi, t[..., 0], z0, g[:, :, 0])
+        return S, a, times_gradient(self.Xi, self.evaluate(z0, t), g) if want_t else None
 
 
 def propagators(plan: Plan, like: Tensor, t: Tensor) -> Tensor:
