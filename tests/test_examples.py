@@ -58,6 +58,13 @@ def test_linode_meets_the_closed_forms_where_it_is_compared_with_torchdiffeq(tmp
             assert re.search(rf"^{problem} +{solver} +{NUMBER} +{NUMBER} +{NUMBER}$", output, flags=re.MULTILINE)
 
 
+def test_the_mass_stands_still_where_it_is_driven_to(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    output = run_example("drive_system.py", tmp_path)
+    assert last_number(output, "distance from the target:") < 0.2  # mm, of 10
+    assert min(png_size(tmp_path / "drive_system.png")) > 500
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_stay_short(name: str):
     assert len((ROOT / "examples" / name).read_text().splitlines()) <= 60

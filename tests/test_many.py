@@ -91,6 +91,11 @@ def test_columns_of_zeros_in_all_states_are_not_multiplied_and_change_nothing():
     assert torch.allclose(got[0], true[..., 0], rtol=1e-12, atol=1e-13)
 
 
+def test_states_of_zeros_stay_there():
+    assert not linode.LinearODE(np.eye(3), np.zeros((R, 3)))(np.full((R, 1), 0.1)).any()
+    assert not linode.LinearODE(np.eye(3), np.zeros(3))([0.1]).any()
+
+
 # ---- recurrences -----------------------------------------------------------------------------------------------------
 
 

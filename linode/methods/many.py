@@ -150,6 +150,7 @@ def _each(E: Tensor, index: Tensor, y: Tensor) -> Tensor:
 def short(A: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """exp(A t) y by a Taylor polynomial, A (S, n, n), t (S, R), y (S, R, n): (s^p y) for all p, times A^p / p!."""
     used = (y != 0).any(0).any(0)  # what drives a forced problem starts beside a state of zeros
+    used[0] |= ~used.any()  # one of them, if all are zeros
     if not bool(used.all()):
         y = y[..., used]
     terms = _terms(A, t)[..., used].transpose(-3, -2).flatten(-2).mT  # (S, n_terms n_used, n)
