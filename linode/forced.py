@@ -63,7 +63,7 @@ class Forcing:
 
     @property
     def is_nothing(self) -> bool:
-        return self.b is None and not self.inputs
+        return self.b is None and self.inputs == ()
 
     @property
     def batches(self) -> dict[str, torch.Size]:
@@ -99,6 +99,11 @@ class Forcing:
 
         Inputs act one at a time, beside states of zero.
         """
+        if torch.compiler.is_compiling():  # outside of the graph: what is chosen here depends on values
+            return torch.compiler.disable(self._states)(Xi, z0, t, planners, switches)
+        return self._states(Xi, z0, t, planners, switches)
+
+    def _states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None) -> Tensor:
         dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
         Xi, z0 = Xi.to(dtype), z0.to(dtype)
         b, B = (None if x is None else x.to(dtype) for x in (self.b, self.B))

@@ -27,6 +27,8 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
     """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype if not another."""
     if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided:
         return x
+    if isinstance(x, float):
+        return torch.tensor(x, dtype=torch.float64)
     if not isinstance(x, Tensor):
         try:
             array = np.asarray(x)

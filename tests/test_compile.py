@@ -168,3 +168,29 @@ def test_real_and_complex_systems_do_not_share_a_plan():
     step = compile_(lambda Xi, z0: linode.LinearODE(Xi, z0)(TIMES))
     for z0 in (Z0, Z0 * (1 + 1j), Z0):
         assert same([step(XI, z0)], [linode.LinearODE(XI, z0)(TIMES)])
+
+
+# ---- forcing -------------------------------------------------------------------------------------------------------
+
+
+def driven(Xi: Tensor, B: Tensor, values: Tensor) -> Tensor:
+    u = linode.ZeroOrderHold(torch.arange(5, dtype=torch.float64) / 4, values)
+    return linode.LinearODE(Xi, Z0[:2], B=B, u=u)(TIMES).square().sum()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, at a graph break
+def test_forced_problems_break_the_graph_and_give_eager_numbers():
+    arguments = [torch.tensor(STRUCTURES["rotation"], dtype=torch.float64, requires_grad=True)]
+    arguments += [torch.ones(2, 1, dtype=torch.float64, requires_grad=True)]
+    arguments += [torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None].requires_grad_()]
+    got = torch.autograd.grad(torch.compile(driven, backend="aot_eager")(*arguments), arguments)
+    assert same(got, torch.autograd.grad(driven(*arguments), arguments))
+
+
+def test_discretize_is_one_graph():
+    arguments = [torch.tensor(STRUCTURES["jordan"], dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)]
+
+    def gains(Xi: Tensor, B: Tensor) -> list[Tensor]:
+        return list(linode.discretize(Xi, B, 0.5, hold="first"))
+
+    assert same(compile_(gains)(*arguments), gains(*arguments))
