@@ -24,7 +24,6 @@ from .methods import Auto
 from .problem import as_tensor, check_finite, check_same_device, common_shape, is_finite, is_known
 
 ENOUGH = 1e-6  # relative error of z from an input that was sampled, beyond which a status says so
-FEW_BREAKS = 8  # up to which a first piece of its own length is no reason to treat it by itself
 
 
 @dataclass(frozen=True)
@@ -166,6 +165,8 @@ class Drive:
 
     def states(self, z0: Tensor, t: Tensor) -> Tensor:
         """z(t), (*batch, T, n), for z0 (*batch, n) and t (*batch, T) of any sign."""
+        if t.shape[-1] == 0:
+            return self.states(z0, torch.zeros(1, dtype=t.dtype, device=t.device).expand(*t.shape[:-1], 1))[..., :0, :]
         known = is_known(t)
         if known and not bool((t < 0).any()):
             return self._after_0(z0, t)
@@ -183,10 +184,9 @@ class Drive:
         if breaks.ndim == 1 and is_known(breaks) and is_known(t):
             return self._along(z0, t)
         # breaks before 0 take no time
-        if self.jumps is not None and not self.is_mirrored:
-            z0 = z0 + torch.where((breaks == 0)[..., None], self.jumps, 0).sum(-2)
         starts = torch.cat([torch.zeros_like(breaks[..., :1]), breaks.clamp(min=0)], -1)
-        jumps = None if self.jumps is None else torch.where((breaks > 0)[..., None], self.jumps, 0)
+        ahead = breaks > 0 if self.is_mirrored else breaks >= 0
+        jumps = None if self.jumps is None else torch.where(ahead[..., None], self.jumps, 0)
         v = pieces.advanced(pieces.states, starts - pieces.refs)
         x = self._knots(z0, v[..., :-1, :], jumps, starts[..., 1:] - starts[..., :-1], slice(None, -1))
         k = count(breaks, t, right=not self.is_mirrored)
@@ -194,14 +194,14 @@ class Drive:
 
     def _along(self, z0: Tensor, t: Tensor) -> Tensor:
         """One grid of breaks for all trajectories, known: no more of it than the times need."""
-        pieces, right = self.pieces, not self.is_mirrored
-        breaks = pieces.breaks
-        first = int(count(breaks, torch.zeros_like(breaks[:1]), right=True))
-        last = max(first, int(count(breaks, t.detach().amax()[None], right=right))) if t.numel() else first
+        pieces, breaks, forth = self.pieces, self.pieces.breaks, not self.is_mirrored
+        first = int(count(breaks, torch.zeros_like(breaks[:1]), right=self.is_mirrored))
+        last = max(first, int(count(breaks, t.detach().amax()[None], right=forth)))
         # the recurrence may start at a break at 0, but as a function of that break it does not
-        at_break = first > 0 and float(breaks[first - 1].detach()) == 0 and not has_derivative(breaks)
-        if first > 0 and right and self.jumps is not None:
-            z0 = z0 + torch.where(breaks[first - 1].detach() == 0, self.jumps[..., first - 1, :], 0)
+        at_break = forth and first < last and float(breaks[first].detach()) == 0 and not has_derivative(breaks)
+        if at_break:
+            z0 = z0 if self.jumps is None else z0 + self.jumps[..., first, :]
+            first += 1
         own = slice(first, last + 1)
         starts = torch.cat([torch.zeros_like(breaks[:1]), breaks[first:last]])
         if self.is_mirrored:
@@ -212,7 +212,7 @@ class Drive:
                 head = pieces.advanced(v[..., 0, :], starts[0] - pieces.refs[first])
                 v = torch.cat([head[..., None, :], v[..., 1:, :]], -2)
         x = self._over_breaks(z0, v, first, last, at_break)
-        k = (count(breaks, t, right=right) - first).clamp(0, last - first)
+        k = (count(breaks, t, right=forth) - first).clamp(0, last - first)
         return self._between(x, v, k, t - starts[k], own)
 
     def _over_breaks(self, z0: Tensor, v: Tensor, first: int, last: int, at_break: bool) -> Tensor:
@@ -223,14 +223,13 @@ class Drive:
         jumps = None if self.jumps is None else self.jumps[..., first:last, :]
         if at_break:
             return self._knots(z0, v[..., :-1, :], jumps, gaps[first - 1 : last - 1], slice(first, last))
-        if last - first <= FEW_BREAKS:
-            h = torch.cat([breaks[first : first + 1], gaps[first : last - 1]])
-            return self._knots(z0, v[..., :-1, :], jumps, h, slice(first, last))
-        start = self._knots(z0, v[..., :1, :], _some(jumps, 0, 1), breaks[first : first + 1], slice(first, first + 1))
-        rest = self._knots(
-            start[..., 1, :], v[..., 1:-1, :], _some(jumps, 1, None), gaps[first : last - 1], slice(first + 1, last)
-        )
-        return torch.cat([start[..., :1, :].expand(*rest.shape[:-2], 1, self.n), rest], -2)
+        # the first step by itself, which leaves equal ones where samples are uniform
+        x = self._knots(z0, v[..., :1, :], _some(jumps, 0, 1), breaks[first : first + 1], slice(first, first + 1))
+        if last == first + 1:
+            return x
+        own = slice(first + 1, last)
+        rest = self._knots(x[..., 1, :], v[..., 1:-1, :], _some(jumps, 1, None), gaps[first : last - 1], own)
+        return torch.cat([x[..., :1, :].expand(*rest.shape[:-2], 1, self.n), rest], -2)
 
     def _knots(self, z0: Tensor, v: Tensor, jumps: Tensor | None, h: Tensor, own: slice) -> Tensor:
         jumps = z0.new_zeros(0, self.n) if jumps is None else jumps

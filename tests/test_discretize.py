@@ -134,6 +134,23 @@ def test_state_space_systems_come_in_and_go_out_unchanged(system: Any):
     assert np.array_equal(other.D, D)
 
 
+def test_systems_of_python_control_come_in_and_go_out_unchanged():
+    control = pytest.importorskip("control")
+    system = control.StateSpace(A, B, C, D)
+    out = linode.LinearODE.from_statespace(system).to_statespace(control.StateSpace)
+    assert isinstance(out, control.StateSpace)
+    assert all(np.array_equal(getattr(out, name), getattr(system, name)) for name in "ABCD")
+    with pytest.raises(linode.OptionError, match="discrete time"):
+        linode.LinearODE.from_statespace(control.StateSpace(A, B, C, D, 0.1))
+    with pytest.raises(linode.OptionError, match="discrete time"):
+        linode.LinearODE.from_statespace(control.StateSpace(A, B, C, D, True))
+    t, u = np.arange(100) * 0.05, RNG.standard_normal((100, 2))
+    true = control.forced_response(system, t, u.T, np.ones(3))
+    ode = linode.LinearODE.from_statespace(system, np.ones(3), u=linode.FirstOrderHold(t, u))
+    assert np.allclose(ode(t), true.states.T, rtol=1e-10, atol=1e-11)
+    assert np.allclose(ode.output(t), true.outputs.T.reshape(100, 1), rtol=1e-10, atol=1e-11)
+
+
 def test_output_is_that_of_lsim():
     t, u, z0 = np.arange(200) * 0.05, RNG.standard_normal((200, 2)), RNG.standard_normal(3)
     ode = linode.LinearODE.from_statespace(foreign(), z0, u=linode.FirstOrderHold(t, u))

@@ -146,15 +146,19 @@ def shift(n_terms: int, m: int, unit: float, like: Tensor) -> tuple[Tensor, Tens
 
 def count(breaks: Tensor, t: Tensor, *, right: bool) -> Tensor:
     """How many breaks (*batch, K) lie before t (*batch, T), or at it where `right`; (*batch, T)."""
+    breaks, t = breaks.detach(), t.detach()
+    if is_known(breaks) and is_known(t):
+        with torch._C._DisableFuncTorch():  # what is known stays known
+            if right and breaks.ndim == 1 and is_equal(breaks, t):
+                return torch.arange(1, len(t) + 1, device=t.device)
+            return _counted(breaks, t, right)
+    return _counted(breaks + 0 * t[..., :1], t + 0 * breaks[..., :1], right)  # both are mapped over, or none
+
+
+def _counted(breaks: Tensor, t: Tensor, right: bool) -> Tensor:
     batch = common_shape(breaks.shape[:-1], t.shape[:-1])
-    if not (is_known(breaks) and is_known(t)):  # where one of them is mapped over, so is the other
-        breaks, t = breaks + 0 * t[..., :1], t + 0 * breaks[..., :1]
-    if not batch:
-        if right and breaks.shape == t.shape and is_known(breaks) and is_known(t) and is_equal(breaks, t):
-            return torch.arange(1, len(t) + 1, device=t.device)
-        return torch.searchsorted(breaks.detach().contiguous(), t.detach().contiguous(), right=right)
-    sorted_breaks, values = (x.detach().expand(*batch, x.shape[-1]).contiguous() for x in (breaks, t))
-    return torch.searchsorted(sorted_breaks, values, right=right)
+    breaks, t = (x.expand(*batch, x.shape[-1]).contiguous() for x in (breaks, t))
+    return torch.searchsorted(breaks, t, right=right)
 
 
 def select(x: Tensor, k: Tensor) -> Tensor:
