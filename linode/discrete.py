@@ -61,7 +61,7 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     dtype = torch.promote_types(A.dtype, G.dtype)
     A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
     # in units of dt, with u and its rise over a sample as further states
-    Omega, H = shift(N_TERMS[hold], G.shape[-1], 1.0, G)
+    Omega, H = shift(N_TERMS[hold], G.shape[-1], 1.0, G.dtype, G.device)
     top = torch.cat([(x * step[..., None, None]).expand(*batch, n, -1) for x in (A, G @ H)], -1)
     M = torch.cat([top, torch.nn.functional.pad(Omega, (n, 0)).expand(*batch, -1, -1)], -2)
     one = torch.ones(1, dtype=torch.float64, device=A.device)

@@ -33,7 +33,8 @@ from .kernels.ranged import Ranged
 from .kernels.stepping import Stepper, choose_step, power_norm, scattered
 from .kernels.taylor import DOUBLE
 from .methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
-from .methods.many import THETA, Short, makes_many, recur
+from .methods.many import THETA, Short, makes_many
+from .methods.recurring import recur
 from .problem import Layout, check_finite, is_equal, is_finite, widened
 
 FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
@@ -135,7 +136,8 @@ class Evaluation:
         if plan is None:
             norm = self._norm()
             if layout.t_shape[-1] == 1 and norm * t_max <= THETA / 2 and isinstance(planner.method, Auto):
-                plan = Short(layout.systems(widened(Xi)))
+                plan = Short(self.systems)
+                plan.one_norm = norm
             else:
                 R = layout.n if many else layout.R
                 plan = planner.plan(

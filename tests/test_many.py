@@ -9,7 +9,8 @@ from torch import Tensor
 
 import linode
 from linode.kernels.recurrence import changing, exponents, steady
-from linode.methods import many
+from linode.kernels.series import short
+from linode.methods import many, recurring
 from tests import oracles
 
 RNG = np.random.default_rng(6)
@@ -86,7 +87,7 @@ def test_both_kinds_are_used_where_they_suit_and_only_there():
 def test_columns_of_zeros_in_all_states_are_not_multiplied_and_change_nothing():
     Xi, z0, t = (torch.tensor(x) for x in (SYSTEMS["random"], starts("random", 5), GRIDS["own"]))
     z0[:, 1] = 0
-    got = many.short(0.5 * Xi[None], t[None], z0[None])
+    got = short(0.5 * Xi[None], t[None], z0[None])
     true = torch.linalg.matrix_exp(0.5 * Xi * t[:, None, None]) @ z0[..., None]
     assert torch.allclose(got[0], true[..., 0], rtol=1e-12, atol=1e-13)
 
@@ -137,11 +138,11 @@ def test_recurrences_of_batches_equal_those_of_their_elements():
 @pytest.mark.parametrize("method", ["eig", "propagator", "auto"])
 def test_a_changing_recurrence_is_that_of_its_exponentials_in_windows_or_modes(method: str, monkeypatch):
     """Mode by mode where there are modes, else by the propagators of a few steps at a time."""
-    monkeypatch.setattr(many, "WINDOW_ENTRIES", 9 * 13)
+    monkeypatch.setattr(recurring, "WINDOW_ENTRIES", 9 * 13)
     Xi, h = SYSTEMS["random"], np.random.default_rng(1).uniform(0, 0.3, 50)
     d, x = np.random.default_rng(2).standard_normal((50, 3)), np.ones(3)
     plan = linode.methods.make_method(method).plan(torch.tensor(Xi)[None])
     args = (torch.tensor(x)[None, None], torch.tensor(h)[None, None], torch.tensor(d)[None, None])
-    got = many.recur(plan, *args)[0, 0]
+    got = recurring.recur(plan, *args)[0, 0]
     E = torch.tensor(oracles.propagator(Xi, h))
     assert torch.allclose(got, looped(E, torch.tensor(d), torch.tensor(x)), rtol=1e-11, atol=1e-12)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import DtypeError, ShapeError
 from ..problem import as_tensor, broadcast, check_finite, check_same_device, is_known, widened
 from .base import Input
-from .pieces import Pieces, check_increasing, gaps_of, shift, unit_of
+from .pieces import Pieces, check_increasing, gaps_of, known_shift, unit_of
 
 
 class Samples(Input):
@@ -59,7 +59,7 @@ class Samples(Input):
 
     def _polynomials(self, times: Tensor, refs: Tensor, coefficients: list[Tensor], unit: float) -> Pieces:
         """Pieces sum_j c_j ((t - ref) / unit)^j from c_j (*batch, K + 1, m)."""
-        Omega, H = shift(len(coefficients), self.m, unit, coefficients[0])
+        Omega, H = known_shift(len(coefficients), self.m, unit, coefficients[0].dtype, coefficients[0].device)
         states = torch.cat(coefficients, -1)
         return Pieces(times, gaps_of(times), refs, states, Omega, H, len(coefficients) - 1)
 

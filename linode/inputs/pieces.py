@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -136,11 +137,17 @@ def unit_of(gaps: Tensor) -> float:
     return 4 * 2.0 ** round(math.log2(float(gaps.detach().max())))
 
 
-def shift(n_terms: int, m: int, unit: float, like: Tensor) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=64)
+def known_shift(n_terms: int, m: int, unit: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """As `shift`, kept: not to be written to."""
+    return shift(n_terms, m, unit, dtype, device)
+
+
+def shift(n_terms: int, m: int, unit: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Omega and H for polynomials in t / unit with coefficients v = (c_0, ..., c_j), each of m channels."""
-    numbers = torch.arange(1, n_terms, dtype=torch.float64, device=like.device).to(like.dtype)
+    numbers = torch.arange(1, n_terms, dtype=torch.float64, device=device).to(dtype)
     rise = torch.diag(numbers / unit, 1)  # c_j' = (j + 1) c_(j+1) / unit
-    eye = torch.eye(m, dtype=like.dtype, device=like.device)
+    eye = torch.eye(m, dtype=dtype, device=device)
     return torch.kron(rise, eye), torch.nn.functional.pad(eye, (0, (n_terms - 1) * m))
 
 

@@ -100,7 +100,7 @@ class Smooth(Input):
         ends = self._values(torch.tensor([start, stop], dtype=torch.float64))
         first, last = (torch.cat([ends[..., i : i + 1, :], hold[..., self.m :]], -1) for i in (0, 1))
         edges = start + h * torch.arange(panels + 1, dtype=torch.float64)
-        Omega, H = shift(self.order, self.m, h, states)
+        Omega, H = shift(self.order, self.m, h, states.dtype, states.device)
         return Pieces(
             edges,
             edges.new_full((1,), h).expand(panels),

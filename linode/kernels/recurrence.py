@@ -15,10 +15,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from .arrays import empty
+from .arrays import empty, expand, namespace, of_kind
 
 FEW_STEPS = 8  # for which a loop is no slower than halving
 ROWS_OF_A_BLOCK = 96  # L n: products of this size are fast, and at most 96 / n times as much work as is needed
@@ -36,34 +35,38 @@ def exponents(K: int, n: int) -> tuple[tuple[int, ...], ...]:
         K, stride = -(-K // L) - 1, stride * L
 
 
-def steady(powers: list[Tensor], d: Tensor, x0: Tensor) -> Tensor:
-    """The states after every step, with powers[level][..., j, :, :] = E^exponents[level][j]."""
+def steady(powers: list[Any], d: Any, x0: Any) -> Any:
+    """The states after every step, with powers[level][..., j, :, :] = E^exponents[level][j]. Arrays or tensors."""
     own, *coarser = powers
     *batch, K, n = d.shape
     L = own.shape[-3]
     n_blocks = -(-K // L)
     inputs, starts_by_column = _toeplitz(own)
-    rows = d if n_blocks * L == K else torch.nn.functional.pad(d, (0, 0, 0, n_blocks * L - K))
+    rows = d
+    if n_blocks * L > K:
+        rows = empty((*batch, n_blocks * L, n), d)
+        rows[..., :K, :], rows[..., K:, :] = d, 0
     rows = rows.reshape(*batch, n_blocks, L * n)
     starts = x0[..., None, :]
     if coarser:
         ends = rows[..., :-1, :] @ inputs[..., -n:]  # what a block adds by its end
-        starts = torch.cat([starts.expand(*batch, 1, n), steady(coarser, ends, x0)], -2)
+        later = steady(coarser, ends, x0)
+        starts = namespace(d).concatenate((expand(starts, (*batch, 1, n)), later), axis=-2)
     states = rows @ inputs
     states += starts @ starts_by_column
     return states.reshape(*batch, n_blocks * L, n)[..., :K, :]
 
 
-def _toeplitz(powers: Tensor) -> tuple[Tensor, Tensor]:
+def _toeplitz(powers: Any) -> tuple[Any, Any]:
     """(L n, L n) from the inputs d_i of a block to its states x_(j+1), E^(j-i) for i <= j; (n, L n) from its start."""
     *batch, L, n, _ = powers.shape
-    eye = torch.eye(n, dtype=powers.dtype, device=powers.device).expand(*batch, 1, n, n)
-    all_powers = torch.cat([eye, powers], -3).mT
-    steps = torch.arange(L, device=powers.device)
-    gap = steps[None, :] - steps[:, None]
-    blocks = all_powers[..., gap.clamp(min=0), :, :] * (gap >= 0)[:, :, None, None]
-    inputs = blocks.transpose(-3, -2).reshape(*batch, L * n, L * n)
-    return inputs, all_powers[..., 1:, :, :].transpose(-3, -2).reshape(*batch, n, L * n)
+    xp = namespace(powers)
+    all_powers = empty((*batch, L + 1, n, n), powers)  # of the transpose
+    all_powers[..., 0, :, :], all_powers[..., 1:, :, :] = of_kind(np.eye(n), powers), powers.mT
+    gap = of_kind(np.arange(L)[None, :] - np.arange(L)[:, None], powers)
+    blocks = all_powers[..., gap.clip(min=0), :, :] * (gap >= 0)[:, :, None, None]
+    inputs = xp.swapaxes(blocks, -3, -2).reshape(*batch, L * n, L * n)
+    return inputs, xp.swapaxes(all_powers[..., 1:, :, :], -3, -2).reshape(*batch, n, L * n)
 
 
 def changing(E: Any, d: Any, x0: Any) -> Any:
