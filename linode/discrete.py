@@ -61,6 +61,9 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     dtype = torch.promote_types(A.dtype, G.dtype)
     A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
     # in units of dt, with u and its rise over a sample as further states
+    size = (G * step[..., None, None]).detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True)
+    unit = torch.exp2(torch.where(size > 0, size, 1.0).log2().round())  # large gains must not hide small states
+    G = G / unit
     Omega, H = shift(N_TERMS[hold], G.shape[-1], 1.0, G.dtype, G.device)
     top = torch.cat([(x * step[..., None, None]).expand(*batch, n, -1) for x in (A, G @ H)], -1)
     M = torch.cat([top, torch.nn.functional.pad(Omega, (n, 0)).expand(*batch, -1, -1)], -2)
@@ -69,4 +72,5 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     Ad, *gains = (x.to(dtype) for x in E.split([n] + [G.shape[-1]] * N_TERMS[hold], -1))
     if hold == "first":  # gains of u[k] and of u[k+1] - u[k]
         gains = [gains[0] - gains[1], gains[1]]
+    gains = [gain * unit.to(gain.real.dtype) for gain in gains]
     return tuple(as_answer(x.contiguous(), is_numpy) for x in (Ad, *gains))

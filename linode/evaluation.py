@@ -132,17 +132,16 @@ class Evaluation:
             if not math.isfinite(size_of_x):
                 check_finite(x, name)
         many = makes_many(t, layout.n) if layout.t_shape[-1] == 1 and 2 * layout.n < layout.R else None
-        plan = planner.known(self.systems, t_max)
+        plan: Plan | None
+        if layout.t_shape[-1] == 1 and isinstance(planner.method, Auto) and self._norm() * t_max <= THETA / 2:
+            plan = Short(self.systems)
+            plan.one_norm = self._norm()
+        else:
+            plan = planner.known(self.systems, t_max)
         if plan is None:
-            norm = self._norm()
-            if layout.t_shape[-1] == 1 and norm * t_max <= THETA / 2 and isinstance(planner.method, Auto):
-                plan = Short(self.systems)
-                plan.one_norm = norm
-            else:
-                R = layout.n if many else layout.R
-                plan = planner.plan(
-                    self.systems, Workload(self._n_plans(), R, layout.t_shape[-1], layout.n, norm, t_max)
-                )
+            R = layout.n if many else layout.R
+            work = Workload(self._n_plans(), R, layout.t_shape[-1], layout.n, self._norm(), t_max)
+            plan = planner.plan(self.systems, work)
         self.plan = many(plan) if many else plan
         moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
         if not (small and moderate and self.plan.takes_arrays):

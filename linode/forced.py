@@ -21,8 +21,20 @@ from .inputs import Input, make_input
 from .inputs.pieces import Pieces, count, no_pieces, select
 from .knots import Planners, knots
 from .methods import Auto
-from .problem import as_tensor, check_finite, check_same_device, common_shape, is_finite, is_known
+from .problem import (
+    as_tensor,
+    check_finite,
+    check_finite_anywhere,
+    check_same_device,
+    common_shape,
+    extremes,
+    is_finite,
+    is_known,
+)
 
+# of |M| t: so much in one step that eigenvectors of M, where they are accepted, are good to nearly all digits; and so
+# little that where samples are dense a short series does a step
+FAR, NEAR = 30.0, 0.25
 ENOUGH = 1e-6  # relative error of z from an input that was sampled, beyond which a status says so
 
 
@@ -106,15 +118,19 @@ class Forcing:
         dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
         Xi, z0 = Xi.to(dtype), z0.to(dtype)
         b, B = (None if x is None else x.to(dtype) for x in (self.b, self.B))
-        start, stop = (float(x) for x in t.detach().aminmax()) if is_known(t) and t.numel() else (0.0, 0.0)
+        for x, name in ((t, "t"), (b, "b"), (B, "B"), (Xi, "Xi"), (z0, "z0")):
+            if x is not None:
+                check_finite_anywhere(x, name)
+        start, stop = extremes(t)
         solutions = []
         for i, part in enumerate(self.inputs or (None,)):
-            pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(min(start, 0.0), max(stop, 0.0))
+            pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(start, stop)
             systems = Xi
             if switches is not None:
                 pieces, index = pieces.merged(switches)
                 systems = Xi[..., index, :, :]
-            drive = Drive.of(systems, b, B if part is not None else None, pieces.to(Xi), planners.child(f"input {i}"))
+            own = B if part is not None else None
+            drive = Drive.of(systems, b, own, pieces.to(Xi), max(stop, -start), planners.child(f"input {i}"))
             solutions.append(drive.states(z0, t))
             z0, b = torch.zeros_like(z0), None
         total = reduce(torch.add, solutions)
@@ -138,15 +154,18 @@ class Drive:
     is_mirrored: bool = False
 
     @classmethod
-    def of(cls, Xi: Tensor, b: Tensor | None, B: Tensor | None, pieces: Pieces, planners: Planners) -> Drive:
-        """Xi (*batch, J, n, n), b (*batch, n), B (*batch, n, m)."""
+    def of(
+        cls, Xi: Tensor, b: Tensor | None, B: Tensor | None, pieces: Pieces, t_max: float, planners: Planners
+    ) -> Drive:
+        """Xi (*batch, J, n, n), b (*batch, n), B (*batch, n, m), for times up to t_max."""
+        rate = _rate(Xi, pieces, t_max)
         n, states, Omega = Xi.shape[-1], pieces.states, pieces.Omega
         G = pieces.H if B is None else B @ pieces.H
         if Omega.shape[-1]:
-            unit = _unit(G, Xi)
+            unit = _unit(G, rate)
             G, states = G / unit, states * unit
         if b is not None:  # driven by a state that is constant
-            unit = _unit(b[..., None], Xi)
+            unit = _unit(b[..., None], rate)
             G = _joined(G, b[..., None] / unit, 2)
             states = _joined(states, unit.expand(*unit.shape[:-2], states.shape[-2], 1).to(states.dtype), 2)
             Omega = torch.nn.functional.pad(Omega, (0, 1, 0, 1))
@@ -179,24 +198,32 @@ class Drive:
         """For t >= 0."""
         pieces, breaks = self.pieces, self.pieces.breaks
         if breaks.shape[-1] == 0:
-            y0 = _joined(z0, pieces.states[..., 0, :], 1)
+            v = pieces.states[..., 0, :]
+            v = v if pieces.degree is None else pieces.advanced(v, -pieces.refs[..., 0])
+            y0 = _joined(z0, v, 1)
             return trajectory(self.M[..., 0, :, :], y0, t, self.planners.whole)[..., : self.n]
         if breaks.ndim == 1 and is_known(breaks) and is_known(t):
             return self._along(z0, t)
-        # breaks before 0 take no time
-        starts = torch.cat([torch.zeros_like(breaks[..., :1]), breaks.clamp(min=0)], -1)
-        ahead = breaks > 0 if self.is_mirrored else breaks >= 0
+        # breaks before 0, or after all times, take no time
+        end = t.detach().amax(-1, keepdim=True)
+        starts = torch.cat([torch.zeros_like(breaks[..., :1]), breaks.clamp(min=0).minimum(end)], -1)
+        ahead = (breaks > 0 if self.is_mirrored else breaks >= 0) & (breaks <= end)
         jumps = None if self.jumps is None else torch.where(ahead[..., None], self.jumps, 0)
         v = pieces.advanced(pieces.states, starts - pieces.refs)
         x = self._knots(z0, v[..., :-1, :], jumps, starts[..., 1:] - starts[..., :-1], slice(None, -1))
-        k = count(breaks, t, right=not self.is_mirrored)
+        k = count(breaks, t, right=self._right)
         return self._between(x, v, k, t - select(starts[..., None], k)[..., 0], slice(None))
+
+    @property
+    def _right(self) -> bool:
+        """At a break the next piece has begun; but against time a jump at it has not been undone."""
+        return not self.is_mirrored or self.jumps is None
 
     def _along(self, z0: Tensor, t: Tensor) -> Tensor:
         """One grid of breaks for all trajectories, known: no more of it than the times need."""
         pieces, breaks, forth = self.pieces, self.pieces.breaks, not self.is_mirrored
         first = int(count(breaks, torch.zeros_like(breaks[:1]), right=self.is_mirrored))
-        last = max(first, int(count(breaks, t.detach().amax()[None], right=forth)))
+        last = max(first, int(count(breaks, t.detach().amax()[None], right=self._right)))
         # the recurrence may start at a break at 0, but as a function of that break it does not
         at_break = forth and first < last and float(breaks[first].detach()) == 0 and not has_derivative(breaks)
         if at_break:
@@ -212,7 +239,7 @@ class Drive:
                 head = pieces.advanced(v[..., 0, :], starts[0] - pieces.refs[first])
                 v = torch.cat([head[..., None, :], v[..., 1:, :]], -2)
         x = self._over_breaks(z0, v, first, last, at_break)
-        k = (count(breaks, t, right=forth) - first).clamp(0, last - first)
+        k = (count(breaks, t, right=self._right) - first).clamp(0, last - first)
         return self._between(x, v, k, t - starts[k], own)
 
     def _over_breaks(self, z0: Tensor, v: Tensor, first: int, last: int, at_break: bool) -> Tensor:
@@ -302,9 +329,24 @@ def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
     return torch.cat([a.expand(*batch, *a.shape[-n_own:]) for a in (x, y)], dim)
 
 
-def _unit(G: Tensor, Xi: Tensor) -> Tensor:
-    """(*batch, 1, 1): a power of two, in units of which what drives is as large as Xi."""
-    size = Xi.detach().abs().amax((-3, -2, -1))[..., None, None]
-    ratio = G.detach().abs().amax((-2, -1), keepdim=True) / size
+def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> Tensor:
+    """(*batch, 1, 1), 1/time: |Xi|_1, or where that does little in the longest time between breaks, what does.
+
+    What drives is scaled to it. If it were as slow as Xi, its effect would be the difference of what is larger by
+    1 / (|Xi| t), which no check of the eigenvectors would show.
+    """
+    norm = Xi.detach().abs().sum(-2).amax((-2, -1))[..., None, None]
+    if pieces.breaks.shape[-1] == 0:
+        least = FAR / t_max if t_max > 0 else 0.0
+    else:
+        longest = max(extremes(pieces.gaps)[1], t_max - max(abs(x) for x in extremes(pieces.breaks)), 0.0)
+        longest = min(longest, t_max)
+        least = NEAR / longest if longest > 0 else 0.0
+    return norm.clamp(min=least if least < torch.inf else 0.0)
+
+
+def _unit(G: Tensor, rate: Tensor) -> Tensor:
+    """(*batch, 1, 1): a power of two, in units of which what drives is as large as `rate`."""
+    ratio = G.detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True) / rate
     ratio = torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0)
     return torch.exp2(ratio.log2().round())

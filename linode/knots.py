@@ -77,6 +77,8 @@ class Knots(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         M, x0, v, c, h, x = ctx.saved_tensors
+        poison = (0 * g).sum()  # NaN where a cotangent is not finite: so are all gradients then
+        g = torch.where(torch.isfinite(g), g, 0)
         XiH = conj(M[..., : x0.shape[-1], : x0.shape[-1]]).mT.flip(-3)
         back = knots(
             XiH, g[..., -1, :], g[..., :-1, :0], g[..., :-1, :].flip(-2), h.flip(-1), ctx.planners.child("adjoint")
@@ -93,7 +95,7 @@ class Knots(Function):
             ctx.needs_input_grad[4],
         )
         grads = (S, lam[..., 0, :], a[..., x0.shape[-1] :], after[..., : c.shape[-2], :], dh[..., 0])
-        return *(grad.sum_to_size(y.shape) for grad, y in zip(grads, (M, x0, v, c, h))), None
+        return *(grad.sum_to_size(y.shape) + _like(poison, y) for grad, y in zip(grads, (M, x0, v, c, h))), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -110,6 +112,11 @@ class Knots(Function):
         *tensors, planners = inputs
         folded = fold(tensors, in_dims[:5], (3, 1, 2, 2, 1))
         return Knots.apply(*folded, planners.fresh()), 0
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """A complex or real x as y is."""
+    return x.real if x.is_complex() and not y.is_complex() else x
 
 
 def _driven(planner: Planner, M: Tensor, v: Tensor, h: Tensor) -> Tensor:

@@ -169,12 +169,11 @@ class LinearODE(Solver):
         """
         if self.C is None or self.D is None:
             raise OptionError("output needs C and D: make the solver by LinearODE.from_statespace")
-        z = self(t)
-        C, D = (torch.as_tensor(x) if isinstance(z, Tensor) else x for x in (self.C, self.D))
-        y = z @ C.T
-        for part in self.forcing.inputs:
-            y = y + part(t) @ D.T
-        return y
+        times, is_scalar = self._times(t)
+        z = self._evaluate(times)
+        C, D = (torch.as_tensor(x).to(z) for x in (self.C, self.D))
+        y = z @ C.mT + sum(part(times).to(z) @ D.mT for part in self.forcing.inputs)
+        return self._answer(y[..., 0, :] if is_scalar else y, t)
 
     @property
     def decomposition(self) -> Plan:
@@ -202,7 +201,7 @@ class LinearODE(Solver):
         self, times: Tensor, z: Tensor
     ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         n, batch = self.Xi.shape[-1], z.shape[:-2]
-        Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n), self.z0.detach().to(z.dtype)
+        Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n).contiguous(), self.z0.detach().to(z.dtype)
         if not self.forcing.is_nothing:
             planners = self._planners.child("condition")
             return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)

@@ -60,6 +60,14 @@ def is_finite(x: Any) -> bool:
     return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 
+def check_finite_anywhere(x: Tensor, name: str) -> None:
+    """As `check_finite`, but inside transforms too, where the entry cannot be named."""
+    if is_known(x):
+        check_finite(x, name)
+    elif is_anywhere(~torch.isfinite(x)):
+        raise NonFiniteError(f"{name} must be finite")
+
+
 def is_equal(x: Tensor, y: Tensor) -> bool:
     """Same shape, kind and values."""
     if x.device.type == "cpu" and y.device.type == "cpu" and x.numel() <= 2**14 and not is_deferred():
@@ -85,6 +93,28 @@ def is_deferred() -> bool:
 def is_known(x: Tensor) -> bool:
     """Whether the values of x can be looked at here; inside transforms some tensors are as they were outside."""
     return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def concrete(x: Tensor) -> Tensor:
+    """x without the transforms around it: mapped dimensions among its own, and nothing to differentiate."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.detach()
+
+
+def is_anywhere(mask: Tensor) -> bool:
+    """Whether a mask is true anywhere, mapped dimensions included; not known while torch.compile traces."""
+    return not torch.compiler.is_compiling() and bool(concrete(mask.any()).any())
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """Smallest and largest value, 0 among them, over mapped dimensions too."""
+    with torch._C._DisableFuncTorch():
+        values = concrete(x)
+        if not values.numel():
+            return 0.0, 0.0
+        least, most = values.aminmax()
+        return min(float(least), 0.0), max(float(most), 0.0)
 
 
 def make_matrix(A: Any, name: str) -> Tensor:
@@ -145,7 +175,8 @@ def widened(x: Tensor) -> Tensor:
 
 
 def as_answer(x: Tensor, is_numpy: bool) -> Any:
-    return x.numpy() if is_numpy else x
+    """An array where arrays came, unless a function that came with them holds what has gradients."""
+    return x.numpy() if is_numpy and not x.requires_grad else x
 
 
 def check_same_device(tensors: dict[str, Tensor]) -> None:

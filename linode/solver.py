@@ -171,7 +171,8 @@ class Solver(ABC):
         if finer is None or z.numel() == 0:
             return None
         with torch.no_grad():
-            return float((self._with(finer)._evaluate(times) - z).abs().max() / z.abs().max())
+            change, size = (float(x.abs().max()) for x in (self._with(finer)._evaluate(times) - z, z))
+        return change / size if size else float(change > 0)
 
     def _with(self, forcing: Forcing) -> Solver:
         """The same problem, otherwise forced."""

@@ -68,9 +68,9 @@ class PiecewiseLinearODE(Solver):
         times, systems, is_numpy = _separated(pieces)
         self.times, self.Xi = times, systems  # (J,), (*batch, J, n, n)
         self._names = ("Xi", "z0")
-        _, self.z0, z0_is_numpy = make_system(systems[..., 0, :, :], z0)
+        _, self.z0, _ = make_system(systems[..., 0, :, :], z0)
         self.forcing, forcing_is_numpy = Forcing.make(b, B, u, systems[..., 0, :, :])
-        self._is_numpy = is_numpy and z0_is_numpy and forcing_is_numpy
+        self._is_numpy = is_numpy and not isinstance(z0, Tensor) and forcing_is_numpy
         broadcast({"Xi": self._Xi_batch, "z0": self.z0.shape[:-1], **self.forcing.batches})
         self._planner = Planner(make_method(method), rtol)
         self._planners = make_planners(self._planner)
@@ -114,7 +114,8 @@ class PiecewiseLinearODE(Solver):
         self, times: Tensor, z: Tensor
     ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         J, n = self.Xi.shape[-3], self.Xi.shape[-1]
-        Xi, z0 = self.Xi.detach().to(z.dtype).expand(*z.shape[:-2], J, n, n), self.z0.detach().to(z.dtype)
+        Xi = self.Xi.detach().to(z.dtype).expand(*z.shape[:-2], J, n, n).contiguous()
+        z0 = self.z0.detach().to(z.dtype)
         planners, switches = self._planners.child("condition"), self.times[1:].detach()
         return Xi, *linearised(lambda A: self.forcing.states(A, z0, times, planners, switches), Xi)
 

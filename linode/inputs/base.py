@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
-from ..problem import as_answer, as_tensor, broadcast, is_known
+from ..errors import DtypeError, ShapeError
+from ..problem import as_answer, as_tensor, broadcast, check_finite_anywhere, extremes
 from .pieces import Pieces
 
 
@@ -47,15 +47,21 @@ class Input(ABC):
     def __add__(self, other: Input) -> Input:
         return Sum((*self.parts, *other.parts)) if isinstance(other, Input) else NotImplemented
 
+    def __radd__(self, other: Any) -> Input:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # what sum() starts from
+
     def __call__(self, t: Any) -> Any:
         """u(t), (*batch, T, m), for t (T,) or (*batch, T), or (*batch, m) for a scalar; impulses are left out."""
-        times = as_tensor(t, "t", integers_become=torch.float64).to(torch.float64)
+        times = as_tensor(t, "t", integers_become=torch.float64)
+        if times.is_complex():
+            raise DtypeError(f"t must be real, got {times.dtype}")
+        check_finite_anywhere(times, "t")
+        times = times.to(torch.float64)
         u = self._at(times if times.ndim else times[None])
         return as_answer(u if times.ndim else u[..., 0, :], self.is_numpy and not isinstance(t, Tensor))
 
     def _at(self, t: Tensor) -> Tensor:
-        start, stop = (float(t.min()), float(t.max())) if is_known(t) and t.numel() else (0.0, 0.0)
-        return self.pieces(start, stop).at(t).to(self.dtype)
+        return self.pieces(*extremes(t)).at(t).to(self.dtype)
 
 
 class Sum(Input):

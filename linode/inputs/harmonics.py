@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..kernels.embedding import real_matrix
-from ..problem import as_tensor, check_finite, check_same_device, is_known, widened
+from ..problem import as_tensor, check_finite_anywhere, check_same_device, widened
 from .base import Input
 from .pieces import Pieces
 
@@ -54,8 +54,7 @@ class Harmonics(Input):
 
     def _checked(self) -> tuple[Tensor, Tensor]:
         for x, name in ((self.rates, "rates"), (self.amplitudes, "amplitudes")):
-            if is_known(x):
-                check_finite(x, name)
+            check_finite_anywhere(x, name)
         return widened(self.rates), widened(self.amplitudes)
 
     def pieces(self, start: float, stop: float) -> Pieces:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DtypeError, ShapeError
-from ..problem import as_tensor, broadcast, check_finite, check_same_device, is_known, widened
+from ..problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, widened
 from .base import Input
 from .pieces import Pieces, check_increasing, gaps_of, known_shift, unit_of
 
@@ -50,11 +50,9 @@ class Samples(Input):
     def _checked(self) -> tuple[Tensor, Tensor]:
         """Times and values, wide, as they are now."""
         for x, name in ((self.times, "times"), (self.values, "values")):
-            if is_known(x):
-                check_finite(x, name)
+            check_finite_anywhere(x, name)
         times = widened(self.times)
-        if is_known(times):
-            check_increasing(times, "times")
+        check_increasing(times, "times")
         return times, widened(self.values)
 
     def _polynomials(self, times: Tensor, refs: Tensor, coefficients: list[Tensor], unit: float) -> Pieces:

@@ -18,7 +18,9 @@ from ..adjoint import has_derivative, trajectory
 from ..errors import DtypeError, OrderError, ShapeError
 from ..evaluation import Planner
 from ..methods import make_method
-from ..problem import common_shape, is_equal, is_known
+from ..problem import common_shape, extremes, is_anywhere, is_equal, is_known
+
+SAME = 1e-6  # of a gap: differences that cannot be meant
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ def no_pieces(n: int, t: Tensor) -> Pieces:
 def check_increasing(times: Tensor, name: str) -> None:
     """Raise where times (*batch, K) do not increase strictly along the last dimension."""
     bad = times[..., 1:] <= times[..., :-1]
-    if bool(bad.any()):
+    if not is_known(times):
+        if is_anywhere(bad):
+            raise OrderError(f"{name} must increase strictly")
+    elif bool(bad.any()):
         *batch, k = bad.nonzero()[0].tolist()
         before, after = (times[(*batch, i)].item() for i in (k, k + 1))
         index = ", ".join(map(str, (*batch, k + 1)))
@@ -125,16 +130,16 @@ def gaps_of(times: Tensor) -> Tensor:
     if times.ndim == 1 and K > 2 and is_known(times) and not has_derivative(times):
         mean = (times[-1] - times[0]) / (K - 1)
         off = times - (times[0] + mean * torch.arange(K, dtype=times.dtype, device=times.device))
-        if float(off.abs().max()) <= 4 * torch.finfo(times.dtype).eps * float(times.abs().max()):
+        rounding = 4 * torch.finfo(times.dtype).eps * float(times.abs().max())
+        if float(off.abs().max()) <= min(rounding, SAME * float(mean)):
             return mean.expand(K - 1)
     return times[..., 1:] - times[..., :-1]
 
 
 def unit_of(gaps: Tensor) -> float:
     """A power of two, a few of the longest gap: a unit of time that costs no rounding, in which all gaps are short."""
-    if not is_known(gaps) or gaps.numel() == 0:
-        return 1.0
-    return 4 * 2.0 ** round(math.log2(float(gaps.detach().max())))
+    longest = extremes(gaps)[1]
+    return 4 * 2.0 ** round(math.log2(longest)) if 0 < longest < 1e300 else 1.0
 
 
 @lru_cache(maxsize=64)
@@ -159,7 +164,8 @@ def count(breaks: Tensor, t: Tensor, *, right: bool) -> Tensor:
             if right and breaks.ndim == 1 and is_equal(breaks, t):
                 return torch.arange(1, len(t) + 1, device=t.device)
             return _counted(breaks, t, right)
-    return _counted(breaks + 0 * t[..., :1], t + 0 * breaks[..., :1], right)  # both are mapped over, or none
+    nothing = 0 * (breaks.sum(-1, keepdim=True) + t.sum(-1, keepdim=True))  # mapped over where one of them is
+    return _counted(breaks + nothing, t + nothing, right)
 
 
 def _counted(breaks: Tensor, t: Tensor, right: bool) -> Tensor:

@@ -18,7 +18,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from ..errors import OptionError, ShapeError
-from ..problem import as_tensor, check_finite, is_known, widened
+from ..problem import as_tensor, check_finite_anywhere, concrete, widened
 from .base import Input
 from .pieces import Pieces, shift
 
@@ -96,20 +96,10 @@ class Smooth(Input):
         coefficients = self._chebyshev(start, h, panels)
         coefficients = coefficients @ _monomials(self.order).to(coefficients.dtype)  # (*batch, panels, m, order)
         states = coefficients.mT.flatten(-2)  # (c_0, ..., c_(order - 1)), each of m
-        hold = torch.zeros_like(states[..., :1, :])
-        ends = self._values(torch.tensor([start, stop], dtype=torch.float64))
-        first, last = (torch.cat([ends[..., i : i + 1, :], hold[..., self.m :]], -1) for i in (0, 1))
-        edges = start + h * torch.arange(panels + 1, dtype=torch.float64)
+        edges = start + h * torch.arange(panels, dtype=torch.float64)
         Omega, H = shift(self.order, self.m, h, states.dtype, states.device)
-        return Pieces(
-            edges,
-            edges.new_full((1,), h).expand(panels),
-            torch.cat([edges[:1], edges]),
-            torch.cat([first, states, last], -2),
-            Omega,
-            H,
-            self.order - 1,
-        )
+        gaps = edges.new_full((1,), h).expand(max(panels - 2, 0))
+        return Pieces(edges[1:], gaps, edges, states, Omega, H, self.order - 1)
 
     def _chebyshev(self, start: float, h: float, panels: int) -> Tensor:
         """Coefficients of T_j on every panel, (*batch, panels, m, order)."""
@@ -126,10 +116,10 @@ class Smooth(Input):
         """Of the polynomials between nodes, relative to the largest |u|."""
         between = torch.tensor(BETWEEN, dtype=torch.float64)
         true = self._on_panels(between, start, h, panels)
-        size = float(true.abs().max()) if true.numel() else 0.0
+        size = largest_of(true)
         basis = torch.from_numpy(chebyshev.chebvander(np.array(BETWEEN), self.order - 1))
         got = (self._chebyshev(start, h, panels) @ basis.mT.to(true.dtype)).mT
-        return float((got - true).abs().max()) / size if size else 0.0
+        return largest_of(got - true) / size if size else 0.0
 
     def _values(self, t: Tensor) -> Tensor:
         u = as_tensor(self.function(t), "u(t)")
@@ -140,9 +130,13 @@ class Smooth(Input):
                 f"u(t) has shape {tuple(u.shape)} for t ({len(t)},); "
                 f"it must be (T, m) or (*batch, T, m) with m = {self.m}"
             )
-        if is_known(u):
-            check_finite(u, "u(t)")
+        check_finite_anywhere(u, "u(t)")
         return widened(u)
+
+
+def largest_of(x: Tensor) -> float:
+    """The largest size of an entry, over mapped dimensions too."""
+    return float(concrete(x.abs().amax()).max()) if x.numel() else 0.0
 
 
 @lru_cache(maxsize=32)
