@@ -25,7 +25,7 @@ LAYERS = (
     {"linode.evaluation"},
     {"linode.compiled", "linode.adjoint"},
     {"linode.inputs"},
-    {"linode.knots", "linode.forced", "linode.conditioning"},
+    {"linode.knots", "linode.drive", "linode.forced", "linode.conditioning"},
     {"linode.statespace", "linode.solver", "linode.ode"},
     {"linode.switching", "linode.discrete", "linode.exponential", "linode.odeint"},
     {"linode"},

@@ -159,6 +159,17 @@ def test_output_is_that_of_lsim():
     assert np.allclose(ode(t), x, rtol=1e-10, atol=1e-11)
 
 
+def test_output_takes_any_mixture_of_types():
+    for z0, values in (
+        (np.zeros(3), torch.ones(1, 2)),
+        (torch.zeros(3), np.ones((1, 2))),
+        (np.zeros(3), np.ones((1, 2))),
+    ):
+        ode = linode.LinearODE.from_statespace(foreign(), z0, u=linode.ZeroOrderHold([0.0], values))
+        assert np.allclose(ode.output([1.0]), np.asarray(ode(1.0)) @ C.T + D @ np.ones(2))
+        assert ode.output(1.0).shape == (1,)
+
+
 def test_a_transfer_function_is_converted():
     ode = linode.LinearODE.from_statespace(scipy.signal.TransferFunction([1.0], [1.0, 3.0, 2.0]))
     assert sorted(np.linalg.eigvals(ode.Xi.numpy())) == pytest.approx([-2.0, -1.0])

@@ -230,3 +230,65 @@ def test_functions_that_return_rubbish_are_told_so(function: Any, error: type, m
 def test_options_of_quadrature_that_mean_nothing_raise(options: dict[str, Any]):
     with pytest.raises(linode.OptionError, match=next(iter(options))):
         linode.Smooth(lambda t: t, m=1, **options)
+
+
+def test_a_function_is_sampled_where_it_is_asked_for_inside_transforms_too():
+    def solve(t: torch.Tensor) -> torch.Tensor:
+        return linode.LinearODE(torch.zeros(1, 1).double(), torch.zeros(1).double(), u=lambda s: torch.cos(s))(t)[
+            ..., 0
+        ]
+
+    t = torch.tensor([2.0, 3.0], dtype=torch.float64)
+    assert torch.allclose(torch.func.vmap(solve)(t), torch.sin(t), atol=1e-9)
+    assert torch.allclose(torch.func.jacrev(solve)(t).diagonal(), torch.cos(t), atol=1e-8)
+
+
+def test_second_derivatives_at_the_ends_of_time_are_those_of_the_function():
+    t = torch.tensor([-1.0, 0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    z = linode.LinearODE(torch.zeros(1, 1).double(), torch.zeros(1).double(), u=lambda s: torch.cos(s))(t)
+    (rate,) = torch.autograd.grad(z.sum(), t, create_graph=True)
+    (curvature,) = torch.autograd.grad(rate.sum(), t)
+    assert torch.allclose(curvature, -torch.sin(t), atol=1e-6)
+
+
+def test_rubbish_is_found_inside_transforms():
+    one = torch.eye(1)
+
+    def with_times(times: torch.Tensor) -> torch.Tensor:
+        return linode.LinearODE(one, one[0], u=linode.ZeroOrderHold(times, torch.ones(3, 1)))(one[0])
+
+    def with_values(values: torch.Tensor) -> torch.Tensor:
+        return linode.LinearODE(one, one[0], u=linode.Impulses([1.0], values))(one[0])
+
+    with pytest.raises(linode.OrderError):
+        torch.func.vmap(with_times)(torch.tensor([[-1.0, -2.0, 1.0]]))
+    with pytest.raises(linode.NonFiniteError):
+        torch.func.vmap(with_values)(torch.full((2, 1, 1), torch.nan))
+
+
+def test_a_function_with_parameters_gives_a_tensor_where_arrays_came_with_it():
+    p = torch.tensor(2.0, requires_grad=True)
+    z = linode.LinearODE([[0.0]], [0.0], B=[[1.0]], u=lambda t: torch.sin(p * t))([1.0])
+    z.sum().backward()
+    assert p.grad is not None
+
+
+def test_a_state_of_zeros_under_a_function_is_resolved():
+    assert linode.LinearODE([[0.0]], [0.0], u=lambda t: t).solve([0.0]).status
+
+
+def test_inputs_sum_and_values_are_asked_for_at_numbers_only():
+    u = sum([linode.ZeroOrderHold([0.0], [[1.0]])] * 3)
+    assert u([0.0]).tolist() == [[3.0]]
+    with pytest.raises(linode.NonFiniteError, match="t must be finite"):
+        u.parts[0]([np.nan])
+    with pytest.raises(linode.DtypeError, match="t must be real"):
+        u.parts[0]([1j])
+
+
+def test_gaps_that_differ_for_a_reason_are_not_made_equal():
+    """Of times so large that their last digit is half a gap."""
+    times = 1e9 + 2.0**-22 * np.array([0, 1, 3, 4, 7])
+    u = linode.ZeroOrderHold(times - 1e9, [[1.0], [2.0], [3.0], [4.0], [5.0]])
+    assert np.allclose(linode.LinearODE([[0.0]], [0.0], u=u)([2.0**-22 * 7])[0, 0], 2.0**-22 * 20, rtol=1e-14)
+    assert np.unique(linode.ZeroOrderHold(times, np.ones((5, 1))).pieces(0.0, 1.0).gaps).size == 3

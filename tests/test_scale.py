@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from linode import MethodError
+from linode import LinearODE, MethodError
 from linode.methods import Method, Propagator, registry
 from tests import oracles
 from tests.accuracy import QUANTITIES, Answer, differentiate, linode_method, natural_scale, relative_error, truth_of
@@ -117,3 +117,10 @@ def test_relative_errors_of_growing_or_decaying_states_have_true_gradients(
     _, *got = linode_method(method)(case)
     for q, x, y in zip(QUANTITIES[1:], got, true):
         assert relative_error(x, y, 1.0) <= SMALL, q
+
+
+@pytest.mark.parametrize("unit", 10.0 ** np.arange(-180, 181, 60))
+def test_units_of_time_do_not_matter_however_large_or_small(unit: float):
+    A, t, z0 = np.random.default_rng(0).standard_normal((3, 3)), np.array([1.0, 2.0]), np.ones(3)
+    true = LinearODE(A, z0)(t)
+    assert np.allclose(LinearODE(A / unit, z0)(t * unit), true, rtol=1e-12, atol=1e-13)

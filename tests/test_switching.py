@@ -27,6 +27,7 @@ KINDS = {
 Z0, FORCE, GAIN = RNG.standard_normal(3), RNG.standard_normal(3), RNG.standard_normal((3, 2))
 TIMES, VALUES = np.array([-0.4, 0.2, 0.9]), RNG.standard_normal((3, 2))
 AT = np.array([0.0, 1.5, 0.3, 0.7, -0.5, -1.5, 0.3])
+I2 = np.eye(2)
 NAMES = ("Xi", "z0", "t", "b", "B", "times", "values", "switches")
 
 
@@ -127,6 +128,12 @@ def test_condition_is_that_of_the_jacobian():
     assert 0.8 * true <= ode.condition([0.3, 1.0]) <= 1.001 * true
 
 
+def test_arrays_in_are_arrays_out():
+    ode = linode.PiecewiseLinearODE([(0.0, I2), (1.0, -I2)], [1.0, 1.0])
+    assert isinstance(ode([1.0]), np.ndarray)
+    assert isinstance(ode.propagator([1.0]), np.ndarray)
+
+
 def test_batches_of_switching_systems_have_propagators():
     Xi = torch.tensor(SYSTEMS["random"])
     ode = linode.PiecewiseLinearODE([(0.0, Xi), (0.5, -Xi)], torch.tensor(Z0))
@@ -134,9 +141,6 @@ def test_batches_of_switching_systems_have_propagators():
     assert P.shape == (3, 2, 3, 3)
     assert torch.allclose(P[:, 1], torch.eye(3, dtype=torch.float64).expand(3, 3, 3), atol=1e-12)
     assert torch.allclose(ode([0.25, 1.0]), (P @ torch.tensor(Z0)), atol=1e-12)
-
-
-I2 = np.eye(2)
 
 
 @pytest.mark.parametrize(

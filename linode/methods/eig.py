@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.arrays import as_array
+from ..kernels.arrays import as_array, one_norm
 from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_modes
 from ..kernels.modal import Modes
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
 
 MAX_CONDITION = 1000.0
+MOST_SIZE = 1e90  # of |Xi| and of 1 / |Xi|: cubes of eigenvalues and of their distances must be floats
 N_CALLS = 280  # of a step of training, Python around them included, as its time shows
 Array = NDArray[Any]
 
@@ -110,6 +111,9 @@ class EigPlan(HostPlan):
 
 
 def _general(Xi: Any, A: Array, limit: float, t_max: float) -> Plan:
+    size = one_norm(A)
+    if ((size > 0) & ((size < 1 / MOST_SIZE) | (size > MOST_SIZE))).any():
+        return _rejected(Xi, A, f"powers of |Xi| = {size.max():.3g} leave the range of floats")
     try:
         pairs = eigenpairs(A, limit, t_max)
     except np.linalg.LinAlgError as error:

@@ -1,0 +1,227 @@
+"""One input and z'(t) = Xi z(t) + b + B u(t): states at its breaks by a recurrence, and from there to any time.
+
+The state beside what drives it is a linear ODE without input, y = (z, v), y' = M y, M = [[Xi, G], [0, Omega]], on every
+piece between two breaks; Xi may differ from piece to piece. Times before 0 are those of the mirrored problem.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .adjoint import has_derivative, trajectory
+from .inputs.pieces import Pieces, count, select
+from .knots import Planners, knots
+from .problem import common_shape, extremes, is_finite, is_known
+
+# of |M| t: so much in one step that eigenvectors of M, where they are accepted, are good to nearly all digits; and so
+# little that where samples are dense a short series does a step
+FAR, NEAR = 30.0, 0.25
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A forced problem in one direction of time: M (*batch, J, N, N), of every piece (J = K + 1) or of all (J = 1).
+
+    pieces: those of the input, its states v (*batch, K + 1, N - n); jumps of z at the breaks (*batch, K, n), or None.
+    """
+
+    M: Tensor
+    n: int
+    pieces: Pieces
+    jumps: Tensor | None
+    planners: Planners
+    is_mirrored: bool = False
+
+    @classmethod
+    def of(
+        cls, Xi: Tensor, b: Tensor | None, B: Tensor | None, pieces: Pieces, t_max: float, planners: Planners
+    ) -> Drive:
+        """Xi (*batch, J, n, n), b (*batch, n), B (*batch, n, m), for times up to t_max."""
+        rate = _rate(Xi, pieces, t_max)
+        n, states, Omega = Xi.shape[-1], pieces.states, pieces.Omega
+        G = pieces.H if B is None else B @ pieces.H
+        if Omega.shape[-1]:
+            unit = _unit(G, rate)
+            G, states = G / unit, states * unit
+        if b is not None:  # driven by a state that is constant
+            unit = _unit(b[..., None], rate)
+            G = _joined(G, b[..., None] / unit, 2)
+            states = _joined(states, unit.expand(*unit.shape[:-2], states.shape[-2], 1).to(states.dtype), 2)
+            Omega = torch.nn.functional.pad(Omega, (0, 1, 0, 1))
+        M = _joined(Xi, G[..., None, :, :], 2)
+        M = _joined(M, torch.nn.functional.pad(Omega, (n, 0)), 2, dim=-2)
+        jumps = pieces.jumps
+        if jumps is not None and B is not None:
+            jumps = jumps @ B.mT
+        return cls(M, n, replace(pieces, states=states, Omega=Omega), jumps, planners)
+
+    def mirrored(self) -> Drive:
+        """The same against time."""
+        M = -self.M.flip(-3)
+        jumps = None if self.jumps is None else -self.jumps.flip(-2)
+        return Drive(M, self.n, self.pieces.mirrored(), jumps, self.planners.child("mirrored"), is_mirrored=True)
+
+    def states(self, z0: Tensor, t: Tensor) -> Tensor:
+        """z(t), (*batch, T, n), for z0 (*batch, n) and t (*batch, T) of any sign."""
+        if t.shape[-1] == 0:
+            return self.states(z0, torch.zeros(1, dtype=t.dtype, device=t.device).expand(*t.shape[:-1], 1))[..., :0, :]
+        known = is_known(t)
+        if known and not bool((t < 0).any()):
+            return self._after_0(z0, t)
+        if known and bool((t < 0).all()):
+            return self.mirrored()._after_0(z0, -t)
+        forth, back = self._after_0(z0, t.clamp(min=0)), self.mirrored()._after_0(z0, (-t).clamp(min=0))
+        return torch.where((t < 0)[..., None], back, forth)
+
+    def _after_0(self, z0: Tensor, t: Tensor) -> Tensor:
+        """For t >= 0."""
+        pieces, breaks = self.pieces, self.pieces.breaks
+        if breaks.shape[-1] == 0:
+            v = pieces.states[..., 0, :]
+            v = v if pieces.degree is None else pieces.advanced(v, -pieces.refs[..., 0])
+            y0 = _joined(z0, v, 1)
+            return trajectory(self.M[..., 0, :, :], y0, t, self.planners.whole)[..., : self.n]
+        if breaks.ndim == 1 and is_known(breaks) and is_known(t):
+            return self._along(z0, t)
+        # breaks before 0, or after all times, take no time
+        end = t.detach().amax(-1, keepdim=True)
+        starts = torch.cat([torch.zeros_like(breaks[..., :1]), breaks.clamp(min=0).minimum(end)], -1)
+        ahead = (breaks > 0 if self.is_mirrored else breaks >= 0) & (breaks <= end)
+        jumps = None if self.jumps is None else torch.where(ahead[..., None], self.jumps, 0)
+        v = pieces.advanced(pieces.states, starts - pieces.refs)
+        x = self._knots(z0, v[..., :-1, :], jumps, starts[..., 1:] - starts[..., :-1], slice(None, -1))
+        k = count(breaks, t, right=self._right)
+        return self._between(x, v, k, t - select(starts[..., None], k)[..., 0], slice(None))
+
+    @property
+    def _right(self) -> bool:
+        """At a break the next piece has begun; but against time a jump at it has not been undone."""
+        return not self.is_mirrored or self.jumps is None
+
+    def _along(self, z0: Tensor, t: Tensor) -> Tensor:
+        """One grid of breaks for all trajectories, known: no more of it than the times need."""
+        pieces, breaks, forth = self.pieces, self.pieces.breaks, not self.is_mirrored
+        first = int(count(breaks, torch.zeros_like(breaks[:1]), right=self.is_mirrored))
+        last = max(first, int(count(breaks, t.detach().amax()[None], right=self._right)))
+        # the recurrence may start at a break at 0, but as a function of that break it does not
+        at_break = forth and first < last and float(breaks[first].detach()) == 0 and not has_derivative(breaks)
+        if at_break:
+            z0 = z0 if self.jumps is None else z0 + self.jumps[..., first, :]
+            first += 1
+        own = slice(first, last + 1)
+        starts = torch.cat([torch.zeros_like(breaks[:1]), breaks[first:last]])
+        if self.is_mirrored:
+            v = pieces.advanced(pieces.states[..., own, :], starts - pieces.refs[own])
+        else:  # states hold at the starts of the pieces, but for the piece that 0 is in
+            v = pieces.states[..., own, :]
+            if not at_break:
+                head = pieces.advanced(v[..., 0, :], starts[0] - pieces.refs[first])
+                v = torch.cat([head[..., None, :], v[..., 1:, :]], -2)
+        x = self._over_breaks(z0, v, first, last, at_break)
+        k = (count(breaks, t, right=self._right) - first).clamp(0, last - first)
+        return self._between(x, v, k, t - starts[k], own)
+
+    def _over_breaks(self, z0: Tensor, v: Tensor, first: int, last: int, at_break: bool) -> Tensor:
+        """States at 0 and at breaks first to last - 1."""
+        if last == first:
+            return z0[..., None, :]
+        breaks, gaps = self.pieces.breaks, self.pieces.gaps
+        jumps = None if self.jumps is None else self.jumps[..., first:last, :]
+        if at_break:
+            return self._knots(z0, v[..., :-1, :], jumps, gaps[first - 1 : last - 1], slice(first, last))
+        # the first step by itself, which leaves equal ones where samples are uniform
+        x = self._knots(z0, v[..., :1, :], _some(jumps, 0, 1), breaks[first : first + 1], slice(first, first + 1))
+        if last == first + 1:
+            return x
+        own = slice(first + 1, last)
+        rest = self._knots(x[..., 1, :], v[..., 1:-1, :], _some(jumps, 1, None), gaps[first : last - 1], own)
+        return torch.cat([x[..., :1, :].expand(*rest.shape[:-2], 1, self.n), rest], -2)
+
+    def _knots(self, z0: Tensor, v: Tensor, jumps: Tensor | None, h: Tensor, own: slice) -> Tensor:
+        jumps = z0.new_zeros(0, self.n) if jumps is None else jumps
+        return knots(self._systems(own), z0, v, jumps, h, self.planners)
+
+    def _systems(self, own: slice) -> Tensor:
+        """M of some of the pieces."""
+        return self.M if self.M.shape[-3] == 1 else self.M[..., own, :, :]
+
+    def _between(self, x: Tensor, v: Tensor, k: Tensor, s: Tensor, own: slice) -> Tensor:
+        """z at times s (*batch, T) after the starts of pieces k (*batch, T), whose states are x and v."""
+        if is_known(s) and not has_derivative(s) and not bool(s.any()):
+            in_order = k.ndim == 1 and is_known(k) and torch.equal(k, torch.arange(len(k), device=k.device))
+            return x[..., : len(k), :] if in_order else select(x, k)
+        if is_known(x) and is_finite(x.detach()):
+            return self._from_pieces(x, v, k, s, own)
+        finite = torch.isfinite(x).all(-1, keepdim=True)  # past the largest float there is no way on
+        z = self._from_pieces(torch.where(finite, x, 0), v, k, s, own)
+        return torch.where(select(finite, k), z, select(x, k))
+
+    def _from_pieces(self, x: Tensor, v: Tensor, k: Tensor, s: Tensor, own: slice) -> Tensor:
+        M, y, n, planner = self._systems(own), _joined(x, v, 2), self.n, self.planners.whole
+        if k.ndim == 1 and is_known(k):
+            piece, place, back = grouped(k)
+            M = M if M.shape[-3] == 1 else M[..., piece, :, :]
+            z = trajectory(M, y[..., piece, :], s[place], planner)[..., :n]
+            return z.flatten(-3, -2)[..., back, :]
+        if M.shape[-3] > 1:
+            M = select(M.flatten(-2), k).unflatten(-1, M.shape[-2:])
+        return trajectory(M, select(y, k), s[..., None], planner)[..., 0, :n]
+
+
+def grouped(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Times by their pieces k (T,): rows of one piece each, (rows,); which times are in them, (rows, width); and where
+    each time went, counted along rows (T,).
+
+    No row is so long that more than three times as many places as times are needed.
+    """
+    pieces = k.cpu().numpy()
+    used, inverse, counts = np.unique(pieces, return_inverse=True, return_counts=True)
+    width = min(int(counts.max()), 2 * -(-len(pieces) // len(used)))
+    order = np.argsort(inverse, kind="stable")
+    rank = np.arange(len(pieces)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the piece, in that order
+    n_rows = -(-counts // width)
+    row = np.repeat(np.cumsum(n_rows) - n_rows, counts) + rank // width
+    place = np.zeros((int(n_rows.sum()), width), np.int64)
+    place[:] = order[np.unique(row, return_index=True)[1]][:, None]  # what is left over repeats the row's first time
+    place[row, rank % width] = order
+    back = np.empty_like(order)
+    back[order] = row * width + rank % width
+    piece = np.repeat(used, n_rows)
+    return tuple(torch.from_numpy(x).to(k.device) for x in (piece, place, back))  # type: ignore[return-value]
+
+
+def _some(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:
+    return None if x is None else x[..., start:stop, :]
+
+
+def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
+    """Side by side, or one above the other (dim = -2); all but the last n_own dimensions broadcast."""
+    batch = common_shape(x.shape[:-n_own], y.shape[:-n_own])
+    return torch.cat([a.expand(*batch, *a.shape[-n_own:]) for a in (x, y)], dim)
+
+
+def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> Tensor:
+    """(*batch, 1, 1), 1/time: |Xi|_1, or where that does little in the longest time between breaks, what does.
+
+    What drives is scaled to it. If it were as slow as Xi, its effect would be the difference of what is larger by
+    1 / (|Xi| t), which no check of the eigenvectors would show.
+    """
+    norm = Xi.detach().abs().sum(-2).amax((-2, -1))[..., None, None]
+    if pieces.breaks.shape[-1] == 0:
+        least = FAR / t_max if t_max > 0 else 0.0
+    else:
+        longest = max(extremes(pieces.gaps)[1], t_max - max(abs(x) for x in extremes(pieces.breaks)), 0.0)
+        longest = min(longest, t_max)
+        least = NEAR / longest if longest > 0 else 0.0
+    return norm.clamp(min=least if least < torch.inf else 0.0)
+
+
+def _unit(G: Tensor, rate: Tensor) -> Tensor:
+    """(*batch, 1, 1): a power of two, in units of which what drives is as large as `rate`."""
+    ratio = G.detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True) / rate
+    ratio = torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0)
+    return torch.exp2(ratio.log2().round())
