@@ -144,7 +144,8 @@ class Evaluation:
             plan = planner.plan(self.systems, work)
         self.plan = many(plan) if many else plan
         moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
-        if not (small and moderate and self.plan.takes_arrays):
+        mixes = few or not (many or isinstance(plan, Short))  # arrays of states beside tensors of times
+        if not (small and moderate and self.plan.takes_arrays and mixes):
             self.is_single = self.plan.takes_single and layout.n_entries > MANY
             few, starts, times = False, z0 if self.is_single else widened(z0), t
         self.is_host = few  # times and states are NumPy arrays, as starts may be

@@ -98,6 +98,26 @@ def test_gradients_of_batches_equal_those_of_the_loop():
         assert all(torch.allclose(x, y, **ROUNDING) for x, y in zip(got, torch.autograd.grad(total, arguments)))
 
 
+@every_kind
+def test_large_batches_of_long_inputs_have_the_gradients_of_their_elements(kind: str):
+    """More states than NumPy is used for, few in each system."""
+    Xi, z0, _, b, B, *_ = problem()
+    times, values, g = torch.arange(500) / 50.0, draw(48, 500, 2, seed=1), draw(48, 500, 2, seed=2)
+    arguments = [x.clone().requires_grad_() for x in (Xi - 2 * torch.eye(2), z0, b, B, values)]
+
+    def run(Xi: Tensor, z0: Tensor, b: Tensor, B: Tensor, values: Tensor) -> Tensor:
+        return solve(kind, Xi, z0, times.double(), b, B, times.double(), values)
+
+    got = torch.autograd.grad((run(*arguments) * g).sum(), arguments)
+    one = torch.autograd.grad((run(*arguments[:4], arguments[4][7]) * g[7]).sum(), arguments)
+    assert torch.allclose(got[4][7], one[4][7], **ROUNDING)
+    shares = [
+        torch.autograd.grad((run(*arguments[:4], arguments[4][i]) * g[i]).sum(), arguments[:4]) for i in range(48)
+    ]
+    for x, parts in zip(got, zip(*shares)):
+        assert torch.allclose(x, sum(parts), rtol=1e-10, atol=1e-10)
+
+
 # ---- derivatives and transforms ------------------------------------------------------------------------------------
 
 
