@@ -55,9 +55,9 @@ class Workload:
         if contender.startswith("linode ") and contender not in self.targets:
             return BEST_METHOD
         least = self.targets.get(contender)
-        if mode == "step" or least is None:
+        if mode == "step":
             return least
-        return self.forward_targets.get(contender, FORWARD * least)
+        return self.forward_targets.get(contender, None if least is None else FORWARD * least)
 
     def problem(self, seed: int) -> Problem:
         rng = np.random.default_rng([self.n, self.n_times, seed])

@@ -182,9 +182,9 @@ class Evaluation:
         return torch.ops.aten._unsafe_view(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
 
     def recurrence(self, d: Tensor) -> Tensor:
-        """x_(k+1) = exp(Xi t_k) x_k + d_k from x_0 = z0, (*batch, T, n), for d of that shape."""
+        """x_(k+1) = exp(Xi t_k) x_k + d_k from x_0 = z0, (*batch, T + 1, n), for d (*batch, T, n)."""
         if self.layout.n_entries == 0:
-            return torch.zeros_like(d)
+            return d.new_zeros(*d.shape[:-2], d.shape[-2] + 1, d.shape[-1])
         x = recur(self.plan, as_tensor(self.starts), as_tensor(self.times), self.layout.trajectories(d, 2))
         return self.layout.batched(x).contiguous()
 

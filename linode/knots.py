@@ -61,12 +61,10 @@ class Knots(Function):
             d = d + own if c.shape[-2] else own
         d = d.expand(*batch, K, n)
         if M.shape[-3] == 1:
-            x = Evaluation(planners.state, Xi[..., 0, :, :], x0, h).recurrence(d)
-        else:
-            columns = torch.eye(n, dtype=M.dtype, device=M.device).reshape(n, *(1,) * (len(batch) + 1), n)
-            E = evaluate(planners.state, Xi, columns, h[..., None])[..., 0, :].movedim(0, -1)
-            x = changing(E.expand(*batch, K, n, n), d, x0)
-        return torch.cat([x0[..., None, :], x], -2)
+            return Evaluation(planners.state, Xi[..., 0, :, :], x0, h).recurrence(d)
+        columns = torch.eye(n, dtype=M.dtype, device=M.device).reshape(n, *(1,) * (len(batch) + 1), n)
+        E = evaluate(planners.state, Xi, columns, h[..., None])[..., 0, :].movedim(0, -1)
+        return changing(E.expand(*batch, K, n, n), d, x0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:

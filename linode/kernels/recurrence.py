@@ -7,7 +7,8 @@ An E for every step (`changing`): two steps are one of the same kind, so that lo
 one operation, come to about twice the work of the loop (n times as much where E is not diagonal).
 Source: Blelloch (1990), Prefix sums and their applications, CMU-CS-90-190, section 1.4 (recurrences as scans); Stone
 (1973), J. ACM 20, 27 (odd-even reduction).
-Shapes: x_0 (*batch, n), d (*batch, K, n), states after each step (*batch, K, n); batch dimensions of E broadcast.
+Shapes: x_0 (*batch, n), d (*batch, K, n), states (*batch, K + 1, n); batch dimensions of E broadcast. Arrays or
+tensors, all of one kind.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from .arrays import empty, expand, namespace, of_kind
+from .arrays import empty, namespace, of_kind
 
 FEW_STEPS = 8  # for which a loop is no slower than halving
 ROWS_OF_A_BLOCK = 96  # L n: products of this size are fast, and at most 96 / n times as much work as is needed
@@ -30,31 +33,40 @@ def exponents(K: int, n: int) -> tuple[tuple[int, ...], ...]:
     levels, stride = [], 1
     while True:
         levels.append(tuple(stride * j for j in range(1, min(K, L) + 1)))
-        if K <= L:
+        if K < 2 * L:
             return tuple(levels)
-        K, stride = -(-K // L) - 1, stride * L
+        K, stride = K // L - 1, stride * L
 
 
 def steady(powers: list[Any], d: Any, x0: Any) -> Any:
-    """The states after every step, with powers[level][..., j, :, :] = E^exponents[level][j]. Arrays or tensors."""
+    """x_0 to x_K, with powers[level][..., j, :, :] = E^exponents[level][j]."""
     own, *coarser = powers
     *batch, K, n = d.shape
     L = own.shape[-3]
-    n_blocks = -(-K // L)
-    inputs, starts_by_column = _toeplitz(own)
-    rows = d
-    if n_blocks * L > K:
-        rows = empty((*batch, n_blocks * L, n), d)
-        rows[..., :K, :], rows[..., K:, :] = d, 0
-    rows = rows.reshape(*batch, n_blocks, L * n)
-    starts = x0[..., None, :]
-    if coarser:
-        ends = rows[..., :-1, :] @ inputs[..., -n:]  # what a block adds by its end
-        later = steady(coarser, ends, x0)
-        starts = namespace(d).concatenate((expand(starts, (*batch, 1, n)), later), axis=-2)
-    states = rows @ inputs
-    states += starts @ starts_by_column
-    return states.reshape(*batch, n_blocks * L, n)[..., :K, :]
+    out = empty((*batch, K + 1, n), d)
+    out[..., 0, :] = x0
+    inputs, of_starts = _toeplitz(own)
+    whole = K // L * L
+    rows = d[..., :whole, :].reshape(*batch, K // L, L * n)
+    starts = out[..., :1, :]
+    if coarser:  # of blocks: what a block adds by its end is the input of a recurrence of its own
+        starts = steady(coarser, rows[..., :-1, :] @ inputs[..., -n:], x0)
+    _put(out[..., 1 : whole + 1, :], rows, inputs, starts, of_starts)
+    if whole < K:
+        rest = (K - whole) * n
+        rows, start = d[..., whole:, :].reshape(*batch, 1, rest), out[..., whole : whole + 1, :]
+        _put(out[..., whole + 1 :, :], rows, inputs[..., :rest, :rest], start, of_starts[..., :rest])
+    return out
+
+
+def _put(out: Any, rows: Any, inputs: Any, starts: Any, of_starts: Any) -> None:
+    """rows inputs + starts of_starts, written where it belongs."""
+    if isinstance(out, Tensor) and out.shape[:-2].numel() == 1:  # no more memory than that, which takes time
+        target = out.view(rows.shape[-2:])
+        torch.mm(starts.flatten(0, -2), of_starts.flatten(0, -2), out=target)
+        target.addmm_(rows.flatten(0, -2), inputs.flatten(0, -2))
+    else:
+        out[:] = (rows @ inputs + starts @ of_starts).reshape(out.shape)
 
 
 def _toeplitz(powers: Any) -> tuple[Any, Any]:
@@ -70,12 +82,11 @@ def _toeplitz(powers: Any) -> tuple[Any, Any]:
 
 
 def changing(E: Any, d: Any, x0: Any) -> Any:
-    """The states after every step: E (*batch, K, n, n), or diagonals (*batch, K, n) where it has the rank of d.
-
-    Arrays or tensors; E and d are of one kind.
-    """
-    out = empty(d.shape, d)
-    _fill(out, E, d, x0)
+    """x_0 to x_K: E (*batch, K, n, n), or diagonals (*batch, K, n) where it has the rank of d."""
+    *batch, K, n = d.shape
+    out = empty((*batch, K + 1, n), d)
+    out[..., 0, :] = x0
+    _fill(out[..., 1:, :], E, d, x0)
     return out
 
 

@@ -21,7 +21,7 @@ WINDOW_ENTRIES = 2**21  # of propagators at a time
 
 
 def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
-    """The states after every step (S, R, K, n), from x_0 = z0 (S, R, n), for h (S, R, K) and d (S, R, K, n)."""
+    """x_0 = z0 (S, R, n) to x_K, (S, R, K + 1, n), for h (S, R, K) and d (S, R, K, n)."""
     if d.is_cpu and d.numel() <= FEW:
         with np.errstate(all="ignore"):
             return of_kind(_recur(plan, *map(as_array, (z0, h, d))), d)
@@ -31,7 +31,8 @@ def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
 def _recur(plan: Plan, z0: Any, h: Any, d: Any) -> Any:
     S, R, K, n = d.shape
     if K == 1:
-        return d + (plan.evaluate(z0, h) if isinstance(d, Tensor) or plan.takes_arrays else _on_tensors(plan, z0, h))
+        after = plan.evaluate(z0, h) if isinstance(d, Tensor) or plan.takes_arrays else _on_tensors(plan, z0, h)
+        return namespace(d).concatenate((z0[:, :, None], after + d), axis=2)
     if bool((h == h[:, :1, :1]).all()):
         x = _steady(plan, z0, h, d)
         if is_finite(x):  # else powers may overflow where states do not
@@ -41,12 +42,12 @@ def _recur(plan: Plan, z0: Any, h: Any, d: Any) -> Any:
     if R > 1 and (h.stride(1) if isinstance(h, Tensor) else h.strides[1]) == 0:
         h = h[:, :1]
     window = max(1, WINDOW_ENTRIES // (S * h.shape[1] * n**2))
-    parts: list[Any] = []
+    parts = [z0[:, :, None]]
     for start in range(0, K, window):
         own = h[:, :, start : start + window]
         E = propagators(plan, z0, own.reshape(S, 1, -1)).reshape(*own.shape, n, n)
-        parts.append(changing(E, d[:, :, start : start + window], parts[-1][:, :, -1] if parts else z0))
-    return parts[0] if len(parts) == 1 else namespace(d).concatenate(parts, axis=2)
+        parts.append(changing(E, d[:, :, start : start + window], parts[-1][:, :, -1])[:, :, 1:])
+    return namespace(d).concatenate(parts, axis=2)
 
 
 def _on_tensors(plan: Plan, z0: Any, h: Any) -> Any:
