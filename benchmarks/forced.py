@@ -23,6 +23,7 @@ from benchmarks.workloads import Workload
 from tests.balls import cached
 
 N, M, K, N_TRUE, STEP = 6, 2, 100_000, 200, 0.01
+PAUSE = 0.2  # seconds: after scipy's loop NumPy's threads were seen to spin for 0.12, beside torch's
 HOLDS = {"zero": linode.ZeroOrderHold, "first": linode.FirstOrderHold}
 IRREGULAR, MOST_IRREGULAR = "irregular", 5.0  # irregular samples are to take at most so many times as long
 # forward alone the loop in torch has no target
@@ -175,6 +176,7 @@ def measure(name: str, mode: str, settings: Settings, n_samples: int = K) -> lis
         n_rounds = settings.n_rounds if contender != "torch loop" else min(settings.n_rounds, 3)
         runners.append(Runner(row, settings.synchronised(run), n_rounds, 2 * settings.seconds))
         runners[-1].warm_up(check, settings.sample_seconds)
+        runners[-1].pause = PAUSE if contender != "torch loop" else 0.0
         if settings.with_memory and contender != "torch loop":
             row.peak_bytes = peak_of(run, settings.device)
     interleave(runners, settings.n_rounds)

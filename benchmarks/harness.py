@@ -59,6 +59,7 @@ class Runner:
     n_rounds: int
     seconds_left: float
     n_calls: int = 1  # in one sample
+    pause: float = 0.0  # seconds before a sample and an untimed call: threads of whoever ran before may spin so long
 
     def warm_up(self, check: Callable[[], dict[str, float]], sample_seconds: float) -> None:
         start = time.perf_counter()
@@ -73,7 +74,8 @@ class Runner:
         self.n_calls = max(1, int(sample_seconds / (time.perf_counter() - start)))
 
     def sample(self) -> None:
-        if self.n_calls > 1:  # threads of whoever ran before go on spinning for some milliseconds
+        time.sleep(self.pause)
+        if self.n_calls > 1 or self.pause:  # threads of whoever ran before go on spinning for some milliseconds
             self.run()
         start = time.perf_counter()
         for _ in range(self.n_calls):

@@ -15,7 +15,7 @@ from torch import Tensor
 from .adjoint import has_derivative, trajectory
 from .inputs.pieces import Pieces, count, select
 from .knots import Planners, knots
-from .problem import common_shape, extremes, is_finite, is_known
+from .problem import common_shape, extremes, is_equal, is_finite, is_known
 
 # of |M| t: so much in one step that eigenvectors of M, where they are accepted, are good to nearly all digits; and so
 # little that where samples are dense a short series does a step
@@ -113,6 +113,8 @@ class Drive:
             z0 = z0 if self.jumps is None else z0 + self.jumps[..., first, :]
             first += 1
         own = slice(first, last + 1)
+        if at_break and not has_derivative(t) and is_equal(breaks, t):  # asked for at the samples' own times
+            return self._over_breaks(z0, pieces.states[..., own, :], first, last, at_break)
         starts = torch.cat([torch.zeros_like(breaks[:1]), breaks[first:last]])
         if self.is_mirrored:
             v = pieces.advanced(pieces.states[..., own, :], starts - pieces.refs[own])

@@ -129,7 +129,7 @@ def gaps_of(times: Tensor) -> Tensor:
     K = times.shape[-1]
     if times.ndim == 1 and K > 2 and is_known(times) and not has_derivative(times):
         mean = (times[-1] - times[0]) / (K - 1)
-        off = times - (times[0] + mean * torch.arange(K, dtype=times.dtype, device=times.device))
+        off = torch.arange(K, dtype=times.dtype, device=times.device).mul_(mean).add_(times[0]).sub_(times)
         rounding = 4 * torch.finfo(times.dtype).eps * float(times.abs().max())
         if float(off.abs().max()) <= min(rounding, SAME * float(mean)):
             return mean.expand(K - 1)
