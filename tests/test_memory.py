@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from linode import LinearODE
+from linode import FirstOrderHold, LinearODE
 from tests.case_builders import generator, jordan, normal
 
 N, T = 64, 1000
@@ -121,3 +121,27 @@ def test_the_peak_is_that_of_what_is_held_and_not_of_all_that_was_allocated():
         return c.sum()
 
     assert 2 * 800_000 <= peak_bytes(run) < 2.1 * 800_000
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "irregular"])
+@pytest.mark.parametrize("name", ["stable", "defective"])
+def test_more_samples_of_an_input_need_arrays_of_states_and_no_matrices(name: str, spacing: str):
+    """A propagator for every sample would be 40 arrays of their states."""
+    n, Xi, B = 40, matrix(name, 40), torch.ones(40, 2, dtype=torch.float64)
+
+    def peak(n_samples: int) -> int:
+        rng = np.random.default_rng(n_samples)
+        times = (
+            np.arange(n_samples) / 64 if spacing == "uniform" else np.sort(rng.uniform(0, n_samples / 64, n_samples))
+        )
+        values = torch.tensor(rng.standard_normal((n_samples, 2)), requires_grad=True)
+
+        def step() -> None:
+            A = Xi.clone().requires_grad_()
+            u = FirstOrderHold(times, values)
+            LinearODE(A, torch.zeros(n, dtype=torch.float64), B=B, u=u)(torch.from_numpy(times)).sum().backward()
+
+        step()
+        return peak_bytes(step)
+
+    assert peak(18_000) - peak(6_000) < 8 * 16 * 12_000 * n
