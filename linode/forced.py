@@ -44,11 +44,11 @@ class Forcing:
         """The checked forcing of Xi (*batch, n, n), and whether no tensor is among its parts."""
         n, tensors, is_numpy = Xi.shape[-1], {"Xi": Xi}, not isinstance(b, Tensor) and not isinstance(B, Tensor)
         if b is not None:
-            b = tensors["b"] = as_tensor(b, "b")
+            b = tensors["b"] = as_tensor(b, "b", integers_become=Xi.dtype)
             if b.ndim < 1 or b.shape[-1] != n:
                 raise ShapeError(f"b has shape {tuple(b.shape)}, but Xi is {n} x {n}; b must be (*batch, {n})")
         if B is not None:
-            B = tensors["B"] = as_tensor(B, "B")
+            B = tensors["B"] = as_tensor(B, "B", integers_become=Xi.dtype)
             if B.ndim < 2 or B.shape[-2] != n:
                 raise ShapeError(f"B has shape {tuple(B.shape)}, but Xi is {n} x {n}; B must be (*batch, {n}, m)")
         for name, x in tensors.items():

@@ -223,6 +223,12 @@ def test_numpy_in_is_numpy_out_and_lists_are_taken():
     assert isinstance(linode.LinearODE([[0.0]], [1.0], u=linode.ZeroOrderHold([0.0], torch.ones(1, 1)))([0.0]), Tensor)
 
 
+def test_integers_in_b_and_B_are_of_the_type_of_Xi():
+    u = linode.ZeroOrderHold([0.0], [[1.0]])
+    z = linode.LinearODE([[0.0]], [0.0], b=[2**24 + 1], B=[[2**25 + 1]], u=u)([1.0])
+    assert z.tolist() == [[2.0**24 + 2.0**25 + 2]]
+
+
 def test_a_solver_sees_what_an_optimiser_changed():
     """In samples, B, b and Xi, in place."""
     Xi, z0, t, b, B, times, values = problem()
