@@ -27,7 +27,7 @@ class Solver(ABC):
     forcing: Forcing
     _planner: Planner
     _is_numpy: bool
-    _names: tuple[str, str]
+    _names: tuple[str, ...]
 
     def __call__(self, t: Any) -> Any:
         """The states at times t, in any order.
@@ -181,9 +181,12 @@ class Solver(ABC):
         return other
 
     def _times(self, t: Any) -> tuple[Tensor, bool]:
-        named = dict(zip(self._names, (self._Xi_batch, self.z0.shape[:-1])))
-        named.update(self.forcing.batches)
-        return make_times(t, self.z0, tuple(named.values()), tuple(named))
+        shapes: tuple[torch.Size, ...] = (self._Xi_batch, self.z0.shape[:-1])
+        names = self._names
+        if not self.forcing.is_nothing:
+            more = self.forcing.batches
+            shapes, names = (*shapes, *more.values()), (*names, *more)
+        return make_times(t, self.z0, shapes, names)
 
     @property
     def _Xi_batch(self) -> torch.Size:
