@@ -10,9 +10,10 @@ from torch import Tensor
 from .errors import DtypeError, OptionError, ShapeError
 from .evaluation import Planner
 from .inputs.pieces import shift
+from .kernels.balance import power_of_two
 from .methods import Method, make_method
 from .ode import exponential
-from .problem import as_answer, as_tensor, broadcast, check_finite, check_same_device, is_known, make_matrix, widened
+from .problem import as_answer, as_tensor, broadcast, check_finite_anywhere, check_same_device, make_matrix, widened
 
 N_TERMS = {"zero": 1, "first": 2}  # of the input between samples, by hold
 
@@ -55,14 +56,13 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
         raise DtypeError(f"dt must be real, got {step.dtype}")
     check_same_device({"Xi": A, "B": G} | ({"dt": step} if isinstance(dt, Tensor) and dt.ndim else {}))
     for x, name in ((A, "Xi"), (G, "B"), (step, "dt")):
-        if is_known(x):
-            check_finite(x, name)
+        check_finite_anywhere(x, name)
     batch = broadcast({"Xi": A.shape[:-2], "B": G.shape[:-2], "dt": step.shape})
     dtype = torch.promote_types(A.dtype, G.dtype)
     A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
     # in units of dt, with u and its rise over a sample as further states
     size = (G * step[..., None, None]).detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True)
-    unit = torch.exp2(torch.where(size > 0, size, 1.0).log2().round())  # large gains must not hide small states
+    unit = power_of_two(size)  # large gains must not hide small states
     G = G / unit
     Omega, H = shift(N_TERMS[hold], G.shape[-1], 1.0, G.dtype, G.device)
     top = torch.cat([(x * step[..., None, None]).expand(*batch, n, -1) for x in (A, G @ H)], -1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .adjoint import has_derivative, trajectory
 from .inputs.pieces import Pieces, count, select
+from .kernels.balance import power_of_two
 from .knots import Planners, knots
 from .problem import common_shape, extremes, is_equal, is_finite, is_known
 
@@ -32,7 +33,6 @@ class Drive:
     M: Tensor
     n: int
     pieces: Pieces
-    jumps: Tensor | None
     planners: Planners
     is_mirrored: bool = False
 
@@ -57,13 +57,12 @@ class Drive:
         jumps = pieces.jumps
         if jumps is not None and B is not None:
             jumps = jumps @ B.mT
-        return cls(M, n, replace(pieces, states=states, Omega=Omega), jumps, planners)
+        return cls(M, n, replace(pieces, states=states, Omega=Omega, jumps=jumps), planners)
 
     def mirrored(self) -> Drive:
         """The same against time."""
-        M = -self.M.flip(-3)
-        jumps = None if self.jumps is None else -self.jumps.flip(-2)
-        return Drive(M, self.n, self.pieces.mirrored(), jumps, self.planners.child("mirrored"), is_mirrored=True)
+        planners = self.planners.child("mirrored")
+        return Drive(-self.M.flip(-3), self.n, self.pieces.mirrored(), planners, is_mirrored=True)
 
     def states(self, z0: Tensor, t: Tensor) -> Tensor:
         """z(t), (*batch, T, n), for z0 (*batch, n) and t (*batch, T) of any sign."""
@@ -91,7 +90,7 @@ class Drive:
         end = t.detach().amax(-1, keepdim=True)
         starts = torch.cat([torch.zeros_like(breaks[..., :1]), breaks.clamp(min=0).minimum(end)], -1)
         ahead = (breaks > 0 if self.is_mirrored else breaks >= 0) & (breaks <= end)
-        jumps = None if self.jumps is None else torch.where(ahead[..., None], self.jumps, 0)
+        jumps = None if self.pieces.jumps is None else torch.where(ahead[..., None], self.pieces.jumps, 0)
         v = pieces.advanced(pieces.states, starts - pieces.refs)
         x = self._knots(z0, v[..., :-1, :], jumps, starts[..., 1:] - starts[..., :-1], slice(None, -1))
         k = count(breaks, t, right=self._right)
@@ -100,7 +99,7 @@ class Drive:
     @property
     def _right(self) -> bool:
         """At a break the next piece has begun; but against time a jump at it has not been undone."""
-        return not self.is_mirrored or self.jumps is None
+        return not self.is_mirrored or self.pieces.jumps is None
 
     def _along(self, z0: Tensor, t: Tensor) -> Tensor:
         """One grid of breaks for all trajectories, known: no more of it than the times need."""
@@ -110,7 +109,7 @@ class Drive:
         # the recurrence may start at a break at 0, but as a function of that break it does not
         at_break = forth and first < last and float(breaks[first].detach()) == 0 and not has_derivative(breaks)
         if at_break:
-            z0 = z0 if self.jumps is None else z0 + self.jumps[..., first, :]
+            z0 = z0 if self.pieces.jumps is None else z0 + self.pieces.jumps[..., first, :]
             first += 1
         own = slice(first, last + 1)
         if at_break and not has_derivative(t) and is_equal(breaks, t):  # asked for at the samples' own times
@@ -132,7 +131,7 @@ class Drive:
         if last == first:
             return z0[..., None, :]
         breaks, gaps = self.pieces.breaks, self.pieces.gaps
-        jumps = None if self.jumps is None else self.jumps[..., first:last, :]
+        jumps = None if self.pieces.jumps is None else self.pieces.jumps[..., first:last, :]
         if at_break:
             return self._knots(z0, v[..., :-1, :], jumps, gaps[first - 1 : last - 1], slice(first, last))
         # the first step by itself, which leaves equal ones where samples are uniform
@@ -224,6 +223,4 @@ def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> Tensor:
 
 def _unit(G: Tensor, rate: Tensor) -> Tensor:
     """(*batch, 1, 1): a power of two, in units of which what drives is as large as `rate`."""
-    ratio = G.detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True) / rate
-    ratio = torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0)
-    return torch.exp2(ratio.log2().round())
+    return power_of_two(G.detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True) / rate)

@@ -92,6 +92,11 @@ def _values(x: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
     return x.dtype.char, x.shape, x.tobytes()
 
 
+def columns(n: int, rank: int, like: Tensor) -> Tensor:
+    """The columns of I as initial states, (n, *1, n): one batch dimension for them, then as many of size 1."""
+    return torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, *(1,) * rank, n)
+
+
 def systems_of(Xi: Tensor, layout: Layout) -> Systems:
     if Xi.is_cpu and layout.n <= MOST_STATES_OF_NUMPY and layout.S * layout.n**2 <= SMALL:
         return layout.systems(as_host(Xi))
@@ -132,16 +137,7 @@ class Evaluation:
             if not math.isfinite(size_of_x):
                 check_finite(x, name)
         many = makes_many(t, layout.n) if layout.t_shape[-1] == 1 and 2 * layout.n < layout.R else None
-        plan: Plan | None
-        if layout.t_shape[-1] == 1 and isinstance(planner.method, Auto) and self._norm() * t_max <= THETA / 2:
-            plan = Short(self.systems)
-            plan.one_norm = self._norm()
-        else:
-            plan = planner.known(self.systems, t_max)
-        if plan is None:
-            R = layout.n if many else layout.R
-            work = Workload(self._n_plans(), R, layout.t_shape[-1], layout.n, self._norm(), t_max)
-            plan = planner.plan(self.systems, work)
+        plan = self._plan(planner, t_max, layout.n if many else layout.R)
         self.plan = many(plan) if many else plan
         moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
         mixes = few or not (many or isinstance(plan, Short))  # arrays of states beside tensors of times
@@ -151,15 +147,25 @@ class Evaluation:
         self.is_host = few  # times and states are NumPy arrays, as starts may be
         self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
 
+    def _plan(self, planner: Planner, t_max: float, n_trajectories: int) -> Plan:
+        """A series where the one time is short enough for it, the plan that is known, or a new one."""
+        layout, Xi, n_times = self.layout, self.systems, self.layout.t_shape[-1]
+        if n_times == 1 and isinstance(planner.method, Auto):
+            norm = self._norm()
+            if norm * t_max <= THETA / 2:
+                return Short(Xi, norm)
+        known = planner.known(Xi, t_max)
+        if known is not None:
+            return known
+        n_systems = 1 if is_repeated(Xi) else layout.S
+        return planner.plan(Xi, Workload(n_systems, n_trajectories, n_times, layout.n, self._norm(), t_max))
+
     def _norm(self) -> float:
         """Largest |Xi|_1."""
         norm = float(one_norm(self.systems).max())
         if not math.isfinite(norm):
             check_finite(self.asked[0], "Xi")
         return norm
-
-    def _n_plans(self) -> int:
-        return 1 if is_repeated(self.systems) else self.layout.S
 
     def states(self, for_gradients: bool = False) -> Tensor:
         """z (*batch, T, n); for gradients, what they need again is kept."""

@@ -18,7 +18,6 @@ from .knots import Planners
 from .methods import Auto
 from .problem import (
     as_tensor,
-    check_finite,
     check_finite_anywhere,
     check_same_device,
     common_shape,
@@ -26,8 +25,6 @@ from .problem import (
     is_finite,
     is_known,
 )
-
-ENOUGH = 1e-6  # relative error of z from an input that was sampled, beyond which a status says so
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,6 @@ class Forcing:
     b: Tensor | None = None
     B: Tensor | None = None
     inputs: tuple[Input, ...] = ()
-    rtol: float = ENOUGH
 
     @classmethod
     def make(cls, b: Any, B: Any, u: Any, Xi: Tensor) -> tuple[Forcing, bool]:
@@ -51,9 +47,9 @@ class Forcing:
             B = tensors["B"] = as_tensor(B, "B", integers_become=Xi.dtype)
             if B.ndim < 2 or B.shape[-2] != n:
                 raise ShapeError(f"B has shape {tuple(B.shape)}, but Xi is {n} x {n}; B must be (*batch, {n}, m)")
-        for name, x in tensors.items():
-            if name != "Xi" and is_known(x):
-                check_finite(x, name)
+        for x, name in ((b, "b"), (B, "B")):
+            if x is not None:
+                check_finite_anywhere(x, name)
         if u is None:
             check_same_device(tensors)
             return cls(b, B), is_numpy

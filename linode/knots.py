@@ -18,7 +18,7 @@ from torch.autograd.function import Function
 
 from .adjoint import TrajectoryVJP, fold, tangent, zeros_for_none
 from .errors import OrderError
-from .evaluation import Evaluation, Planner, evaluate
+from .evaluation import Evaluation, Planner, columns, evaluate
 from .kernels.arrays import conj
 from .kernels.recurrence import changing
 from .problem import common_shape
@@ -62,8 +62,7 @@ class Knots(Function):
         d = d.expand(*batch, K, n)
         if M.shape[-3] == 1:
             return Evaluation(planners.state, Xi[..., 0, :, :], x0, h).recurrence(d)
-        columns = torch.eye(n, dtype=M.dtype, device=M.device).reshape(n, *(1,) * (len(batch) + 1), n)
-        E = evaluate(planners.state, Xi, columns, h[..., None])[..., 0, :].movedim(0, -1)
+        E = evaluate(planners.state, Xi, columns(n, len(batch) + 1, M), h[..., None])[..., 0, :].movedim(0, -1)
         return changing(E.expand(*batch, K, n, n), d, x0)
 
     @staticmethod
@@ -121,10 +120,8 @@ def _driven(planner: Planner, M: Tensor, v: Tensor, h: Tensor) -> Tensor:
     """What v adds to z in a step, [exp(M h) (0, v)]_z."""
     q, n = v.shape[-1], M.shape[-1] - v.shape[-1]
     if M.shape[-3] == 1 and bool((h == h.flatten()[0]).all()):
-        columns = (
-            torch.eye(q, n + q, dtype=M.dtype, device=M.device).roll(n, -1).reshape(q, *(1,) * (M.ndim - 3), n + q)
-        )
-        gain = evaluate(planner, M[..., 0, :, :], columns, h.flatten()[:1])[..., 0, :n]  # (q, *batch, n)
+        units = columns(n + q, M.ndim - 3, M)[n:]
+        gain = evaluate(planner, M[..., 0, :, :], units, h.flatten()[:1])[..., 0, :n]  # (q, *batch, n)
         return v @ gain.movedim(0, -2)
     start = torch.cat([v.new_zeros(*v.shape[:-1], n), v], -1)
     return evaluate(planner, M, start, h[..., None])[..., 0, :n]

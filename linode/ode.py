@@ -11,11 +11,10 @@ from torch import Tensor
 
 from .adjoint import linearised, tangent, trajectory
 from .errors import OptionError, ShapeError
-from .evaluation import Planner, evaluate_vjp, systems_of
+from .evaluation import Planner, columns, evaluate_vjp
 from .forced import Forcing, make_planners
-from .kernels.arrays import one_norm
-from .methods import Method, Plan, Propagator, Workload, make_method
-from .problem import Layout, broadcast, check_finite, check_tolerance, make_system, make_times, widened
+from .methods import Method, Propagator, make_method
+from .problem import broadcast, check_tolerance, make_system, widened
 from .solver import Solver
 from .statespace import make_state_space, matrices_of
 
@@ -85,24 +84,6 @@ class LinearODE(Solver):
             self._is_numpy = self._is_numpy and is_numpy
             broadcast({"Xi": self.Xi.shape[:-2], "z0": self.z0.shape[:-1], **self.forcing.batches})
             self._planners = make_planners(self._planner)
-
-    def propagator(self, t: Any) -> Any:
-        """exp(Xi t), differentiable in Xi and t.
-
-        Args:
-            t: (T,) or (*batch, T), or a scalar.
-
-        Returns:
-            (*batch, T, n, n), or (*batch, n, n) for a scalar t; batch dimensions are those of Xi and t.
-
-        Example:
-            >>> import linode
-            >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [0.0, 0.0]).propagator(3.0).tolist()
-            [[1.0, 3.0], [0.0, 1.0]]
-        """
-        times, is_scalar = make_times(t, self.Xi, (self._Xi_batch,), self._names[:1])
-        P = exponential(self.Xi, times, self._planner).to(self.dtype)
-        return self._answer(P[..., 0, :, :] if is_scalar else P, t)
 
     @classmethod
     def from_statespace(
@@ -175,19 +156,8 @@ class LinearODE(Solver):
         y = z @ C.mT + sum(part(times).to(z) @ D.mT for part in self.forcing.inputs)
         return self._answer(y[..., 0, :] if is_scalar else y, t)
 
-    @property
-    def decomposition(self) -> Plan:
-        """What was precomputed for the present Xi: factors, checks and the reason for the choice; reused over every
-        call.
-        """
-        layout = Layout.of(self.Xi.shape, self.z0.shape, torch.Size([0]))
-        systems = systems_of(self.Xi.detach(), layout)
-        known = self._planner.known(systems, torch.inf)
-        if known is not None:
-            return known
-        check_finite(self.Xi, "Xi")
-        norm = float(one_norm(systems).max()) if layout.S else 0.0
-        return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, norm, 0.0))
+    def _propagators(self, times: Tensor) -> Tensor:
+        return exponential(self.Xi, times, self._planner).to(self.dtype)
 
     def _evaluate(self, times: Tensor) -> Tensor:
         if not self.forcing.is_nothing:
@@ -217,6 +187,5 @@ class LinearODE(Solver):
 def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
     """exp(Xi t), (*batch, T, n, n): the trajectories of the columns of I."""
     Xi = widened(Xi)
-    n, rank = Xi.shape[-1], max(Xi.ndim - 2, times.ndim - 1)
-    columns = torch.eye(n, dtype=Xi.dtype, device=Xi.device).reshape(n, *(1,) * rank, n)
-    return trajectory(Xi, columns, times, planner).movedim(0, -1)
+    starts = columns(Xi.shape[-1], max(Xi.ndim - 2, times.ndim - 1), Xi)
+    return trajectory(Xi, starts, times, planner).movedim(0, -1)

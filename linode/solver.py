@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from .conditioning import relative_condition
-from .evaluation import Planner
+from .evaluation import Planner, systems_of
 from .forced import Forcing
-from .methods import Plan
-from .problem import as_answer, is_finite, make_times
+from .kernels.arrays import one_norm
+from .methods import Plan, Workload
+from .problem import Layout, as_answer, check_finite, is_finite, make_times
 from .solution import Solution, Stats, Status
 
+ENOUGH = 1e-6  # relative error of z from an input that was sampled, beyond which a status says so
 ILL_CONDITIONED = 0.1  # relative error to expect beyond which no digit is sure
 
 
@@ -65,7 +67,7 @@ class Solver(ABC):
         input_error = self._input_error(times, z)
         if not bool(torch.isfinite(z).all()):
             status = Status.OVERFLOW
-        elif input_error is not None and not input_error <= self.forcing.rtol:
+        elif input_error is not None and not input_error <= ENOUGH:
             status = Status.UNRESOLVED_INPUT
         elif bool((error > ILL_CONDITIONED).any()):
             status = Status.ILL_CONDITIONED
@@ -109,10 +111,42 @@ class Solver(ABC):
         with torch.no_grad():
             return self._answer(self._condition(times, self._evaluate(times)), t)
 
+    def propagator(self, t: Any) -> Any:
+        """exp(Xi t), differentiable in Xi and t; where Xi switches, the state transition matrix from 0 to t.
+
+        Its columns are the solutions without forcing that start from the columns of I.
+
+        Args:
+            t: (T,) or (*batch, T), or a scalar.
+
+        Returns:
+            (*batch, T, n, n), or (*batch, n, n) for a scalar t; batch dimensions are those of Xi and t.
+
+        Example:
+            >>> import linode
+            >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [0.0, 0.0]).propagator(3.0).tolist()
+            [[1.0, 3.0], [0.0, 1.0]]
+            >>> ode = linode.PiecewiseLinearODE([(0.0, [[0.0, 1.0], [0.0, 0.0]]), (1.0, [[0.0, 0.0]] * 2)], [0.0, 0.0])
+            >>> ode.propagator(3.0).tolist()
+            [[1.0, 1.0], [0.0, 1.0]]
+        """
+        times, is_scalar = make_times(t, self.Xi, (self._Xi_batch,), self._names[:1])
+        P = self._propagators(times)
+        return self._answer(P[..., 0, :, :] if is_scalar else P, t)
+
     @property
-    @abstractmethod
     def decomposition(self) -> Plan:
-        """What was precomputed for the present Xi."""
+        """What was precomputed for the present Xi, or for all that it switches between: factors, checks and the reason
+        for the choice; reused over every call.
+        """
+        layout = Layout.of(self.Xi.shape, self.Xi.shape[-1:], torch.Size([0]))
+        systems = systems_of(self.Xi.detach(), layout)
+        known = self._planner.known(systems, torch.inf)
+        if known is not None:
+            return known
+        check_finite(self.Xi, "Xi")
+        norm = float(one_norm(systems).max()) if layout.S else 0.0
+        return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, norm, 0.0))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,6 +184,10 @@ class Solver(ABC):
     @abstractmethod
     def _evaluate(self, times: Tensor) -> Tensor:
         """z (*batch, T, n), in the dtype of results."""
+
+    @abstractmethod
+    def _propagators(self, times: Tensor) -> Tensor:
+        """The solutions without forcing from the columns of I, (*batch, T, n, n)."""
 
     @abstractmethod
     def _derivatives(

@@ -10,21 +10,17 @@ from torch import Tensor
 
 from .adjoint import linearised
 from .errors import DtypeError, ShapeError
-from .evaluation import Planner
+from .evaluation import Planner, columns
 from .forced import Forcing, make_planners
 from .inputs.pieces import check_increasing
-from .kernels.arrays import one_norm
-from .methods import Method, Plan, Workload, make_method
+from .methods import Method, make_method
 from .problem import (
     as_tensor,
     broadcast,
-    check_finite,
+    check_finite_anywhere,
     check_same_device,
     check_tolerance,
-    is_known,
     make_system,
-    make_times,
-    widened,
 )
 from .solver import Solver
 
@@ -75,37 +71,10 @@ class PiecewiseLinearODE(Solver):
         self._planner = Planner(make_method(method), rtol)
         self._planners = make_planners(self._planner)
 
-    def propagator(self, t: Any) -> Any:
-        """The state transition matrix from 0 to t: the solutions without forcing that start from the columns of I.
-
-        Args:
-            t: (T,) or (*batch, T), or a scalar.
-
-        Returns:
-            (*batch, T, n, n), or (*batch, n, n) for a scalar t; batch dimensions are those of Xi and t.
-
-        Example:
-            >>> import linode
-            >>> ode = linode.PiecewiseLinearODE([(0.0, [[0.0, 1.0], [0.0, 0.0]]), (1.0, [[0.0, 0.0]] * 2)], [0.0, 0.0])
-            >>> ode.propagator(3.0).tolist()
-            [[1.0, 1.0], [0.0, 1.0]]
-        """
-        times, is_scalar = make_times(t, self.Xi, (self._Xi_batch,), self._names[:1])
-        rank, n = max(len(self._Xi_batch), times.ndim - 1), self.Xi.shape[-1]
-        columns = torch.eye(n, dtype=self.Xi.dtype, device=self.Xi.device).reshape(n, *(1,) * rank, n)
-        P = Forcing().states(self.Xi, columns, times, self._planners.child("propagator"), self.times[1:])
-        P = P.movedim(0, -1).to(self.Xi.dtype)
-        return self._answer(P[..., 0, :, :] if is_scalar else P, t)
-
-    @property
-    def decomposition(self) -> Plan:
-        """What was precomputed for the present matrices, all of them as one batch."""
-        Xi = widened(self.Xi.detach()).flatten(0, -3)
-        known = self._planner.known(Xi, torch.inf)
-        if known is not None:
-            return known
-        check_finite(self.Xi, "Xi")
-        return self._planner.plan(Xi, Workload(len(Xi), 1, 1, Xi.shape[-1], float(one_norm(Xi).max()), 0.0))
+    def _propagators(self, times: Tensor) -> Tensor:
+        starts = columns(self.Xi.shape[-1], max(len(self._Xi_batch), times.ndim - 1), self.Xi)
+        P = Forcing().states(self.Xi, starts, times, self._planners.child("propagator"), self.times[1:])
+        return P.movedim(0, -1).to(self.Xi.dtype)
 
     def _evaluate(self, times: Tensor) -> Tensor:
         return self.forcing.states(self.Xi, self.z0, times, self._planners, self.times[1:]).to(self.dtype)
@@ -143,14 +112,12 @@ def _separated(pieces: Any) -> tuple[Tensor, Tensor, bool]:
             raise ShapeError(
                 f"Xi of piece {i} has shape {tuple(Xi.shape)}; it must be (*batch, n, n) with the n of all others"
             )
-        if is_known(Xi):
-            check_finite(Xi, f"Xi of piece {i}")
+        check_finite_anywhere(Xi, f"Xi of piece {i}")
     check_same_device({f"Xi of piece {i}": Xi for i, Xi in enumerate(matrices)})
     batch = broadcast({f"Xi of piece {i}": Xi.shape[:-2] for i, Xi in enumerate(matrices)})
     when = torch.stack([start.reshape(()).to(matrices[0].device, torch.float64) for start in starts])
-    if is_known(when):
-        check_finite(when, "times of pieces")
-        check_increasing(when, "times of pieces")
+    check_finite_anywhere(when, "times of pieces")
+    check_increasing(when, "times of pieces")
     dtype = matrices[0].dtype
     for Xi in matrices[1:]:
         dtype = torch.promote_types(dtype, Xi.dtype)

@@ -22,15 +22,11 @@ class Input(ABC):
     tensors: tuple[Tensor, ...]  # that it is made of
     dtype: torch.dtype  # of u(t)
     is_numpy: bool
+    batch = torch.Size()  # batch dimensions
 
     @abstractmethod
     def pieces(self, start: float, stop: float) -> Pieces:
         """What it is between two times, wide; its values are checked anew, as they may have changed in place."""
-
-    @property
-    def batch(self) -> torch.Size:
-        """Batch dimensions."""
-        return torch.Size()
 
     @property
     def parts(self) -> tuple[Input, ...]:
@@ -74,15 +70,11 @@ class Sum(Input):
         self.tensors = tuple(x for part in parts for x in part.tensors)
         self.is_numpy = all(part.is_numpy for part in parts)
         self.dtype = reduce(torch.promote_types, (part.dtype for part in parts))
-        self._batch = broadcast({f"input {i}": part.batch for i, part in enumerate(parts)})
+        self.batch = broadcast({f"input {i}": part.batch for i, part in enumerate(parts)})
 
     @property
     def parts(self) -> tuple[Input, ...]:
         return self._parts
-
-    @property
-    def batch(self) -> torch.Size:
-        return self._batch
 
     def pieces(self, start: float, stop: float) -> Pieces:
         raise TypeError("a sum has no pieces of its own: its parts have")

@@ -43,14 +43,10 @@ class Harmonics(Input):
             raise ShapeError(
                 f"amplitudes has shape {tuple(self.amplitudes.shape)}; amplitudes must be (*batch, J, m) with J = {J}"
             )
-        self.m = self.amplitudes.shape[-1]
+        self.m, self.batch = self.amplitudes.shape[-1], self.amplitudes.shape[:-2]
         self.tensors = (self.rates, self.amplitudes)
         self.dtype = torch.promote_types(self.rates.real.dtype, self.amplitudes.real.dtype)
         self._checked()
-
-    @property
-    def batch(self) -> torch.Size:
-        return self.amplitudes.shape[:-2]
 
     def _checked(self) -> tuple[Tensor, Tensor]:
         for x, name in ((self.rates, "rates"), (self.amplitudes, "amplitudes")):

@@ -16,8 +16,6 @@ from .pieces import Pieces, check_increasing, gaps_of, known_shift, unit_of
 class Samples(Input):
     """Values at times."""
 
-    n_least = 1
-
     def __init__(self, times: Any, values: Any) -> None:
         self.is_numpy = not isinstance(times, Tensor) and not isinstance(values, Tensor)
         self.times, self.values = as_tensor(times, "times", integers_become=torch.float64), as_tensor(values, "values")
@@ -25,10 +23,8 @@ class Samples(Input):
         check_same_device({"times": self.times, "values": self.values})
         if self.times.is_complex():
             raise DtypeError(f"times must be real, got {self.times.dtype}")
-        if self.times.ndim < 1 or self.times.shape[-1] < self.n_least:
-            raise ShapeError(
-                f"times has shape {tuple(self.times.shape)}; times must be (K,) or (*batch, K), K >= {self.n_least}"
-            )
+        if self.times.ndim < 1 or self.times.shape[-1] < 1:
+            raise ShapeError(f"times has shape {tuple(self.times.shape)}; times must be (K,) or (*batch, K), K >= 1")
         K = self.times.shape[-1]
         if self.values.ndim < 2 or self.values.shape[-2] != K:
             hint = "; for one channel pass values[:, None]" if self.values.shape == (K,) else ""
@@ -36,16 +32,12 @@ class Samples(Input):
                 f"values has shape {tuple(self.values.shape)}; values must be (*batch, K, m) with K = {K}, "
                 f"the number of times{hint}"
             )
-        self._batch = broadcast({"times": self.times.shape[:-1], "values": self.values.shape[:-2]})
+        self.batch = broadcast({"times": self.times.shape[:-1], "values": self.values.shape[:-2]})
         self.m = self.values.shape[-1]
         self._checked()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.times.shape[-1]} times, m={self.m})"
-
-    @property
-    def batch(self) -> torch.Size:
-        return self._batch
 
     def _checked(self) -> tuple[Tensor, Tensor]:
         """Times and values, wide, as they are now."""
@@ -112,11 +104,8 @@ class FirstOrderHold(Samples):
         width = times[..., 1:] - times[..., :-1]
         unit = unit_of(width)
         slopes = torch.diff(values, dim=-2) * (unit / width)[..., None]
-        still = torch.zeros_like(values[..., :1, :])
+        slopes = torch.nn.functional.pad(slopes, (0, 0, 1, 1))  # none before the first sample and after the last
         batch = (*self.batch, times.shape[-1] + 1, self.m)
-        slopes = torch.cat(
-            [still.expand(*slopes.shape[:-2], 1, self.m), slopes, still.expand(*slopes.shape[:-2], 1, self.m)], -2
-        )
         levels = torch.cat([values[..., :1, :], values], -2)
         return self._polynomials(times, refs_of(times), [levels.expand(batch), slopes.expand(batch)], unit)
 

@@ -42,3 +42,8 @@ def _skew(size: Tensor, D: Tensor) -> Tensor:
 
 def _log_ratio(row: Tensor, column: Tensor) -> Tensor:
     return torch.where((row > 0) & (column > 0), 0.5 * (torch.log2(row) - torch.log2(column)), 0.0)
+
+
+def power_of_two(ratio: Tensor) -> Tensor:
+    """The nearest one, by which scaling costs no rounding; 1 where the ratio is no positive number."""
+    return torch.exp2(torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0).log2().round())

@@ -171,6 +171,7 @@ class Short(HostPlan):
     """One time for every trajectory, so short that a Taylor polynomial does it all, for every Xi."""
 
     given: Any  # Xi (S, n, n), as a tensor or an array
+    one_norm: float = torch.inf
     method: str = "series"
     reason: str = f"|Xi| t <= {THETA / 2:g}"
 
@@ -179,7 +180,7 @@ class Short(HostPlan):
         return np.ones(len(self.given), dtype=bool)
 
     def subset(self, index: Tensor) -> Plan:
-        return Short(self.Xi[index])
+        return Short(self.Xi[index], self.one_norm)
 
     def evaluate(self, z0: Any, t: Any) -> Any:
         return short(of_kind(self.given, z0), t[..., 0], z0)[:, :, None]
@@ -193,10 +194,14 @@ class Short(HostPlan):
 
 def propagators(plan: Plan, like: Any, t: Any) -> Any:
     """exp(Xi t), (S, T, n, n), for t (S, 1, T); arrays for arrays."""
-    columns = _columns(like, t)
-    if not (isinstance(like, Tensor) or plan.takes_arrays):
-        return as_array(plan.evaluate(*map(as_tensor, columns))).transpose(0, 2, 3, 1)
-    return permute(plan.evaluate(*columns), (0, 2, 3, 1))
+    return permute(evaluated(plan, *_columns(like, t)), (0, 2, 3, 1))
+
+
+def evaluated(plan: Plan, z0: Any, t: Any) -> Any:
+    """What the plan evaluates, as arrays for arrays though it may take tensors only."""
+    if isinstance(z0, Tensor) or plan.takes_arrays:
+        return plan.evaluate(z0, t)
+    return as_array(plan.evaluate(as_tensor(z0), as_tensor(t)))
 
 
 def _columns(like: Any, t: Any) -> tuple[Any, Any]:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.arrays import as_array, as_tensor, is_complex, namespace, of_kind
+from ..kernels.arrays import as_array, is_complex, namespace, of_kind
 from ..kernels.modal import Modes
 from ..kernels.recurrence import changing, exponents, steady
 from ..problem import is_finite
 from .base import Plan
 from .eig import EigPlan
-from .many import propagators
+from .many import evaluated, propagators
 
 FEW = 2**14  # entries of states up to which NumPy steps faster on the CPU
 WINDOW_ENTRIES = 2**21  # of propagators at a time
@@ -31,8 +31,7 @@ def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
 def _recur(plan: Plan, z0: Any, h: Any, d: Any) -> Any:
     S, R, K, n = d.shape
     if K == 1:
-        after = plan.evaluate(z0, h) if isinstance(d, Tensor) or plan.takes_arrays else _on_tensors(plan, z0, h)
-        return namespace(d).concatenate((z0[:, :, None], after + d), axis=2)
+        return namespace(d).concatenate((z0[:, :, None], evaluated(plan, z0, h) + d), axis=2)
     if bool((h == h[:, :1, :1]).all()):
         x = _steady(plan, z0, h, d)
         if is_finite(x):  # else powers may overflow where states do not
@@ -48,10 +47,6 @@ def _recur(plan: Plan, z0: Any, h: Any, d: Any) -> Any:
         E = propagators(plan, z0, own.reshape(S, 1, -1)).reshape(*own.shape, n, n)
         parts.append(changing(E, d[:, :, start : start + window], parts[-1][:, :, -1])[:, :, 1:])
     return namespace(d).concatenate(parts, axis=2)
-
-
-def _on_tensors(plan: Plan, z0: Any, h: Any) -> Any:
-    return as_array(plan.evaluate(as_tensor(z0), as_tensor(h)))
 
 
 def _steady(plan: Plan, z0: Any, h: Any, d: Any) -> Any:
