@@ -1,6 +1,6 @@
 """linode: linear ODEs z'(t) = Xi z(t) in PyTorch, solved exactly, with gradients that never fail."""
 
-from . import methods
+from . import methods, nn
 from .discrete import discretize
 from .errors import (
     DeviceError,
@@ -14,6 +14,9 @@ from .errors import (
     ShapeError,
 )
 from .exponential import expm, expm_multiply
+from .fit import fit
+from .fitted import FitResult
+from .fitting.estimate import FitStatus
 from .inputs import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrderHold
 from .ode import LinearODE
 from .odeint import odeint
@@ -26,6 +29,8 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "FirstOrderHold",
+    "FitResult",
+    "FitStatus",
     "Harmonics",
     "Impulses",
     "Input",
@@ -46,6 +51,8 @@ __all__ = [
     "discretize",
     "expm",
     "expm_multiply",
+    "fit",
     "methods",
+    "nn",
     "odeint",
 ]

@@ -28,6 +28,10 @@ LAYERS = (
     {"linode.knots", "linode.drive", "linode.forced", "linode.conditioning"},
     {"linode.statespace", "linode.solver", "linode.ode"},
     {"linode.switching", "linode.discrete", "linode.exponential", "linode.odeint"},
+    {"linode.fitting"},
+    {"linode.nn"},
+    {"linode.plotting"},
+    {"linode.fitted", "linode.fit"},
     {"linode"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

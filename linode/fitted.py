@@ -1,0 +1,249 @@
+"""FitResult: what a fit found, how sure it is, and what can be done with it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .errors import ShapeError
+from .fitting.data import Data, as_array, hold
+from .fitting.estimate import Estimate, FitStatus, agreed
+from .fitting.uncertainty import eigenvalue_covariances, named_directions
+from .inputs import Input
+from .inputs.shifted import Shifted
+from .nn import LinearDynamics
+from .ode import LinearODE
+
+Array = NDArray[Any]
+
+
+class FitResult:
+    """A fitted linear system z'(t) = Xi z(t) + b + B u(t), y = C z + offset; truthy where all is well.
+
+    Times are those of the data; `z0` is the state at the first time of each trajectory.
+
+    Attributes:
+        Xi: (n, n). B: (n, m) or None. b: (n,) or None. C: (p, n). offset: (p,) or None: with bias and fewer states than
+            channels, the constant part that no state makes.
+        z0: (n,), or (K, n) where lists came.
+        eigenvalues: (n,), complex, the slowest decay first. modes: (p, n), complex; without forcing
+            y = Re sum_j modes[:, j] amplitudes[j] exp(eigenvalues[j] (t - first t)). amplitudes: (n,) or (K, n).
+        stderr: (n, n), standard errors of Xi; B_stderr, b_stderr: of B and b. eigenvalue_stderr: (n,), complex:
+            those of the real parts + 1j times those of the imaginary parts. eigenvalue_covariance: (n, 2, 2).
+        covariance: of Xi, B and b, row by row, one after the other: sigma^2 (J^T J)^-1.
+        theta, theta_stderr: parameters of a structure, or None.
+        sigma: as given, or the estimate sqrt(cost / dof). cost: sum of squared residuals, over sigma^2 where it was
+            given. dof: values less unknowns. chi2: sum of squared residuals over sigma^2.
+        status: a `FitStatus`. converged: bool. message: what happened, in words. starts: each with name, cost, n_steps
+            and converged.
+    """
+
+    def __init__(
+        self, found: Estimate, data: Data, *, u: Any, sigma: Any, is_list: bool, bias: bool, like: Any
+    ) -> None:
+        self._found, self._data, self._u, self._is_list = found, data, u, is_list
+        first = like[0] if is_list else like
+        self._like = first if isinstance(first, torch.Tensor) else None
+        self._is_flat = getattr(first, "ndim", np.ndim(first) if self._like is None else 2) == 1
+        n, m = len(found.Xi), found.B.shape[1]
+        self.dof = data.n_values - found.n_unknowns
+        self.cost = found.cost
+        estimated = float(np.sqrt(found.cost / self.dof)) if self.dof > 0 else float("inf")
+        self.sigma = estimated if sigma is None else sigma
+        self.chi2 = found.cost if sigma is not None else float(max(self.dof, 0))
+        scale = 1.0 if sigma is not None else estimated**2
+        covariance = found.covariance * scale if np.isfinite(scale) else np.full_like(found.covariance, np.inf)
+        errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+        self.Xi, self.C = self._out(found.Xi), self._out(found.C)
+        self.B = self._out(found.B) if m else None
+        self.b = self._out(found.b) if bias else None
+        self.offset = None if found.offset is None else self._out(found.offset)
+        self.z0 = self._out(found.z0 if is_list else found.z0[0])
+        self.covariance, self.stderr = self._out(covariance), self._out(errors[: n * n].reshape(n, n))
+        self.B_stderr = self._out(errors[n * n : n * n + n * m].reshape(n, m)) if m else None
+        self.b_stderr = self._out(errors[n * n + n * m :]) if bias else None
+        lam, V = np.linalg.eig(found.Xi)
+        order = np.lexsort((lam.imag, np.abs(lam.imag), -lam.real))
+        lam, V = lam[order].astype(complex), V[:, order].astype(complex)
+        self.eigenvalues, self.modes = self._out(lam), self._out(found.C @ V)
+        amplitudes = np.linalg.lstsq(V, found.z0.T.astype(complex), rcond=None)[0].T
+        self.amplitudes = self._out(amplitudes if is_list else amplitudes[0])
+        spread = eigenvalue_covariances(found.Xi, lam, covariance[: n * n, : n * n])
+        self.eigenvalue_covariance = self._out(spread)
+        widths = np.sqrt(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1))
+        self.eigenvalue_stderr = self._out(widths.view(complex)[:, 0])  # 1j * inf would be NaN
+        is_structured = found.theta is not None and len(found.theta) != n * n
+        self.theta = self._out(found.theta) if is_structured and found.theta is not None else None
+        self.theta_stderr = None
+        if is_structured and found.theta_covariance is not None:
+            self.theta_stderr = self._out(np.sqrt(np.maximum(np.diag(found.theta_covariance) * scale, 0.0)))
+        self.converged, self.starts = found.converged, found.starts
+        self.status = self._judged()
+        self.message = self._worded()
+
+    def __bool__(self) -> bool:
+        return bool(self.status)
+
+    def __repr__(self) -> str:
+        return f"FitResult({self._found.Xi.shape[0]} states, {self.status.name}, sigma {self._sigma_words()})"
+
+    # ---- use -------------------------------------------------------------------------------------------------------
+
+    def predict(self, t: Any, z0: Any = None, u: Any = None) -> Any:
+        """What the fitted system shows at times t, on the axis of the data, in any order, also beyond them.
+
+        Args:
+            t: (T,), or a number; a list of K such arrays where the fit had lists.
+            z0: (n,), state at the first time of the data (of the first trajectory) in place of the fitted one; then t
+                is (T,).
+            u: input in place of that of the fit: samples (T, m), each of which holds from its time in t on, or an
+                input. None: that of the fit, whose last sample holds on.
+
+        Returns:
+            (T, p), or (T,) where z came as (T,); a list of these for a list of t.
+
+        Raises:
+            ShapeError, DtypeError, NonFiniteError: an argument that cannot be used, by name.
+        """
+        if not self._is_list or z0 is not None:
+            return self._predicted(t, 0, z0, u)
+        if not (isinstance(t, (list, tuple)) and len(t) == self._data.K):
+            raise ShapeError(
+                f"t must be a list of {self._data.K} arrays, one for each trajectory, or pass z0 with one t"
+            )
+        us = u if isinstance(u, (list, tuple)) else [u] * len(t)
+        return [self._predicted(x, k, None, us[k]) for k, x in enumerate(t)]
+
+    def ode(self, z0: Any = None, k: int = 0) -> LinearODE:
+        """The solver of the fitted system; its t = 0 is the first time of the data (of trajectory k).
+
+        Args:
+            z0: (n,) or (*batch, n), state at t = 0; None: the fitted one.
+        """
+        return self._solver(z0, k, self._input(k))
+
+    def to_module(self) -> LinearDynamics:
+        """A `linode.nn.LinearDynamics` that starts from this fit, to be trained further."""
+        n, m = self._found.B.shape
+        dtype = torch.float64 if self._like is None else self._like.dtype
+        module = LinearDynamics(n, m=m, bias=self.b is not None, dtype=dtype)
+        with torch.no_grad():
+            module.Xi = torch.from_numpy(self._found.Xi).to(dtype)
+            for own, value in ((module.B, self._found.B), (module.b, self._found.b)):
+                if own is not None:
+                    own.copy_(torch.from_numpy(value))
+        return module
+
+    def summary(self) -> str:
+        """The result as text: what was fitted, how well, eigenvalues and matrices with their standard errors."""
+        found, data = self._found, self._data
+        lam, spread = np.asarray(self.eigenvalues), np.asarray(self.eigenvalue_stderr)
+        lines = [
+            f"{len(found.Xi)} states, {data.p} channels, {data.K} trajectories, {data.n_values} values",
+            self.message,
+            f"sigma {self._sigma_words()}, chi2 {self.chi2:.6g}, {self.dof} degrees of freedom",
+            "",
+            f"{'eigenvalue':>28}  {'standard error':>24}  {'period':>10}  {'time constant':>13}",
+        ]
+        for x, e in zip(lam, spread):
+            period = f"{2 * np.pi / abs(x.imag):.4g}" if x.imag else "-"
+            constant = f"{-1 / x.real:.4g}" if x.real else "inf"
+            lines.append(
+                f"{x.real:>13.6g} {x.imag:>+13.6g}i  {e.real:>11.3g} {e.imag:>+11.3g}i  {period:>10}  {constant:>13}"
+            )
+        for name in ("Xi", "B", "b"):
+            value = getattr(self, name)
+            if value is not None:
+                errors = np.asarray(getattr(self, "stderr" if name == "Xi" else f"{name}_stderr"))
+                value = np.asarray(value)
+                rows = zip(np.atleast_2d(value.T).T, np.atleast_2d(errors.T).T) if value.ndim > 1 else [(value, errors)]
+                lines += ["", f"{name} (standard error)"]
+                lines += ["  ".join(f"{x:>12.5g} ({e:.2g})" for x, e in zip(*row)) for row in rows]
+        return "\n".join(lines)
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Data and fit; see `linode.plotting.plot_fit`. Needs matplotlib."""
+        return importlib.import_module("linode.plotting").plot_fit(self, ax=ax, **options)
+
+    def plot_eigenvalues(self, ax: Any = None, **options: Any) -> Any:
+        """Eigenvalues with 95 % ellipses; see `linode.plotting.plot_eigenvalues`. Needs matplotlib."""
+        return importlib.import_module("linode.plotting").plot_eigenvalues(self, ax=ax, **options)
+
+    # ---- parts -----------------------------------------------------------------------------------------------------
+
+    def _out(self, x: Array) -> Any:
+        """In the kind of the data: arrays or tensors."""
+        if self._like is None:
+            return x
+        dtype = self._like.dtype if self._like.dtype.is_floating_point else torch.float64
+        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self._like.device)
+        return tensor.to(torch.promote_types(dtype, torch.complex64) if tensor.is_complex() else dtype)
+
+    def _predicted(self, t: Any, k: int, z0: Any, u: Any) -> Any:
+        times = as_array(t, "t")
+        if times.ndim > 1:
+            raise ShapeError(f"t has shape {times.shape}; t must be (T,)")
+        start = float(self._data.starts[k])
+        if u is None:
+            given = self._input(k)
+        elif isinstance(u, Input):
+            given = Shifted(u, start)
+        else:
+            values = as_array(u, "u")
+            values = values[:, None] if values.ndim == 1 else values
+            if values.ndim != 2 or values.shape != (times.size, self._found.B.shape[1]):
+                raise ShapeError(
+                    f"u has shape {values.shape}; u must be (T, m) = {(times.size, self._found.B.shape[1])}"
+                )
+            given = hold(np.atleast_1d(times) - start, values)
+        z = self._solver(z0, k, given)(times - start)
+        z = z.numpy(force=True) if isinstance(z, torch.Tensor) else z
+        y = z @ self._found.C.T + (0.0 if self._found.offset is None else self._found.offset)
+        return self._out(y[..., 0] if self._is_flat else y)
+
+    def _solver(self, z0: Any, k: int, u: Input | None) -> LinearODE:
+        found = self._found
+        start = found.z0[k] if z0 is None else as_array(z0, "z0")
+        B = found.B if u is not None and found.B.shape[1] else None
+        return LinearODE(found.Xi, start, b=found.b if self.b is not None else None, B=B, u=u)
+
+    def _input(self, k: int) -> Input | None:
+        """That of the fit, on a clock that starts with trajectory k."""
+        data = self._data
+        if data.inputs:
+            return Shifted(data.inputs[k], float(data.starts[k]))
+        if data.u is None:
+            return None
+        count = data.counts[k]
+        return hold(data.t[k, :count], data.u[k, :count])
+
+    def _judged(self) -> FitStatus:
+        if not self.converged:
+            return FitStatus.NOT_CONVERGED
+        if len(self._found.null):
+            return FitStatus.NOT_IDENTIFIABLE
+        return FitStatus.OK if self.dof > 0 else FitStatus.NO_FREEDOM
+
+    def _worded(self) -> str:
+        found, words = self._found, []
+        costs = [x.cost for x in found.starts if x.converged]
+        count = f"{len(found.starts)} start{'s' * (len(found.starts) != 1)}"
+        agreement = "of which two agree" if agreed(costs) else "which do not agree" if len(costs) > 1 else "one minimum"
+        words.append(f"converged from {count}, {agreement}" if self.converged else f"not converged from {count}")
+        if len(found.null):
+            names = named_directions(found.null, len(found.Xi), found.B.shape[1])
+            words.append(f"not identifiable from these data: {names}")
+        if (np.diff(self._data.t, axis=1)[self._data.is_time[:, 1:]] == 0).any():
+            words.append("times that repeat are taken as repeated measurements")
+        if found.is_realisation:
+            words.append("Xi is a realisation: these data determine it up to a change of basis of the states")
+        if not self.status and self.status is not FitStatus.NOT_IDENTIFIABLE:
+            words.append(self.status.value)
+        return "; ".join(words)
+
+    def _sigma_words(self) -> str:
+        return f"{self.sigma:.4g}" if np.ndim(self.sigma) == 0 else "as given"

@@ -1,0 +1,293 @@
+"""The validated data: trajectories with times, observations, weights and inputs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import DtypeError, NonFiniteError, OptionError, OrderError, ShapeError
+from ..inputs import Input, ZeroOrderHold
+from ..kernels.blocked import matmul
+
+Array = NDArray[Any]
+UNIFORM = 1e-6  # of a step: differences that are no more than rounding of the times
+
+
+@dataclass(frozen=True)
+class Data:
+    """K trajectories, padded to T times by their last one, which weighs nothing.
+
+    t (K, T), from each one's first time on; y (K, T, p) and weights w (K, T, p), both zero where nothing was seen; u
+    (K, T, m) held from each time on, or None; counts (K,); starts (K,), the first times on the user's axis; inputs,
+    one of each trajectory, or none.
+    """
+
+    t: Array
+    y: Array
+    w: Array
+    u: Array | None
+    counts: Array
+    starts: Array
+    inputs: tuple[Input, ...] = ()
+
+    @property
+    def K(self) -> int:
+        return self.t.shape[0]
+
+    @property
+    def p(self) -> int:
+        return self.y.shape[2]
+
+    @property
+    def m(self) -> int:
+        return self.u.shape[2] if self.u is not None else self.inputs[0].m if self.inputs else 0
+
+    @property
+    def n_values(self) -> int:
+        return int(np.count_nonzero(self.w))
+
+    @property
+    def span(self) -> float:
+        """Of the longest trajectory."""
+        return float(self.t.max()) or 1.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is missing, and all channels have the same weights."""
+        return bool((self.w == self.w[:, :, :1]).all() and (self.w[self.is_time] > 0).all())
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """All weights are 1."""
+        return bool((self.w == 1).all())
+
+    @property
+    def is_time(self) -> Array:
+        """(K, T): not padding."""
+        return np.arange(self.t.shape[1]) < self.counts[:, None]
+
+    @property
+    def shortest_gap(self) -> float:
+        h = np.diff(self.t, axis=1)
+        return float(h[h > 0].min(initial=np.inf))
+
+    @property
+    def gap_ratio(self) -> float:
+        """Of long gaps to short ones; of random times some 20."""
+        h = np.diff(self.t, axis=1)
+        short, long = np.quantile(h[h > 0], (0.1, 0.9))
+        return float(long / short)
+
+    @property
+    def step(self) -> float | None:
+        """Of a uniform grid; None where times are irregular."""
+        h = np.diff(self.t, axis=1)[self.is_time[:, 1:]]
+        if not len(h):
+            return None
+        mean = float(np.median(h))
+        return mean if (np.abs(h - mean) <= UNIFORM * mean).all() else None
+
+    def segments(self, length: int) -> Data:
+        """The same cut into trajectories of at most `length` times, each of which starts anew."""
+        parts = [
+            (k, i, min(i + length, int(self.counts[k])))
+            for k in range(self.K)
+            for i in range(0, int(self.counts[k]), length)
+        ]
+        parts = [part for part in parts if part[2] - part[1] >= 2]
+        width = max(stop - start for _, start, stop in parts)
+        index = np.stack([np.minimum(np.arange(start, start + width), stop - 1) for _, start, stop in parts])
+        k, counts = np.array([part[0] for part in parts]), np.array([stop - start for _, start, stop in parts])
+        row = k[:, None]
+        inside = (np.arange(width) < counts[:, None])[..., None]
+        t = self.t[row, index]
+        y, w = self.y[row, index] * inside, self.w[row, index] * inside
+        u = None if self.u is None else self.u[row, index]
+        return Data(t - t[:, :1], y, w, u, counts, self.starts[k] + t[:, 0])
+
+    def mapped(self, G: Array) -> Data:
+        """Observations G y, of complete times only: (q, p) -> q channels of weight 1."""
+        seen = (self.w > 0).all(-1, keepdims=True)
+        y = np.where(seen, matmul(self.y, G.T), 0.0)
+        return Data(
+            self.t, y, np.broadcast_to(seen, y.shape).astype(float), self.u, self.counts, self.starts, self.inputs
+        )
+
+
+def make_data(t: Any, z: Any, u: Any, sigma: Any) -> tuple[Data, bool]:
+    """Checked data, and whether several trajectories came as lists.
+
+    Raises:
+        ShapeError, DtypeError, NonFiniteError, OrderError, OptionError: an argument that cannot be used, by name.
+    """
+    is_list = is_several(t, z)
+    ts, zs = (list(x) if is_list else [x] for x in (t, z))
+    if len(ts) != len(zs) or not ts:
+        raise ShapeError(f"t holds {len(ts)} trajectories, z holds {len(zs)}; they must be as many, at least one")
+    names = [(f"t[{k}]", f"z[{k}]", f"u[{k}]") if is_list else ("t", "z", "u") for k in range(len(ts))]
+    ts = [make_times(x, name[0]) for x, name in zip(ts, names)]
+    zs = [make_observations(x, len(time), name[1]) for x, time, name in zip(zs, ts, names)]
+    p = zs[0].shape[1]
+    for x, name in zip(zs, names):
+        if x.shape[1] != p:
+            raise ShapeError(f"{name[1]} has {x.shape[1]} channels, but {names[0][1]} has {p}")
+    empty = np.all([np.isnan(x).all(0) for x in zs], axis=0)
+    if empty.any():
+        raise NonFiniteError(f"channel {int(np.argmax(empty))} of z holds nothing but NaN; leave it out")
+    for x, name in zip(zs, names):
+        if np.isnan(x).all():
+            raise NonFiniteError(f"{name[1]} holds nothing but NaN; leave it out")
+    weights = make_weights(sigma, zs, is_list)
+    held, inputs = make_inputs(u, ts, names, is_list)
+    counts, T = np.array([len(x) for x in ts]), max(len(x) for x in ts)
+
+    def padded(xs: Sequence[Array], mode: str) -> Array:
+        rows = [np.pad(x, [(0, T - len(x))] + [(0, 0)] * (x.ndim - 1), mode=mode) for x in xs]  # type: ignore[call-overload]
+        return np.stack(rows)
+
+    starts = np.array([x[0] for x in ts])
+    y, w = padded([np.nan_to_num(x) for x in zs], "constant"), padded(weights, "constant")
+    times = padded([x - x[0] for x in ts], "edge")
+    return Data(times, y, w, None if held is None else padded(held, "edge"), counts, starts, inputs), is_list
+
+
+def is_several(t: Any, z: Any) -> bool:
+    """Whether t and z are lists of trajectories."""
+    return (
+        isinstance(t, (list, tuple))
+        and isinstance(z, (list, tuple))
+        and len(t) > 0
+        and all(getattr(x, "ndim", None) == 1 or (isinstance(x, (list, tuple)) and not hasattr(x, "ndim")) for x in t)
+    )
+
+
+def as_array(x: Any, name: str) -> Array:
+    """A real float64 array of a tensor, an array, nested lists, or a pandas Series or DataFrame."""
+    if getattr(getattr(x, "dtype", None), "kind", "") in ("M", "m"):
+        raise DtypeError(f"{name} holds dates; make them numbers: ({name} - {name}[0]) / np.timedelta64(1, 'D')")
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu().numpy()
+    elif hasattr(x, "to_numpy"):
+        try:
+            x = x.to_numpy(dtype=float, na_value=np.nan)
+        except (TypeError, ValueError):
+            x = x.to_numpy()
+    try:
+        array = np.asarray(x)
+        if array.dtype.kind == "O":  # None for what is missing
+            array = array.astype(float)
+    except (ValueError, TypeError) as error:
+        raise DtypeError(f"{name} is no array of numbers: {error}") from None
+    if array.dtype.kind == "c":
+        raise DtypeError(
+            f"{name} is complex; pass real and imaginary parts as channels: np.c_[{name}.real, {name}.imag]"
+        )
+    if array.dtype.kind not in "fiub":
+        raise DtypeError(f"{name} must hold real numbers, got {type(x).__name__} of {array.dtype}")
+    return array.astype(np.float64)
+
+
+def make_times(t: Any, name: str) -> Array:
+    times = as_array(t, name)
+    if times.ndim != 1:
+        raise ShapeError(f"{name} has shape {times.shape}; {name} must be (T,), or a list of such arrays")
+    if len(times) < 2:
+        raise ShapeError(f"{name} holds {len(times)} time{'s' * (len(times) != 1)}; a fit needs at least 2")
+    if not np.isfinite(times).all():
+        i = int(np.argmin(np.isfinite(times)))
+        raise NonFiniteError(f"{name} must be finite, but {name}[{i}] is {times[i]}")
+    back = np.diff(times) < 0
+    if back.any():
+        i = int(np.argmax(back)) + 1
+        raise OrderError(
+            f"{name} must not decrease, but {name}[{i}] = {times[i]:.17g} comes after {times[i - 1]:.17g}; "
+            f"sort t, z and u by np.argsort(t, kind='stable')"
+        )
+    if times[-1] == times[0]:
+        raise ShapeError(f"all {len(times)} times of {name} are {times[0]:.17g}; a fit needs at least 2 different ones")
+    return times
+
+
+def make_observations(z: Any, T: int, name: str) -> Array:
+    y = as_array(z, name)
+    y = y[:, None] if y.ndim == 1 else y
+    if y.ndim != 2 or y.shape[0] != T:
+        hint = "; time comes first" if y.ndim == 2 and y.shape[1] == T else ""
+        raise ShapeError(f"{name} has shape {y.shape}; {name} must be (T, p) with T = {T}, the number of times{hint}")
+    if y.shape[1] == 0:
+        raise ShapeError(f"{name} has no channels")
+    if np.isinf(y).any():
+        i, j = np.argwhere(np.isinf(y))[0]
+        raise NonFiniteError(f"{name} must be finite, or NaN where nothing was seen, but {name}[{i}, {j}] is infinite")
+    return y
+
+
+def make_weights(sigma: Any, zs: list[Array], is_list: bool) -> list[Array]:
+    """1 / sigma where something was seen, else 0: sigma is a number, (p,), or as z is."""
+    if sigma is None:
+        return [np.where(np.isnan(x), 0.0, 1.0) for x in zs]
+    several = is_list and isinstance(sigma, (list, tuple)) and any(np.ndim(x) > 0 for x in sigma)
+    sigmas = list(sigma) if several else [sigma] * len(zs)
+    if len(sigmas) != len(zs):
+        raise ShapeError(f"sigma holds {len(sigmas)} trajectories, but z holds {len(zs)}")
+    weights = []
+    for s, x in zip(sigmas, zs):
+        size = as_array(s, "sigma")
+        if size.ndim == 1 and size.shape == x.shape[:1] and x.shape[1] != len(size):
+            size = size[:, None]  # of each time
+        try:
+            size = np.broadcast_to(size, x.shape)
+        except ValueError:
+            raise ShapeError(
+                f"sigma has shape {size.shape}; sigma must be a number, (p,) or {x.shape}, as z is"
+            ) from None
+        if not (np.isfinite(size) & (size > 0))[~np.isnan(x)].all():
+            raise OptionError("sigma must be positive and finite")
+        weights.append(np.where(np.isnan(x), 0.0, 1 / np.where(np.isnan(x), 1.0, size)))
+    return weights
+
+
+def make_inputs(
+    u: Any, ts: list[Array], names: list[tuple[str, str, str]], is_list: bool
+) -> tuple[list[Array] | None, tuple[Input, ...]]:
+    """Samples held from each time on, or input objects; nothing of either without u."""
+    if u is None:
+        return None, ()
+    if isinstance(u, Input) or (is_list and isinstance(u, (list, tuple)) and any(isinstance(x, Input) for x in u)):
+        inputs = tuple(u) if isinstance(u, (list, tuple)) else (u,) * len(ts)
+        if len(inputs) != len(ts) or not all(isinstance(x, Input) for x in inputs):
+            raise ShapeError(f"u holds {len(inputs)} inputs; it must hold one for each of {len(ts)} trajectories")
+        for x in inputs:
+            if x.batch or x.m != inputs[0].m:
+                raise ShapeError("inputs of a fit have no batch dimensions, and all have as many channels")
+        return None, inputs
+    if callable(u):
+        raise DtypeError("u is a function; wrap it as linode.Smooth(u, m)")
+    us = list(u) if is_list else [u]
+    if len(us) != len(ts):
+        raise ShapeError(f"u holds {len(us)} trajectories, but t holds {len(ts)}")
+    held = []
+    for x, times, name in zip(us, ts, names):
+        values = as_array(x, name[2])
+        values = values[:, None] if values.ndim == 1 else values
+        if values.ndim != 2 or len(values) != len(times):
+            raise ShapeError(f"{name[2]} has shape {values.shape}; {name[2]} must be (T, m) with T = {len(times)}")
+        if not np.isfinite(values).all():
+            i, j = np.argwhere(~np.isfinite(values))[0]
+            raise NonFiniteError(f"{name[2]} must be finite, but {name[2]}[{i}, {j}] is {values[i, j]}")
+        held.append(values)
+    if len({x.shape[1] for x in held}) > 1:
+        raise ShapeError("u must have as many channels in every trajectory")
+    return held, ()
+
+
+def hold(times: Array, values: Array) -> ZeroOrderHold:
+    """The input that samples stand for; of times that repeat the last sample counts."""
+    last = np.append(np.diff(times) > 0, True)
+    return ZeroOrderHold(times[last], values[last])

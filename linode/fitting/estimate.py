@@ -1,0 +1,76 @@
+"""What a fit found, before it is put into the user's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+AGREE = 1e-4  # relative difference of costs up to which two starts found the same minimum
+
+
+class FitStatus(Enum):
+    """How a fit ended; its text is the advice. `FitStatus.OK` is the only one that is truthy."""
+
+    OK = "the fit converged, and the data determine all that was asked for"
+    NOT_CONVERGED = (
+        "no start came to rest in a minimum; errors mean little. Ask for fewer states (rank), or for stable=True"
+    )
+    NOT_IDENTIFIABLE = (
+        "some unknowns are not determined by these data, and their values and errors mean nothing; the message names "
+        "them. Ask for fewer states (rank), give a structure, or add trajectories"
+    )
+    NO_FREEDOM = "there are as many unknowns as values: the fit is exact, and there is nothing to judge errors by"
+
+    def __bool__(self) -> bool:
+        return self is FitStatus.OK
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a fit: what it was made by, the cost that it led to, in how many steps, and whether it converged."""
+
+    name: str
+    cost: float
+    n_steps: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Xi (n, n), B (n, m), b (n,), C (p, n), z0 (K, n); sizes of what was fitted and how well.
+
+    covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet times sigma^2).
+    n_unknowns: those that the data can determine. null: directions in the space of covariance that they cannot,
+    (k, size), each of length 1, beyond a change of basis where the states are free up to one.
+    offset: (p,) constant part of the observations that no state makes, y = C z + offset; None: none.
+    theta: parameters of a structure, and their covariance.
+    """
+
+    Xi: Array
+    B: Array
+    b: Array
+    C: Array
+    z0: Array
+    cost: float
+    converged: bool
+    starts: tuple[Start, ...]
+    covariance: Array
+    n_unknowns: int
+    null: Array
+    is_realisation: bool
+    offset: Array | None = None
+    theta: Array | None = None
+    theta_covariance: Array | None = None
+
+
+def agreed(costs: list[float]) -> bool:
+    """Whether the least of the costs was found twice."""
+    best = sorted(costs)[:2]
+    return len(best) == 2 and best[1] - best[0] <= AGREE * best[0]

@@ -1,0 +1,49 @@
+"""Channels by which times they were seen at: what a modal model works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .data import Data
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Channels with the same times seen, of all trajectories: where the amplitudes of a channel are found."""
+
+    t: Array  # (G, T)
+    y: Array  # (G, T, q)
+    w: Array  # (G, T)
+    group: Array  # (K, p)
+    column: Array  # (K, p)
+    scale: Array  # (K, p): weight of the channel over that of its group
+
+
+def make_groups(data: Data) -> Groups:
+    K, p = data.K, data.p
+    group, column, scale = np.zeros((K, p), int), np.zeros((K, p), int), data.w.max(1)
+    ts: list[Array] = []
+    ws: list[Array] = []
+    ys: list[Array] = []
+    for k in range(K):
+        shapes = data.w[k] / np.where(scale[k] > 0, scale[k], 1.0)
+        if (shapes == shapes[:, :1]).all():
+            patterns, inverse = shapes[:, :1], np.zeros(p, int)
+        else:
+            patterns, inverse = np.unique(shapes, axis=1, return_inverse=True)
+            inverse = inverse.ravel()
+        for i in range(patterns.shape[1]):
+            own = np.flatnonzero(inverse == i)
+            group[k, own], column[k, own] = len(ts), np.arange(len(own))
+            ts.append(data.t[k])
+            ws.append(patterns[:, i])
+            ys.append((data.w[k] * data.y[k])[:, own])
+    q = max(y.shape[1] for y in ys)
+    ys = [np.pad(y, ((0, 0), (0, q - y.shape[1]))) for y in ys]
+    return Groups(np.stack(ts), np.stack(ys), np.stack(ws), group, column, np.where(scale > 0, scale, 1.0))

@@ -1,0 +1,140 @@
+"""Which fit a question needs: the only place that chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError, ShapeError
+from .data import Data
+from .estimate import Estimate
+from .many import fit_many, is_identity, typical_rate
+from .one import fit_one, strongest
+from .progress import Report
+from .states import Parts, simulate
+from .structures import Structure, make_structure
+
+Array = NDArray[Any]
+MOST_JOINT = 400  # entries of C up to which it is fitted together with the rest
+TAIL = 0.2  # of the times, by which stable="auto" judges
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be found from data: options of `linode.fit`, checked."""
+
+    data: Data
+    n: int
+    C: Array | None  # (p, n), known
+    bias: bool
+    structure: Any
+    stable: bool | str
+    z0: Array | None
+
+
+def identify(question: Question, report: Report) -> Estimate:
+    """The best fit.
+
+    Raises:
+        ShapeError: fewer values than unknowns.
+    """
+    if question.stable == "auto":
+        return _by_tail(question, report)
+    data, n, C, bias = question.data, question.n, question.C, question.bias
+    stable = bool(question.stable)
+    has_states = C is None and n == data.p  # channels are states
+    is_plain = question.structure is None and data.m == 0 and question.z0 is None and data.K == 1
+    if question.structure is None:
+        check_enough(question)
+    if is_plain and (C is None or is_identity(C) or (len(C) < n and np.linalg.matrix_rank(C) == len(C))):
+        found = fit_one(data, n, None if is_identity(C) else C, bias, stable, report)
+        if found is not None:
+            return found
+    structure = make_structure(question.structure, n, stable, typical_rate(data))
+    if structure.n != n:
+        raise ShapeError(f"structure makes Xi {structure.n} x {structure.n}, but there are {n} states")
+    if has_states:
+        C = np.eye(n)
+    if C is None and n < data.p:
+        return _of_strongest(question, structure, report)
+    found = fit_many(data, structure, C, bias, question.z0, report)
+    if found is None:
+        raise OptionError("no start of the fit has a finite cost; check the units of t, and the structure")
+    return found
+
+
+def check_enough(question: Question) -> None:
+    data, n, p = question.data, question.n, question.data.p
+    if data.K == 1 and data.m == 0 and question.z0 is None:
+        unknowns = n + (n + question.bias) * min(p, n) if p >= n else n + (n + question.bias) * p
+        values = data.n_values if p <= n else int(np.count_nonzero(data.w.any(-1))) * n
+    else:
+        seen = min(p, n)
+        unknowns = n * seen + n * (data.m + question.bias) + (0 if question.z0 is not None else n * data.K)
+        values = data.n_values if p <= n else int(np.count_nonzero(data.w.any(-1))) * n
+    if values < unknowns:
+        raise ShapeError(
+            f"z holds {values} values, fewer than the {unknowns} unknowns of {n} states; "
+            f"give more samples, or ask for fewer states by rank"
+        )
+
+
+def _of_strongest(question: Question, structure: Structure, report: Report) -> Estimate:
+    """Fewer states than channels: in the strongest directions, then with the modes refitted."""
+    data, n = question.data, question.n
+    frame = strongest(data, n)
+    reduced = data.mapped(frame)
+    found = fit_many(reduced, structure, np.eye(n), question.bias, question.z0, report)
+    if found is None:
+        raise OptionError("no start of the fit has a finite cost; check the units of t")
+    return refitted(found, data, question.bias)
+
+
+def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
+    """C anew, on all channels, by linear least squares."""
+    n = len(found.Xi)
+    C, cost = np.zeros((data.p, n + bias)), 0.0
+    flat = states_of(found, data, bias).reshape(-1, n)
+    flat = np.concatenate([flat, np.ones((len(flat), int(bias)))], 1)
+    for j in range(data.p):
+        w, y = data.w[..., j].ravel(), data.y[..., j].ravel()
+        C[j] = np.linalg.lstsq(w[:, None] * flat, w * y, rcond=None)[0]
+        cost += float(((w * (y - flat @ C[j])) ** 2).sum())
+    return replace(
+        found,
+        C=C[:, :n],
+        offset=C[:, n] if bias else None,
+        cost=cost,
+        n_unknowns=found.n_unknowns + C.size - n * n,
+        is_realisation=True,
+    )
+
+
+def states_of(found: Estimate, data: Data, bias: bool) -> Array:
+    """(K, T, n)."""
+    return simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
+
+
+def _by_tail(question: Question, report: Report) -> Estimate:
+    """Free if that is stable, or predicts the last times better than a stable fit does."""
+    free = identify(replace(question, stable=False), report)
+    if np.linalg.eigvals(free.Xi).real.max() <= 0:
+        return free
+    data = question.data
+    keep = np.maximum((data.counts * (1 - TAIL)).astype(int), 2)
+    early = np.arange(data.t.shape[1]) < keep[:, None]
+    head = replace(data, w=data.w * early[..., None], y=data.y * early[..., None])
+    errors = []
+    for stable in (False, True):
+        try:
+            found = identify(replace(question, data=head, stable=stable), report)
+            z = states_of(found, data, question.bias) @ found.C.T + (0 if found.offset is None else found.offset)
+            with np.errstate(over="ignore", invalid="ignore"):
+                error = float((((data.y - z) * data.w * ~early[..., None]) ** 2).sum())
+            errors.append(error if np.isfinite(error) else np.inf)
+        except (ShapeError, OptionError):
+            errors.append(np.inf)
+    return free if errors[0] <= errors[1] else identify(replace(question, stable=True), report)

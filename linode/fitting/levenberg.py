@@ -1,0 +1,115 @@
+"""Levenberg-Marquardt on a least-squares problem that is given by its Gram matrix and gradient.
+
+Source: Madsen, Nielsen & Tingleff (2004), Methods for non-linear least squares problems, algorithm 3.16 (damping by the
+ratio of gains); Marquardt (1963) and More (1978), section 6 (units from the largest diagonal that was seen).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+Array = NDArray[Any]
+FIRST_DAMPING = 1e-3
+MOST_DAMPING = 1e12
+EPS = float(np.finfo(np.float64).eps)
+
+
+class Model(Protocol):
+    """A sum of squares of theta (k,)."""
+
+    def cost(self, theta: Array) -> float:
+        """Sum of squared residuals; infinite where the model has no finite values."""
+
+    def linearise(self, theta: Array) -> tuple[float, Array, Array]:
+        """Cost, J^T J (k, k) and J^T r (k,)."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a minimisation ended."""
+
+    theta: Array
+    cost: float
+    n_steps: int
+    converged: bool
+    gram: Array  # J^T J there
+
+
+def minimise(
+    model: Model,
+    theta: Array,
+    *,
+    max_steps: int = 200,
+    tol: float = 1e-10,
+    floor: float = 0.0,
+    report: Callable[[int, float], None] | None = None,
+    bounds: tuple[Array, Array] | None = None,
+) -> Minimum:
+    """From theta downhill until a step promises less than tol of the cost, or the cost is below the floor.
+
+    bounds: (lowest, highest), each (k,); what is at a bound and pushed beyond it stays there for a step.
+    """
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        return _minimised(model, theta, max_steps, tol, floor, report, bounds)
+
+
+def _minimised(
+    model: Model,
+    theta: Array,
+    max_steps: int,
+    tol: float,
+    floor: float,
+    report: Callable[[int, float], None] | None,
+    bounds: tuple[Array, Array] | None,
+) -> Minimum:
+    theta = np.array(theta, float)
+    low, high = bounds if bounds is not None else (-np.inf, np.inf)
+    theta = np.clip(theta, low, high)
+    cost, gram, gradient = model.linearise(theta)
+    if not np.isfinite(cost) or not np.isfinite(gram).all():
+        return Minimum(theta, np.inf, 0, False, gram)
+    units, damping, factor = np.zeros(len(theta)), FIRST_DAMPING, 2.0
+    for step in range(max_steps):
+        if report is not None:
+            report(step, cost)
+        units = np.maximum(units, np.sqrt(np.maximum(np.diag(gram), 0.0)))  # below zero by rounding
+        scale = np.where(units > 0, units, 1.0)
+        A, g = gram / np.outer(scale, scale), gradient / scale
+        if bounds is not None:
+            held = ((theta <= low) & (g > 0)) | ((theta >= high) & (g < 0))
+            A, g = A * ~held * ~held[:, None], g * ~held
+        while True:
+            delta = damped_solution(A, g, damping)
+            promise = float(delta @ (damping * delta - g))  # of the linear model
+            if cost <= floor or promise <= tol * cost:
+                return Minimum(theta, cost, step, True, gram)
+            trial = np.clip(theta + delta / scale, low, high)
+            trial_cost = model.cost(trial)
+            gain = (cost - trial_cost) / promise
+            if gain > 1e-3:
+                break
+            damping, factor = damping * factor, 2 * factor
+            if damping > MOST_DAMPING:  # nothing downhill is left that rounding does not hide
+                return Minimum(theta, cost, step, promise <= 1e-6 * cost, gram)
+        theta = trial
+        damping, factor = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
+        cost, gram, gradient = model.linearise(theta)
+        if not np.isfinite(gram).all():
+            return Minimum(theta, np.inf, step, False, gram)
+    return Minimum(theta, cost, max_steps, False, gram)
+
+
+def damped_solution(A: Array, g: Array, damping: float) -> Array:
+    """-(A + damping I)^-1 g."""
+    _, delta, info = lapack.dposv(A + damping * np.eye(len(A)), -g)
+    if info:  # indefinite by rounding
+        damping = max(damping, 1e3 * EPS * len(A))
+        w, V = np.linalg.eigh(A)
+        delta = -V @ ((V.T @ g) / (np.maximum(w, 0) + damping))
+    return delta

@@ -1,0 +1,212 @@
+"""Any data: many trajectories, inputs, known C, structures; least squares on states from several starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.blocked import matmul
+from .data import Data
+from .estimate import Estimate, Start
+from .groups import make_groups
+from .levenberg import Minimum, minimise
+from .one import fastest_of, make_model, within
+from .progress import Report
+from .race import race
+from .realisation import completed, inverse_of, scales
+from .starts.greedy import decays, greedy
+from .starts.hankel import delayed
+from .starts.regression import Guess, regressions
+from .states import StatesModel
+from .structures import Structure
+
+Array = NDArray[Any]
+SHORTEST, GROWTH = 4, 4  # times in the first windows; by how much they grow
+WINDOW_STEPS = 12
+MOST_STARTS = 6
+
+
+def fit_many(
+    data: Data, structure: Structure, C: Array | None, bias: bool, z0: Array | None, report: Report
+) -> Estimate | None:
+    """C (p, n), or None where it is unknown. z0 (K, n), or None. None where no start has a finite cost."""
+    model = StatesModel(data, structure, C, bias, z0, fastest_of(data))
+    total = float(((data.w * data.y) ** 2).sum())
+    best, starts = race(model, start_points(model), total, report, model.bounds)
+    return None if best is None else described(model, best, starts)
+
+
+# ---- starts ----------------------------------------------------------------------------------------------------------
+
+
+def start_points(model: StatesModel) -> Iterator[tuple[str, Array]]:
+    """theta to start from, with names: guesses of Xi put into the structure, then its own starts."""
+    data, C = model.data, model.C
+    used = False
+    if C is not None and np.linalg.matrix_rank(C) == model.n:  # all states are seen
+        reduced = data if is_identity(C) else data.mapped(np.linalg.pinv(C))
+        ranked = ranked_by_cost(
+            model, ((guess.name, point_of(model, guess)) for guess in regressions(reduced, model.bias))
+        )
+        for i, (name, theta) in enumerate(ranked):
+            used = True
+            yield (f"{name}, windows", windowed(model, theta)) if i == 0 else (name, theta)
+        if ranked:
+            yield ranked[0]
+    elif data.m == 0:
+        for guess in modal_guesses(model):
+            point = point_of(model, guess)
+            if point is not None:
+                used = True
+                yield guess.name, point
+    own = (model.pack(x, C=default_C(model)) for x in model.structure.starts(typical_rate(data)))
+    for name, theta in ranked_by_cost(model, (("own start", with_gains(model, theta)) for theta in own))[:MOST_STARTS]:
+        used = True
+        yield name, theta
+    if not used:
+        yield "decay", model.pack(np.zeros(model.structure.size), C=default_C(model))
+
+
+def default_C(model: StatesModel) -> Array:
+    p, n = model.data.p, model.n
+    return np.eye(p, n) if model.C is None else model.C
+
+
+def is_identity(C: Array | None) -> bool:
+    return C is not None and C.shape[0] == C.shape[1] and np.array_equal(C, np.eye(len(C)))
+
+
+def typical_rate(data: Data) -> float:
+    return float(1 / np.sqrt(data.span * data.shortest_gap))
+
+
+def point_of(model: StatesModel, guess: Guess) -> Array | None:
+    lam = np.linalg.eigvals(guess.Xi) if np.isfinite(guess.Xi).all() else np.full(1, np.nan)
+    if not np.isfinite(lam).all():
+        return None
+    over = max(np.abs(lam.real).max() / model.fastest[0], np.abs(lam.imag).max() / model.fastest[1])
+    Xi = guess.Xi * min(1.0, 0.9 / over) if over > 0 else guess.Xi
+    own = model.structure.nearest(Xi)
+    if own is None:
+        return None
+    theta = model.pack(own, guess.B, guess.b, guess.C if guess.C is not None else default_C(model))
+    return with_gains(model, theta)
+
+
+def with_gains(model: StatesModel, theta: Array) -> Array:
+    """The same Xi and C with the best B and b: the model is linear in them."""
+    sizes = model.sizes
+    gains = slice(sizes[0], sizes[0] + sizes[1] + sizes[2])
+    if gains.start == gains.stop:
+        return theta
+    J, r = model.jacobian(theta)
+    if J is None:
+        return theta
+    moved = theta.copy()
+    moved[gains] += np.linalg.lstsq(J[:, gains], r, rcond=1e-10)[0]
+    return moved
+
+
+def ranked_by_cost(model: StatesModel, points: Iterable[tuple[str, Array | None]]) -> list[tuple[str, Array]]:
+    known = [(name, theta) for name, theta in points if theta is not None]
+    costs = [model.cost(theta) for _, theta in known]
+    return [known[i] for i in np.argsort(costs) if np.isfinite(costs[i])]
+
+
+def windowed(model: StatesModel, theta: Array) -> Array:
+    """theta after fits of short pieces of the trajectories, each with its own initial state, then of longer ones."""
+    if model.z0 is not None or model.data.inputs:
+        return theta
+    T, length = int(model.data.counts.max()), max(SHORTEST, -(-2 * model.n // model.data.p) + 2)
+    while 2 * length <= T:
+        part = replace(model, data=model.data.segments(length))
+        found = minimise(part, theta, max_steps=WINDOW_STEPS, tol=1e-3, bounds=part.bounds)
+        theta = found.theta if np.isfinite(found.cost) and np.isfinite(model.cost(found.theta)) else theta
+        length *= GROWTH
+    return theta
+
+
+def modal_guesses(model: StatesModel) -> Iterator[Guess]:
+    """Of partly seen states without inputs: eigenvalues with amplitudes free in each trajectory, made one system."""
+    data, n, bias = model.data, model.n, model.bias
+    groups = make_groups(data)
+    modal = make_model(groups, n, data, bias, False)
+    found = delayed(data, n, bias)
+    candidates = [] if found is None else [("delayed samples", found)]
+    candidates += [("grid of rates", lam) for lam in (decays(modal) if n <= 4 else [])]
+    lam = greedy(modal)
+    candidates += [] if lam is None else [("periodogram", lam)]
+    for name, lam in candidates:
+        theta = modal.factors.from_eigenvalues(within(lam, modal.fastest))
+        theta = minimise(modal, theta, max_steps=40, tol=1e-6).theta
+        try:
+            c = modal.amplitudes(theta)
+        except np.linalg.LinAlgError:
+            continue
+        coefficients = np.stack(
+            [c[groups.group[k], :n, groups.column[k]] / groups.scale[k][:, None] for k in range(data.K)]
+        )
+        M = modal.factors.generator(theta)
+        S = shared_modes(coefficients, M)
+        _, C, basis = completed(S, model.C, scales(M))
+        if np.linalg.cond(basis) < 1e9:
+            yield Guess(name, basis @ M @ np.linalg.inv(basis), C=C)
+
+
+def shared_modes(coefficients: Array, M: Array) -> Array:
+    """S (p, n) with y_k = S exp(M t) x_k for some x_k, from coefficients (K, p, n) of phi(t) for each trajectory.
+
+    Of each factor the trajectory in which it is largest stands for all.
+    """
+    S = np.zeros(coefficients.shape[1:])
+    for i in range(0, len(M), 2):
+        own = slice(i, min(i + 2, len(M)))
+        size = np.linalg.norm(coefficients[:, :, own], axis=(1, 2))
+        S[:, own] = coefficients[int(np.argmax(size)), :, own].reshape(len(S), -1)
+    return S
+
+
+# ---- result ----------------------------------------------------------------------------------------------------------
+
+
+def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> Estimate:
+    """With the covariance of Xi, B and b."""
+    theta, n, m = best.theta, model.n, model.data.m
+    found = model.eliminated(theta)
+    assert found is not None  # it was finite on the way here
+    parts, z0 = found.parts, found.z0
+    cov, null_rows = inverse_of(best.gram)
+    null = null_rows.T
+    own, n_gains = model.structure.size, n * (m + model.bias)
+    L = np.zeros((n * n + n_gains, len(theta)))
+    L[: n * n, :own] = model.structure.slopes(theta[:own])
+    L[n * n :, own : own + n_gains] = np.eye(n_gains)
+    directions = matmul(L, null).T
+    length = np.linalg.norm(directions, axis=1)
+    directions = directions[length > 1e-8 * max(length.max(initial=0.0), 1e-300)]
+    free_basis = 0
+    if model.structure.is_free:
+        free_basis = n * n if model.C is None else n * n - n * int(np.linalg.matrix_rank(model.C))
+    is_realisation = free_basis > 0
+    if len(null.T) <= free_basis:
+        directions = directions[:0]
+    return Estimate(
+        Xi=parts.Xi,
+        B=parts.B,
+        b=parts.b,
+        C=parts.C,
+        z0=z0,
+        cost=best.cost,
+        converged=best.converged,
+        starts=starts,
+        covariance=matmul(matmul(L, cov), L.T),
+        n_unknowns=len(theta) - null.shape[1] + (0 if model.z0 is not None else z0.size),
+        null=directions / np.linalg.norm(directions, axis=1, keepdims=True),
+        is_realisation=is_realisation,
+        theta=theta[:own],
+        theta_covariance=cov[:own, :own],
+    )

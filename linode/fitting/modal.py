@@ -1,0 +1,105 @@
+"""Variable projection on eigenvalues: trajectories as sums of shared modes with free amplitudes.
+
+Of min |w (y - Phi(theta) c)| over theta and c the linear c is eliminated; the derivative of what is left is that of
+Golub & Pereyra, and only inner products of its columns are formed, at the cost of some products of thin matrices. Data
+come as groups (trajectories, or channels that miss other samples), each with times, weights and channels of its own;
+all share the eigenvalues.
+Source: Golub & Pereyra (2003), Inverse Problems 19, R1, equation 12; Askham & Kutz (2018), SIAM J. Appl. Dyn. Syst. 17.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.blocked import matmul, sum_of_squares
+from .rates import Factors
+
+Array = NDArray[Any]
+LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
+SINGULAR = 1e-13  # of the basis, relative: amplitudes mean nothing beyond it
+
+
+@dataclass
+class ModalModel:
+    """Groups G of T times and q channels: t (G, T), y (G, T, q) weighted, w (G, T), zero where nothing was seen.
+
+    bias adds a constant to the basis. fastest bounds what |Re lambda| and |Im lambda| may be.
+    """
+
+    factors: Factors
+    t: Array
+    y: Array
+    w: Array
+    bias: bool = False
+    fastest: tuple[float, float] = (np.inf, np.inf)
+
+    def cost(self, theta: Array) -> float:
+        found = self._projected(theta, self.factors.basis(theta, self.t))
+        return np.inf if found is None else sum_of_squares(found[-1])
+
+    def linearise(self, theta: Array) -> tuple[float, Array, Array]:
+        n = self.factors.n
+        phi, slopes = self.factors.basis_and_slopes(theta, self.t)
+        found = self._projected(theta, phi)
+        if found is None or not np.isfinite(slopes).all():
+            return np.inf, np.zeros((n, n)), np.zeros(n)
+        Q, R, norms, c, r = found
+        # Parameter k moves two columns of the basis, those of its factor, by slopes (k, f): with these as 2n columns of
+        # one matrix, channels enter as sums over all of them only.
+        first = np.minimum(np.arange(n) // 2 * 2, n - 1)
+        column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()  # of a single rate the second: times 0
+        slopes = (slopes * self.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
+        inside = matmul(Q.swapaxes(-1, -2), slopes)
+        outside = slopes - matmul(Q, inside)
+        moved = c[:, column]  # (G, 2n, q)
+        pulled = matmul(slopes.swapaxes(-1, -2), r)
+        inverse = np.linalg.inv(R) / norms[..., None]
+        metric = (inverse @ inverse.swapaxes(-1, -2))[:, column[:, None], column]
+        both = matmul(outside.swapaxes(-1, -2), outside) * matmul(moved, moved.swapaxes(-1, -2))
+        both += matmul(pulled, pulled.swapaxes(-1, -2)) * metric
+        gradient = -(pulled * moved).sum((0, 2)).reshape(n, 2).sum(-1)
+        return sum_of_squares(r), both.sum(0).reshape(n, 2, n, 2).sum((1, 3)), gradient
+
+    def leaves_noise(self, theta: Array) -> bool:
+        """Whether residuals change sign from time to time, as noise does and what a fit has missed does not.
+
+        By the ratio of Durbin & Watson (1950), Biometrika 37, 409, which is near 2 for noise.
+        """
+        found = self._projected(theta, self.factors.basis(theta, self.t))
+        if found is None:
+            return False
+        seen = self.w > 0
+        both = (seen[:, 1:] & seen[:, :-1])[..., None]
+        return sum_of_squares(np.diff(found[-1], axis=1) * both) >= LEAST_CHANGE * sum_of_squares(found[-1])
+
+    def amplitudes(self, theta: Array) -> Array:
+        """c (G, n + bias, q), or raises where the basis is singular."""
+        found = self._projected(theta, self.factors.basis(theta, self.t))
+        if found is None:
+            raise np.linalg.LinAlgError("singular basis")
+        return found[3]
+
+    def _projected(self, theta: Array, phi: Array) -> tuple[Array, Array, Array, Array, Array] | None:
+        """Q, R of the basis with columns of length 1, these lengths, amplitudes and residuals; None: not usable."""
+        lam = self.factors.eigenvalues(theta)
+        growth, frequency = self.fastest
+        if not np.isfinite(phi).all() or (abs(lam.real) > growth).any() or (abs(lam.imag) > frequency).any():
+            return None
+        if self.bias:
+            phi = np.concatenate([phi, np.ones((*phi.shape[:-1], 1))], -1)
+        phi = phi * self.w[..., None]
+        size = np.abs(phi).max(1, keepdims=True)
+        size = np.where(size > 0, size, 1.0)
+        norms = size * np.linalg.norm(phi / size, axis=1, keepdims=True)
+        norms = np.where(norms > 0, norms, 1.0)
+        Q, R = np.linalg.qr(phi / norms)
+        diagonal = np.abs(np.diagonal(R, axis1=-2, axis2=-1))
+        if Q.shape[-1] < phi.shape[-1] or not (diagonal > SINGULAR).all():
+            return None
+        projected = matmul(Q.swapaxes(-1, -2), self.y)
+        c = matmul(np.linalg.inv(R), projected) / norms.swapaxes(-1, -2)
+        return Q, R, norms[:, 0], c, self.y - matmul(Q, projected)

@@ -1,0 +1,172 @@
+"""Eigenvalues as real quadratic factors, and the functions of time that they span.
+
+A pair is lambda = s +- sqrt(d): oscillating for d < 0, two real rates for d > 0, a double one for d = 0, all of it
+smooth in (s, d). It spans c = e^{st} cosh(sqrt(d) t) and S = e^{st} sinh(sqrt(d) t) / sqrt(d), with c' = s c + d S and
+S' = c + s S. Odd numbers of states have one single real rate at the end. There are no conjugates to keep apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+NEAR = 0.25  # |d| t^2 below which series are summed: N_TERMS of them are exact
+N_TERMS = 8
+C_SERIES = [1 / math.factorial(2 * k) for k in range(N_TERMS)]  # cosh(sqrt x)
+S_SERIES = [1 / math.factorial(2 * k + 1) for k in range(N_TERMS)]  # sinh(sqrt x) / sqrt x
+D_SERIES = [(k + 1) * S_SERIES[k + 1] for k in range(N_TERMS - 1)]  # its derivative
+START = 1e-2  # and at least so far at the start
+SLOWEST = 1e-9  # of the rates in units of 1 / (all of the time) that stable factors are kept away from zero by
+
+
+class Factors:
+    """Free factors: theta holds s, d of each pair, then the single rate."""
+
+    def __init__(self, n: int, span: float) -> None:
+        self.n, self.span, self.n_pairs = n, span, n // 2
+
+    def from_eigenvalues(self, lam: Array) -> Array:
+        """theta (n,) of eigenvalues (n,), which come in conjugate pairs."""
+        lam = np.asarray(lam, complex)
+        upper = lam[lam.imag > 0]
+        real = np.sort(lam[lam.imag == 0].real)
+        pairs = [(x.real, -(x.imag**2)) for x in upper]
+        pairs += [((x + y) / 2, ((x - y) / 2) ** 2) for x, y in zip(real[0::2], real[1::2])]
+        single = real[-1:] if len(real) % 2 else real[:0]
+        return self.encode(np.concatenate([np.ravel(pairs), single]))
+
+    def eigenvalues(self, theta: Array) -> Array:
+        """(n,) complex."""
+        s, d, single = self.split(self.decode(theta))
+        root = np.sqrt(d.astype(complex))
+        return np.concatenate([np.stack([s + root, s - root], -1).ravel(), single])
+
+    def encode(self, factors: Array) -> Array:
+        return factors
+
+    def decode(self, theta: Array) -> Array:
+        """s, d of each pair and the single rate."""
+        return theta
+
+    def chain(self, theta: Array) -> Array:
+        """d(s, d) / d(theta) of each pair and of the single rate: (n_pairs + n % 2, 2, 2)."""
+        return np.broadcast_to(np.eye(2), (self.n_pairs + self.n % 2, 2, 2))
+
+    def split(self, factors: Array) -> tuple[Array, Array, Array]:
+        m = 2 * self.n_pairs
+        return factors[0:m:2], factors[1:m:2], factors[m:]
+
+    def basis(self, theta: Array, t: Array) -> Array:
+        """(*t, n): c and S of each pair, then e^{lambda t}."""
+        return self._functions(theta, t, False)[0]
+
+    def basis_and_slopes(self, theta: Array, t: Array) -> tuple[Array, Array]:
+        """The basis, and for each parameter the derivatives of the two functions that it moves: (*t, n, 2).
+
+        Of the single rate the second is 0.
+        """
+        return self._functions(theta, t, True)
+
+    def _functions(self, theta: Array, t: Array, want_slopes: bool) -> tuple[Array, Array]:
+        s, d, single = self.split(self.decode(theta))
+        m, tt = 2 * self.n_pairs, t[..., None]
+        phi, slopes = np.empty((*t.shape, self.n)), np.zeros((*t.shape, self.n, 2) if want_slopes else 0)
+        with np.errstate(all="ignore"):  # what overflows is refused by its user
+            phi[..., m:] = np.exp(single * tt)
+            c, S, dS = _hyperbolic(s, d, tt, want_slopes)
+            phi[..., 0:m:2], phi[..., 1:m:2] = c, S
+            if want_slopes:
+                own = np.empty((*t.shape, self.n_pairs, 2, 2))  # by (s, d), of (c, S)
+                own[..., 0, 0], own[..., 0, 1] = tt * c, tt * S
+                own[..., 1, 0], own[..., 1, 1] = tt * S / 2, dS
+                chain = self.chain(theta)
+                slopes[..., :m, :] = np.einsum("pkj,...pkf->...pjf", chain[: self.n_pairs], own).reshape(*t.shape, m, 2)
+                if self.n % 2:
+                    slopes[..., m, 0] = t * phi[..., m] * chain[-1, 0, 0]
+        return phi, slopes
+
+    def generator(self, theta: Array) -> Array:
+        """M (n, n) with phi' = M phi."""
+        s, d, single = self.split(self.decode(theta))
+        M = np.zeros((self.n, self.n))
+        even = np.arange(0, 2 * self.n_pairs, 2)
+        M[even, even], M[even, even + 1], M[even + 1, even], M[even + 1, even + 1] = s, d, 1.0, s
+        if self.n % 2:
+            M[-1, -1] = single[0]
+        return M
+
+    def generator_slopes(self, theta: Array) -> Array:
+        """dM / dtheta, (n, n, n): parameter first."""
+        slopes, chain = np.zeros((self.n, self.n, self.n)), self.chain(theta)
+        for j in range(self.n_pairs):
+            i = 2 * j
+            for k in range(2):
+                by_s, by_d = chain[j, :, k]
+                slopes[i + k, i, i] = slopes[i + k, i + 1, i + 1] = by_s
+                slopes[i + k, i, i + 1] = by_d
+        if self.n % 2:
+            slopes[-1, -1, -1] = chain[-1, 0, 0]
+        return slopes
+
+    def start(self) -> Array:
+        """phi(0), (n,)."""
+        phi = np.ones(self.n)
+        phi[1 : 2 * self.n_pairs : 2] = 0.0
+        return phi
+
+
+class StableFactors(Factors):
+    """lambda^2 + a lambda + c with a, c > 0, by their logarithms: all that decays, and smooth in theta too."""
+
+    def encode(self, factors: Array) -> Array:
+        s, d, single = self.split(np.asarray(factors, float))
+        floor = START / self.span  # where the logarithms still move something
+        a, c = np.maximum(2 * np.abs(s), floor), np.maximum(np.abs(s * s - d), floor**2)
+        return np.concatenate([np.stack([np.log(a), np.log(c)], -1).ravel(), np.log(np.maximum(np.abs(single), floor))])
+
+    def decode(self, theta: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            a, c, rate = (np.exp(x) for x in self.split(theta))
+            floor = SLOWEST / self.span
+            a, c = a + floor, c + floor**2
+            return np.concatenate([np.stack([-a / 2, a * a / 4 - c], -1).ravel(), -rate - floor])
+
+    def chain(self, theta: Array) -> Array:
+        a, c, rate = (np.exp(x) for x in self.split(theta))
+        blocks = np.zeros((self.n_pairs + self.n % 2, 2, 2))
+        blocks[: self.n_pairs, 0, 0], blocks[: self.n_pairs, 1, 0] = -a / 2, a * (a + SLOWEST / self.span) / 2
+        blocks[: self.n_pairs, 1, 1] = -c
+        if self.n % 2:
+            blocks[-1, 0, 0] = -rate[0]
+        return blocks
+
+
+def _hyperbolic(s: Array, d: Array, t: Array, want_slope: bool) -> tuple[Array, Array, Array]:
+    """c, S and dS/dd of each pair at times t (*, 1)."""
+    x = d * t * t
+    near = np.abs(x) < NEAR
+    small = np.where(near, x, 0.0)
+    root = np.sqrt(np.abs(d))
+    r, st, real = root * t, s * t, d > 0
+    swing = np.where(near | real, 0.0, r)
+    up, down = np.exp(np.where(real, st + r, st)), np.exp(np.where(real, st - r, st))
+    level = np.exp(st)
+    safe = np.where(near, 1.0, r)
+    c = np.where(near, level * _horner(C_SERIES, small), np.where(real, (up + down) / 2, up * np.cos(swing)))
+    far = np.where(real, up - down, 2 * up * np.sin(swing)) / (2 * safe)
+    es = np.where(near, level * _horner(S_SERIES, small), far)
+    if not want_slope:
+        return c, t * es, c
+    slope = np.where(near, level * _horner(D_SERIES, small), (c - es) / (2 * np.where(near, 1.0, x)))
+    return c, t * es, t**3 * slope
+
+
+def _horner(series: list[float], x: Array) -> Array:
+    total = np.full_like(x, series[-1])
+    for coefficient in series[-2::-1]:
+        total = total * x + coefficient
+    return total

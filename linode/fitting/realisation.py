@@ -1,0 +1,169 @@
+"""From eigenvalues and amplitudes to Xi, b, C and z0, with their covariance.
+
+phi(t), of `rates`, is the state of a system M(theta) from a known phi(0), and y = S phi: with as many channels as
+states Xi = S M S^-1. More channels are seen in the basis of their strongest modes, fewer leave the basis of the states
+free.
+Source: errors of first order, Bates & Watts (1988), Nonlinear Regression Analysis, section 2.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from ..kernels.blocked import gram, matmul
+from .data import Data
+from .estimate import Estimate, Start
+from .groups import Groups
+from .levenberg import Minimum
+from .modal import ModalModel
+from .rates import Factors
+
+Array = NDArray[Any]
+SINGULAR = 1e-9  # of the channels' amplitudes, relative: beyond it Xi is not determined
+# of a Gram matrix with unit diagonal: pivots above it need no closer look; eigenvalues below it are rounding
+WELL_DETERMINED, UNDETERMINED = 1e-4, 1e-13
+
+
+def realise(
+    data: Data, groups: Groups, model: ModalModel, best: Minimum, C: Array | None, frame: Array | None,
+    starts: tuple[Start, ...],
+) -> Estimate | None:  # fmt: skip
+    """Xi, b, C and z0 with their covariance from eigenvalues and amplitudes."""
+    theta, factors, n, p = best.theta, model.factors, model.factors.n, data.p
+    c = model.amplitudes(theta)[groups.group[0], :, groups.column[0]].T / groups.scale[0]  # (n + bias, p)
+    S, offset = c[:n].T, c[n] if model.bias else np.zeros(p)  # y = S phi + offset
+    M, start = factors.generator(theta), factors.start()
+    is_realisation = frame is None
+    if frame is not None:  # as many states as directions: (n, p)
+        if n < p:
+            Q, R = np.linalg.qr(S)
+            U = Q @ np.linalg.svd(R)[0]
+            frame = U.T * np.where((U.T * frame).sum(1, keepdims=True) < 0, -1.0, 1.0)
+        G, C_found = frame, frame.T
+        basis = G @ S
+    else:
+        G, C_found, basis = completed(S, C, scales(M))
+    size = np.linalg.norm(basis, axis=0)
+    if not (size > 0).all() or np.linalg.cond(basis / size) > 1 / SINGULAR:
+        return None
+    inverse = np.linalg.inv(basis)
+    Xi = basis @ M @ inverse
+    rise = C_found.T if frame is not None else np.linalg.pinv(C_found)
+    level = rise @ offset  # the state at rest
+    free = replace(model, factors=Factors(n, data.span))  # a limit that was reached is no lack of information
+    covariance, null = errors(groups, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
+    return Estimate(
+        Xi=Xi,
+        B=np.zeros((n, 0)),
+        b=-Xi @ level,
+        C=C_found,
+        z0=(basis @ start + level)[None],
+        cost=best.cost,
+        converged=best.converged,
+        starts=starts,
+        covariance=covariance,
+        n_unknowns=n + (n + model.bias) * p,
+        null=null,
+        is_realisation=is_realisation,
+        offset=offset - C_found @ level if model.bias and n < p else None,
+    )
+
+
+def errors(
+    groups: Groups, model: ModalModel, theta: Array, c: Array, basis: Array, inverse: Array, G: Array | None, Xi: Array,
+    level: Array, rise: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Covariance of (Xi, b) for noise of weight 1, and directions in which it is infinite.
+
+    Xi = S M S^-1 with S = G c^T moves with theta and, at fixed theta, with the amplitudes c (n + bias, p); b is
+    -Xi level with level = rise c[n].
+    The two are independent: the second is noise within the range of the basis, the first outside of it.
+    """
+    factors, n, bias = model.factors, model.factors.n, int(model.bias)
+    phi, slopes = factors.basis_and_slopes(theta, groups.t)
+    M, p = factors.generator(theta), c.shape[1]
+    weighted = np.concatenate([phi, np.ones((*phi.shape[:-1], bias))], -1) * groups.w[..., None]
+    size = np.linalg.norm(weighted, axis=1, keepdims=True)
+    Q, R = np.linalg.qr(weighted / size)
+    inner = np.linalg.inv(R) / size.swapaxes(1, 2)  # R^-1, (G, n + bias, n + bias)
+    slopes = (slopes * groups.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
+    first = np.minimum(np.arange(n) // 2 * 2, n - 1)
+    column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()
+    inside = matmul(Q.swapaxes(1, 2), slopes)
+    outside = slopes - matmul(Q, inside)
+    back = inner @ inside  # (G, n + bias, 2n)
+    information, moves = np.zeros((n, n)), np.zeros((n, n + bias, n))
+    frame = np.zeros((n, p)) if G is None else G
+    spread = np.zeros((2, n, n + bias, 2, n, n + bias))  # covariance of (G dc^T, rise dc^T)
+    for g in range(len(groups.t)):
+        own = np.flatnonzero(groups.group[0] == g)
+        amplitude, unscaled = c[:, own] * groups.scale[0, own], 1 / groups.scale[0, own]
+        both = (outside[g].T @ outside[g]) * gram(amplitude[column].T)
+        information += both.reshape(n, 2, n, 2).sum((1, 3))
+        for k in range(n):  # dc (n + bias, own) of theta_k, seen through the frame
+            dc = -back[g][:, 2 * k : 2 * k + 2] @ c[column[2 * k : 2 * k + 2]][:, own]
+            moves[k] += (
+                dc @ frame[:, own].T if not bias else np.vstack([dc[:n] @ frame[:, own].T, dc[n:] @ rise[:, own].T])
+            )
+        seen = np.stack([frame[:, own] * unscaled, rise[:, own] * unscaled])  # (2, n, own)
+        outer = np.einsum("aiq,bjq->aibj", seen, seen)
+        spread += outer[:, :, None, :, :, None] * (inner[g] @ inner[g].T)[None, None, :, None, None, :]
+    cov_theta, null = inverse_of(information)
+    # linear maps of dS (n, n) and dlevel (n,) to d(Xi, b), row by row
+    by_S = np.kron(np.eye(n), (M @ inverse).T) - np.kron(Xi, inverse.T)  # (n^2, n^2)
+    down = np.kron(np.eye(n), level[None])  # dXi level
+    to_all = np.vstack([by_S, -down @ by_S]) if bias else by_S
+    L = np.stack([(basis @ dM @ inverse).ravel() for dM in factors.generator_slopes(theta)], -1)
+    L = np.vstack([L, -down @ L]) if bias else L
+    L = L + to_all @ moves[:, :n].swapaxes(1, 2).reshape(n, n * n).T
+    N = np.zeros((len(L), 2, n, n + bias))
+    N[:, 0, :, :n] = to_all.reshape(-1, n, n)
+    if bias:
+        N[n * n :, 1, :, n] = -Xi
+        L[n * n :] -= Xi @ moves[:, n].T
+    flat = N.reshape(len(L), -1)
+    covariance = L @ cov_theta @ L.T + matmul(matmul(flat, spread.reshape(flat.shape[1], -1)), flat.T)
+    directions = (L @ null.T).T
+    return covariance, directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-300)
+
+
+def scales(M: Array) -> Array:
+    """Units of phi in which its states are of like size: S comes in units of time."""
+    rates = np.ones(len(M))
+    for i in range(0, len(M) - 1, 2):
+        rates[i + 1] = 1 / max(np.sqrt(abs(M[i, i + 1])), 0.1 * abs(M[i, i]), 1e-300)
+    return rates
+
+
+def completed(S: Array, C: Array | None, units: Array) -> tuple[Array | None, Array, Array]:
+    """G, C and a basis with C basis = S; without C the basis is one of real modes of like size."""
+    p = len(S)
+    if C is None:
+        basis = np.diag(1 / units)
+        return None, S @ np.diag(units), basis
+    G = np.linalg.pinv(C)
+    U = np.linalg.svd(C)[2][p:].T  # (n, n - p): what C does not see
+    scaled = S * units
+    rest = np.linalg.svd(scaled)[2][p:] * (np.linalg.norm(scaled) / np.sqrt(p))
+    return G, C, G @ S + U @ (rest / units)
+
+
+def inverse_of(gram: Array) -> tuple[Array, Array]:
+    """The inverse of a Gram matrix on what it determines, and unit vectors (k, n) of what it does not."""
+    size = np.sqrt(np.maximum(np.diag(gram), 0.0))
+    size = np.where(size > 0, size, 1.0)
+    scaled = gram / np.outer(size, size)
+    factor, info = lapack.dpotrf(scaled)
+    if not info and np.diag(factor).min() > WELL_DETERMINED:
+        root = lapack.dtrtri(factor)[0] / size[:, None]
+        return matmul(root, root.T), np.zeros((0, len(gram)))
+    w, V = np.linalg.eigh(scaled)
+    good = w > UNDETERMINED * len(w)
+    V = V / size[:, None]
+    null = V[:, ~good] / np.linalg.norm(V[:, ~good], axis=0)
+    return (V[:, good] / w[good]) @ V[:, good].T, null.T

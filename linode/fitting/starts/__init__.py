@@ -1,0 +1,1 @@
+"""Cheap first guesses, one kind a file."""

@@ -1,0 +1,193 @@
+"""Eigenvalues one factor after another: a periodogram with decays, and the best few of a grid of real rates.
+
+For irregular times, missing samples, few channels. After each addition all factors are refined together.
+Source: Lomb (1976), Astrophys. Space Sci. 39, 447 (periodogram of irregular samples); Pati, Rezaiifar & Krishnaprasad
+(1993), 27th Asilomar Conference (matching pursuit with all amplitudes solved anew).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.blocked import gram, matmul, without
+from ..levenberg import minimise
+from ..modal import ModalModel
+
+Array = NDArray[Any]
+MOST_TIMES = 3000  # that the periodogram looks at: its cost is their square
+DECAYS = (0.0, 3.0, 12.0)  # of the candidates, in units of 1 / (all of the time)
+GROWTHS = (0.0, 0.5, 2.0)
+MOST_FREQUENCIES = 3  # for each time; where gaps differ so much that there would be more, their logarithms are uniform
+RATES_PER_DECADE, MOST_RATES = 4, 28
+MOST_SUBSETS = 20000
+REFINE_STEPS = 15
+NOTHING = 1e-6  # of a candidate: what is left of it is what was found before
+RIDGE = 1e-13  # of Gram matrices of columns of length 1
+
+
+def greedy(model: ModalModel) -> Array | None:
+    """(n,) eigenvalues for a model of n states."""
+    n, found = model.factors.n, np.zeros(0, complex)
+    t, y, w = _thinned(model)
+    omegas = _frequencies(t, w, model.fastest[1])
+    span = model.factors.span
+    sigmas = -np.array(DECAYS if len(omegas) * t.size < 1e6 else DECAYS[:1]) / span
+    grid = (sigmas[:, None] + 1j * omegas).ravel()
+    waves = [np.exp(np.outer(x, grid)) * v[:, None] for x, v in zip(t, w)] if n > 1 else []
+    rates = real_rates(model)
+    reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
+    while len(found) < n:
+        if len(found) == n - 1:
+            pick = _best_subset(*_projected(reals, found, t, y, w, model.bias), 1)
+            added = rates[list(pick)].astype(complex)
+        else:
+            added = _best_pair(waves, grid, reals, rates, found, t, y, w, model.bias)
+        grown = np.concatenate([found, added])
+        part = replace(model, factors=type(model.factors)(len(grown), span))
+        theta = minimise(part, part.factors.from_eigenvalues(_apart(grown, span)), max_steps=REFINE_STEPS).theta
+        found = part.factors.eigenvalues(theta)
+        found = np.where(np.abs(found.imag) < 1e-12 * np.abs(found), found.real, found)
+        if len(found) > 1 and len(found) % 2 and len(found) < n:
+            return None
+    return found
+
+
+def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> list[Array]:
+    """Real rates only: the best n of a logarithmic grid."""
+    n, (t, y, w) = model.factors.n, _thinned(model)
+    rates = real_rates(model, per_decade)
+    if n > len(rates):
+        return []
+    reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
+    G, b = _projected(reals, np.zeros(0, complex), t, y, w, model.bias)
+    return [rates[list(_best_subset(G, b, n))].astype(complex)]
+
+
+def real_rates(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> Array:
+    """A grid from what all of the time shows to what the shortest gap does."""
+    span, gaps = model.factors.span, np.diff(model.t, axis=1)
+    fastest = min(2.0 / gaps[gaps > 0].min(), model.fastest[0] / 2)
+    slowest = min(0.3 / span, fastest / 10)
+    count = int(np.clip(per_decade * np.log10(fastest / slowest), 6, MOST_RATES))
+    return np.concatenate([-np.geomspace(fastest, slowest, count), np.array(GROWTHS) / span])
+
+
+def _thinned(model: ModalModel) -> tuple[Array, Array, Array]:
+    """Times, observations and weights, or some thousand of them."""
+    t, y, w = model.t, model.y, model.w
+    if t.size > MOST_TIMES:
+        keep = np.sort(np.random.default_rng(0).permutation(t.shape[1])[: max(MOST_TIMES // len(t), 8)])
+        t, y, w = t[:, keep], y[:, keep], w[:, keep]
+    return t, y, w
+
+
+def _frequencies(t: Array, w: Array, highest: float) -> Array:
+    gaps = np.diff(t, axis=1)
+    gaps = gaps[(gaps > 0) & (w[:, 1:] > 0)]
+    span = float(t.max())
+    top = min(np.pi / float(np.median(gaps)), highest) if len(gaps) else np.pi / span
+    count = max(2, int(top * span / np.pi))
+    if count <= MOST_FREQUENCIES * t.shape[1]:
+        return np.arange(1, count + 1) * (np.pi / span)
+    return np.geomspace(np.pi / span, top, MOST_FREQUENCIES * t.shape[1])
+
+
+def _projected(columns: list[Array], found: Array, t: Array, y: Array, w: Array, bias: bool) -> tuple[Array, Array]:
+    """Gram matrix of candidates (of length 1, apart from what is found), and their products with what is left of y."""
+    G, b = np.zeros((columns[0].shape[1],) * 2), []
+    kept = [_remaining(X, found, tk, yk, wk, bias) for X, tk, yk, wk in zip(columns, t, y, w)]
+    size, whole = (np.sqrt(sum((X**2).sum(0) for X in xs)) for xs in ([X for X, _ in kept], columns))
+    size = np.where(size > NOTHING * whole, size, np.inf)
+    for X, r in kept:
+        X = X / size
+        G = G + gram(X)
+        b.append(matmul(X.T, r))
+    return G, np.concatenate(b, -1)
+
+
+def _remaining(X: Array, found: Array, t: Array, y: Array, w: Array, bias: bool) -> tuple[Array, Array]:
+    """Candidates and observations of one group without what the eigenvalues found explain."""
+    known = np.exp(np.outer(t, found)) * w[:, None]
+    known = np.concatenate([known.real, known.imag[:, found.imag > 0], w[:, None][:, : int(bias)]], 1)
+    if not known.shape[1]:
+        return X, y
+    size = np.linalg.norm(known, axis=0)
+    U, s, _ = np.linalg.svd(known / np.where(size > 0, size, 1.0), full_matrices=False)
+    U = U[:, s > 1e-10 * s[0]]
+    return without(X, U), without(y, U)
+
+
+def _best_pair(
+    waves: list[Array],
+    grid: Array,
+    reals: list[Array],
+    rates: Array,
+    found: Array,
+    t: Array,
+    y: Array,
+    w: Array,
+    bias: bool,
+) -> Array:
+    """The two eigenvalues that explain most of what is left: a conjugate pair or two real ones."""
+    a, b, c = (np.zeros(len(grid)) for _ in range(3))
+    products = []
+    for X, tk, yk, wk in zip(waves, t, y, w):
+        Z, r = _remaining(X, found, tk, yk, wk, bias)
+        a, b, c = a + (Z.real**2).sum(0), b + (Z.real * Z.imag).sum(0), c + (Z.imag**2).sum(0)
+        products.append(matmul(Z.real.T, r) + 1j * matmul(Z.imag.T, r))
+    p = np.concatenate(products, -1)
+    det = np.maximum(a * c - b * b, RIDGE * (a + c) ** 2 + 1e-300)
+    gains = (c * (p.real**2).sum(-1) - 2 * b * (p.real * p.imag).sum(-1) + a * (p.imag**2).sum(-1)) / det
+    whole = sum((np.abs(X) ** 2).sum(0) for X in waves)
+    gains = np.where(a + c > NOTHING * whole, gains, 0.0)
+    best = int(np.argmax(gains))
+    G, products_real = _projected(reals, found, t, y, w, bias)
+    pick = _best_subset(G, products_real, 2)
+    if _gain(G, products_real, np.array([pick]))[0] > gains[best]:
+        return rates[list(pick)].astype(complex)
+    return np.array([grid[best], grid[best].conj()])
+
+
+def _best_subset(G: Array, b: Array, size: int) -> tuple[int, ...]:
+    """The candidates that explain most together; one after another where there are too many subsets."""
+    chosen: tuple[int, ...] = ()
+    while len(chosen) < size:
+        left = [j for j in range(len(G)) if j not in chosen]
+        more = size - len(chosen)
+        while more > 1 and _count(len(left), more) > MOST_SUBSETS:
+            more -= 1
+        subsets = np.array([(*chosen, *x) for x in combinations(left, more)])
+        chosen = tuple(int(j) for j in subsets[np.argmax(_gain(G, b, subsets))])
+    return chosen
+
+
+def _count(n: int, k: int) -> int:
+    total = 1
+    for i in range(k):
+        total = total * (n - i) // (i + 1)
+    return total
+
+
+def _gain(G: Array, b: Array, subsets: Array) -> Array:
+    """How much of the sum of squares each of the subsets (S, k) explains."""
+    k = subsets.shape[1]
+    blocks = G[subsets[:, :, None], subsets[:, None, :]] + RIDGE * np.eye(k)
+    products = b[subsets]
+    return (products * np.linalg.solve(blocks, products)).sum((1, 2))
+
+
+def _apart(lam: Array, span: float) -> Array:
+    """Real eigenvalues that coincide moved apart a little: amplitudes of equal ones are not determined."""
+    real = np.flatnonzero(lam.imag == 0)
+    order = real[np.argsort(lam[real].real)]
+    moved = lam.copy()
+    for before, after in pairwise(order):
+        gap = max(0.1 * abs(moved[before].real), 0.1 / span)
+        if moved[after].real - moved[before].real < gap:
+            moved[after] = moved[before].real + gap
+    return moved

@@ -1,0 +1,255 @@
+"""Least squares on (Xi, B, b, C), every trajectory's initial state eliminated: the general problem.
+
+Given the rest, y = C z is linear in each z0; a QR factorisation per trajectory takes them out of residuals and
+Jacobian, which leaves the steps of Levenberg-Marquardt on all unknowns together.
+Source: Golub & Pereyra (2003), Inverse Problems 19, R1, section 3 (Kaufman's form); Bjorck (1996), Numerical Methods
+for Least Squares Problems, section 6.3 (block-angular problems).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..inputs import Input
+from ..inputs.shifted import Shifted
+from ..kernels.blocked import gram, matmul, sum_of_squares, without
+from ..kernels.sensitivity import Basis, Response, make_basis, respond
+from ..ode import LinearODE
+from .data import Data, hold
+from .structures import Linear, Structure
+
+Array = NDArray[Any]
+SINGULAR = 1e-12  # of an initial state's direction, relative
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What theta stands for: b and B are (n, 0) or zeros where there is nothing."""
+
+    Xi: Array
+    B: Array
+    b: Array
+    C: Array
+
+
+@dataclass(frozen=True)
+class Eliminated:
+    """z0 (K, n), an orthonormal basis of what it does to the observations (K, T p, n), and what is left of these."""
+
+    parts: Parts
+    basis: Basis | None
+    z0: Array
+    Q: Array | None
+    r: Array
+
+
+@dataclass
+class StatesModel:
+    """theta holds those of the structure, then B (n, m) and b (n,) and C (p, n), where they are unknown.
+
+    C: (p, n), known; None: unknown. z0 (K, n), known; None: unknown. fastest bounds |Re lambda| and |Im lambda|.
+    """
+
+    data: Data
+    structure: Structure
+    C: Array | None
+    bias: bool = False
+    z0: Array | None = None
+    fastest: tuple[float, float] = (np.inf, np.inf)
+    _last: tuple[Array, Eliminated | None] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def n(self) -> int:
+        return self.structure.n
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the parts of theta: structure, B, b, C."""
+        n, p = self.n, self.data.p
+        return [self.structure.size, n * self.data.m, n * self.bias, p * n * (self.C is None)]
+
+    @property
+    def bounds(self) -> tuple[Array, Array] | None:
+        if self.structure.bounds is None:
+            return None
+        rest = np.full(sum(self.sizes[1:]), np.inf)
+        low, high = self.structure.bounds
+        return np.concatenate([low, -rest]), np.concatenate([high, rest])
+
+    def unpack(self, theta: Array) -> Parts:
+        n, (own, B, b, C) = self.n, np.split(theta, np.cumsum(self.sizes)[:-1])
+        return Parts(
+            self.structure.matrix(own),
+            B.reshape(n, self.data.m),
+            b if self.bias else np.zeros(n),
+            self.C if self.C is not None else C.reshape(self.data.p, n),
+        )
+
+    def pack(self, own: Array, B: Array | None = None, b: Array | None = None, C: Array | None = None) -> Array:
+        parts = zip((own, B, b, C), self.sizes)
+        return np.concatenate([np.zeros(size) if x is None else np.ravel(x)[:size] for x, size in parts])
+
+    def cost(self, theta: Array) -> float:
+        found = self.eliminated(theta)
+        return np.inf if found is None else sum_of_squares(found.r)
+
+    def linearise(self, theta: Array) -> tuple[float, Array, Array]:
+        J, r = self.jacobian(theta)
+        if J is None:
+            return np.inf, np.zeros((len(theta), len(theta))), np.zeros(len(theta))
+        return sum_of_squares(r), gram(J), -np.einsum("nk,n->k", J, r)
+
+    def jacobian(self, theta: Array) -> tuple[Array | None, Array]:
+        """d(model) / d(theta) with the initial states eliminated, (values, k), and the residuals, weighted."""
+        found = self.eliminated(theta)
+        if found is None:
+            return None, np.zeros(0)
+        C, n, m, p = found.parts.C, self.n, self.data.m, self.data.p
+        response = self.respond(found.parts, found.basis, found.z0, True)
+        assert response.by_Xi is not None  # it was asked for
+        assert response.by_B is not None
+        by_Xi = observed(C, response.by_Xi)
+        own = theta[: self.structure.size]
+        blocks = [by_Xi if self.structure.is_free else matmul(by_Xi, self.structure.slopes(own))]
+        if response.by_B.shape[-1]:
+            by_B = observed(C, response.by_B).reshape(*response.by_B.shape[:2], p, n, -1)
+            blocks += [x.reshape(*by_B.shape[:3], -1) for x in (by_B[..., :m], by_B[..., m:])]
+        if self.C is None:
+            by_C = np.zeros((*response.z.shape[:2], p, p, n))
+            by_C[:, :, np.arange(p), np.arange(p)] = response.z[:, :, None]
+            blocks.append(by_C.reshape(*by_C.shape[:3], p * n))
+        J = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, -1)
+        if not self.data.is_whole:
+            J = J * self.data.w[..., None]
+        J = J.reshape(len(J), -1, J.shape[-1])  # (K, T p, k)
+        if found.Q is not None:
+            J = without(J, found.Q)
+        J = J.reshape(-1, J.shape[-1])
+        return (J if np.isfinite(J).all() else None), found.r.ravel()
+
+    def eliminated(self, theta: Array) -> Eliminated | None:
+        """With the best initial states; None where something is not finite, or faster than it may be."""
+        if self._last is None or not np.array_equal(self._last[0], theta):
+            with np.errstate(all="ignore"):
+                self._last = theta.copy(), self._eliminated(self.unpack(theta))
+        return self._last[1]
+
+    def _eliminated(self, parts: Parts) -> Eliminated | None:
+        data, K = self.data, self.data.K
+        if not all(np.isfinite(x).all() for x in (parts.Xi, parts.B, parts.b, parts.C)):
+            return None
+        basis = make_basis(parts.Xi)
+        lam = np.linalg.eigvals(parts.Xi) if basis is None else basis.lam
+        if (np.abs(lam.real) > self.fastest[0]).any() or (np.abs(lam.imag) > self.fastest[1]).any():
+            return None
+        basis = None if data.inputs else basis
+        response = self.respond(parts, basis, self.z0, False)
+        r = (data.w * (data.y - observed(parts.C, response.z[..., None])[..., 0])).reshape(K, -1)
+        if self.z0 is not None:
+            return Eliminated(parts, basis, self.z0, None, r) if np.isfinite(r).all() else None
+        A = (observed(parts.C, response.by_z0) * data.w[..., None]).reshape(K, -1, self.n)
+        if not (np.isfinite(A).all() and np.isfinite(r).all()):
+            return None
+        z0, Q = solve_each(A, r)
+        return Eliminated(parts, basis, z0, Q, without(r[..., None], Q)[..., 0])
+
+    def respond(self, parts: Parts, basis: Basis | None, z0: Array | None, want_jacobian: bool) -> Response:
+        """States and their derivatives; z0 None: from zero."""
+        data = self.data
+        if basis is None:
+            return exact_response(data, parts, self.bias, z0, want_jacobian)
+        B, u = parts.B, data.u
+        if self.bias:
+            B, one = np.c_[parts.B, parts.b], np.ones(1)
+            u = one if u is None else np.concatenate([u, np.broadcast_to(one, (*u.shape[:2], 1))], -1)
+        return respond(basis, B, z0, data.t, u, want_jacobian)
+
+
+def observed(C: Array, x: Array) -> Array:
+    """C x for x (K, T, n, k)."""
+    if C.shape[0] == C.shape[1] and np.array_equal(C, np.eye(len(C))):
+        return x
+    return C @ x
+
+
+def solve_each(A: Array, r: Array) -> tuple[Array, Array]:
+    """Least squares x (K, n) of A (K, N, n) x = r (K, N), the smallest one, and an orthonormal basis of A's range.
+
+    Columns of directions that A does not have are zero.
+    """
+    size = np.abs(A).max(1, keepdims=True)
+    norms = np.where(size > 0, size, 1.0)
+    norms = norms * np.linalg.norm(A / norms, axis=1, keepdims=True)
+    norms = np.where(norms > 0, norms, 1.0)
+    missing = A.shape[2] - A.shape[1]
+    scaled = A / norms
+    if missing > 0:
+        scaled = np.pad(scaled, ((0, 0), (0, missing), (0, 0)))
+    Q, R = np.linalg.qr(scaled)
+    Q = Q[:, : A.shape[1]]
+    if (np.abs(np.diagonal(R, axis1=1, axis2=2)) > SINGULAR).all():
+        return np.linalg.solve(R, Q.swapaxes(1, 2) @ r[..., None])[..., 0] / norms[:, 0], Q
+    U, s, Vt = np.linalg.svd(R)
+    kept = s > SINGULAR * s[:, :1]
+    Q = Q @ (U * kept[:, None])
+    x = (Q.swapaxes(1, 2) @ r[..., None])[..., 0] / np.where(kept, s, 1.0)
+    return (Vt.swapaxes(1, 2) @ x[..., None])[..., 0] / norms[:, 0], Q
+
+
+def inputs_of(data: Data) -> list[Input | None]:
+    """Of each trajectory, on a clock that starts with it."""
+    if data.inputs:
+        return [Shifted(x, float(start)) for x, start in zip(data.inputs, data.starts)]
+    if data.u is None:
+        return [None] * data.K
+    return [hold(t[:count], u[:count]) for t, u, count in zip(data.t, data.u, data.counts)]
+
+
+def exact_response(data: Data, parts: Parts, bias: bool, z0: Array | None, want_jacobian: bool) -> Response:
+    """As `respond`, by the package's solver: for Xi without a well-conditioned basis, and for every kind of input.
+
+    A derivative x of z by an entry of Xi solves a linear ODE too: x' = Xi x + E z, x(0) = 0, beside z.
+    """
+    n, m = parts.Xi.shape[0], parts.B.shape[1]
+    Xi, b = parts.Xi, parts.b if bias else None
+    states, by_z0, by_Xi, by_B = [], [], [], []
+    for k, u in enumerate(inputs_of(data)):
+        t, start = data.t[k], np.zeros(n) if z0 is None else z0[k]
+        states.append(LinearODE(Xi, start, b=b, B=None if u is None else parts.B, u=u)(t))
+        by_z0.append(LinearODE(Xi, start).propagator(t))
+        if not want_jacobian:
+            continue
+        beside = np.zeros((n * n, 2 * n, 2 * n))
+        beside[:, :n, :n] = beside[:, n:, n:] = Xi
+        beside[:, :n, n:] = np.eye(n * n).reshape(n * n, n, n)
+        nothing = np.zeros((n, 1))
+        ode = LinearODE(
+            beside,
+            np.r_[np.zeros(n), start],
+            b=None if b is None else np.r_[np.zeros(n), b],
+            B=None if u is None else np.r_[nothing.repeat(m, 1), parts.B],
+            u=u,
+        )
+        by_Xi.append(np.moveaxis(ode(t)[..., :n], 0, -1))
+        gains = np.zeros((len(t), n, n, 0))
+        if u is not None:
+            each = np.eye(n * m).reshape(n * m, n, m)
+            driven = LinearODE(Xi, np.zeros(n), B=each, u=u)(t)  # (n m, T, n)
+            gains = np.moveaxis(driven.reshape(n, m, len(t), n), (0, 1), (2, 3))
+        if bias:
+            constant = LinearODE(Xi, np.zeros(n), b=np.eye(n))(t)  # (n, T, n)
+            gains = np.concatenate([gains, np.moveaxis(constant, 0, -1)[..., None]], -1)
+        by_B.append(gains.reshape(len(t), n, -1))
+    if not want_jacobian:
+        return Response(np.stack(states), np.stack(by_z0), None, None)
+    return Response(np.stack(states), np.stack(by_z0), np.stack(by_Xi), np.stack(by_B))
+
+
+def simulate(data: Data, parts: Parts, bias: bool, z0: Array) -> Array:
+    """States (K, T, n) at the times of the data."""
+    model = StatesModel(data, Linear(len(parts.Xi), np.eye(parts.Xi.size)), parts.C, bias)
+    return model.respond(parts, None if data.inputs else make_basis(parts.Xi), z0, False).z

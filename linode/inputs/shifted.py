@@ -1,0 +1,29 @@
+"""An input on another axis of time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .base import Input
+from .pieces import Pieces
+
+
+class Shifted(Input):
+    """u(t) = inner(t + by): the same input, on a clock that starts at `by`."""
+
+    def __init__(self, inner: Input, by: float) -> None:
+        self.inner, self.by = inner, by
+        self.m, self.tensors, self.dtype = inner.m, inner.tensors, inner.dtype
+        self.is_numpy, self.batch = inner.is_numpy, inner.batch
+
+    @property
+    def parts(self) -> tuple[Input, ...]:
+        return (self,) if self.inner.parts == (self.inner,) else tuple(Shifted(x, self.by) for x in self.inner.parts)
+
+    def refined(self) -> Input | None:
+        inner = self.inner.refined()
+        return None if inner is None else Shifted(inner, self.by)
+
+    def pieces(self, start: float, stop: float) -> Pieces:
+        pieces = self.inner.pieces(start + self.by, stop + self.by)
+        return replace(pieces, breaks=pieces.breaks - self.by, refs=pieces.refs - self.by)

@@ -1,0 +1,51 @@
+"""Products in pieces that OpenBLAS leaves to one thread.
+
+Least squares alternate small factorisations with middling products; threads that are woken for these spin between them,
+and take as much time of the processor as they save on the clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import MOST_OF_ONE_THREAD
+
+Array = NDArray[Any]
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b for real a (..., m, k) and b (..., k, n), long in one dimension at most."""
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    if m * k * n <= MOST_OF_ONE_THREAD:
+        return a @ b
+    longest = max(m, k, n)
+    size = max(1, MOST_OF_ONE_THREAD * longest // (m * k * n))
+    cuts = [slice(i, i + size) for i in range(0, longest, size)]
+    if k == longest:
+        total = a[..., cuts[0]] @ b[..., cuts[0], :]
+        for cut in cuts[1:]:
+            total += a[..., cut] @ b[..., cut, :]
+        return total
+    if m == longest:
+        return np.concatenate([a[..., cut, :] @ b for cut in cuts], -2)
+    return np.concatenate([a @ b[..., cut] for cut in cuts], -1)
+
+
+def gram(J: Array) -> Array:
+    """J^T J of J (N, k)."""
+    return matmul(J.T, J)
+
+
+def sum_of_squares(r: Array) -> float:
+    """|r|^2; numpy's dot would ask BLAS, whose threads wake up from 10,000 values on."""
+    return float(np.square(r).sum())
+
+
+def without(J: Array, Q: Array) -> Array:
+    """J - Q Q^T J for real Q (K, N, n) with orthonormal columns and J (K, N, k)."""
+    if J.dtype.kind == "c":
+        return without(J.real, Q) + 1j * without(J.imag, Q)
+    return J - matmul(Q, matmul(Q.swapaxes(-1, -2), J))

@@ -1,0 +1,112 @@
+"""What a parametrisation is: a smooth map from unconstrained tensors onto a set of matrices Xi.
+
+To add one: write one file here with a `Parametrization` subclass, decorate it with `@register` and import it in
+`__init__.py`. It gives `forward(*parts)`, the matrix, and `parts(Xi)`, the tensors of the matrix in the set that is
+near to Xi. The rest follows: a matrix is in the set if it is that of its own parts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DtypeError, OptionError
+
+TOLERANCE = 1e-6  # of the largest entry: above the rounding of float32, below what a fit can tell
+
+
+class Parametrization(nn.Module, ABC):
+    """A set of matrices Xi (n, n), for `torch.nn.utils.parametrize`; `forward` maps parameters onto it.
+
+    Work on matrices that are assigned is done in float64 on the CPU.
+    """
+
+    name: ClassVar[str]
+    summary: str  # of which matrices it is the set, for "Xi is not ..."
+
+    @classmethod
+    def make(cls, rank: int) -> Parametrization:
+        """One of this kind; only those that have a rank look at it."""
+        return cls()
+
+    @abstractmethod
+    def parts(self, Xi: Tensor) -> tuple[Tensor, ...]:
+        """The arguments of `forward` that give the matrix in the set near to Xi (n, n), float64; tensors of its own."""
+
+    def nearest(self, Xi: Tensor) -> Tensor:
+        """The matrix in the set near to Xi (n, n), in the sense that the class states; Xi itself if it is in the set.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> linode.nn.Skew().nearest(torch.tensor([[0.1, 2.0], [0.0, 0.1]])).tolist()
+            [[0.0, 1.0], [-1.0, 0.0]]
+        """
+        return self(*self.parts(wide(Xi))).to(Xi)
+
+    def right_inverse(self, Xi: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The parameters of Xi (n, n): what torch calls where Xi is assigned.
+
+        Raises:
+            OptionError: Xi is not in the set, by more than 1e-6 of its largest entry.
+        """
+        given = wide(Xi)
+        parts = self.parts(given)
+        error, size = (float(x.abs().max()) for x in (self(*parts) - given, given))
+        if not error <= TOLERANCE * size:
+            raise OptionError(
+                f"Xi is not {self.summary}: it is {error:.2g} away from the matrix of that kind which was found near "
+                f"to it, and its largest entry is {size:.2g}; nearest(Xi) gives the one that was found"
+            )
+        parts = tuple(part.to(Xi) for part in parts)
+        return parts if len(parts) > 1 else parts[0]
+
+    def initial(self, n: int) -> Tensor:
+        """Where training starts, (n, n): near to the `modest` matrix drawn."""
+        return self.nearest(modest(n))
+
+
+def modest(n: int) -> Tensor:
+    """A random Xi whose modes last a few units of time: eigenvalues fill a disk of radius 0.35 about -0.5.
+
+    -I/2 + G / sqrt(8 n) with G normal (the circular law): nothing grows much over many units of time, nothing is gone
+    at once, modes differ, and the symmetric and skew parts have eigenvalues in [-1, 0] and in i [-1/2, 1/2].
+    """
+    return torch.randn(n, n, dtype=torch.float64, device="cpu") / (8 * n) ** 0.5 - 0.5 * torch.eye(n, device="cpu")
+
+
+def wide(Xi: Tensor) -> Tensor:
+    """Xi in float64, on the CPU, without its graph."""
+    return Xi.detach().to("cpu", torch.float64)
+
+
+_REGISTRY: dict[str, type[Parametrization]] = {}
+ParametrizationType = TypeVar("ParametrizationType", bound=type[Parametrization])
+
+
+def register(parametrization: ParametrizationType) -> ParametrizationType:
+    """Class decorator: make the parametrisation known under its name."""
+    _REGISTRY[parametrization.name] = parametrization
+    return parametrization
+
+
+def registry() -> dict[str, type[Parametrization]]:
+    """Every parametrisation by name."""
+    return dict(_REGISTRY)
+
+
+def make_parametrization(parametrization: str | nn.Module | type[nn.Module], rank: int) -> nn.Module:
+    """The module of that name or class, or the one that came."""
+    if isinstance(parametrization, nn.Module):
+        return parametrization
+    if isinstance(parametrization, str):
+        if parametrization not in _REGISTRY:
+            raise OptionError(
+                f"unknown parametrization {parametrization!r}; use one of {', '.join(map(repr, sorted(_REGISTRY)))}"
+            )
+        parametrization = _REGISTRY[parametrization]
+    if not (isinstance(parametrization, type) and issubclass(parametrization, nn.Module)):
+        raise DtypeError(f"parametrization must be a name or a torch.nn.Module, got {parametrization!r}")
+    return parametrization.make(rank) if issubclass(parametrization, Parametrization) else parametrization()

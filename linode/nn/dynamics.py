@@ -1,0 +1,178 @@
+"""LinearDynamics: z' = Xi z + b + B u as a layer of a network, with Xi kept in a set of matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from ..errors import DtypeError, OptionError, ShapeError
+from ..methods import Method, make_method
+from ..ode import LinearODE
+from ..problem import as_tensor, check_finite
+from .base import make_parametrization, modest
+
+
+class LinearDynamics(nn.Module):
+    """States of z'(t) = Xi z(t) + b + B u(t) with learned Xi, b and B; the initial state and the times are its input.
+
+    Args:
+        n: number of states.
+        parametrization: the set in which Xi stays, whatever an optimiser does:
+
+            - "free": every matrix
+            - "stable": eigenvalues with negative real parts, all such matrices
+            - "skew": Xi = -Xi^T, conserves z^T z
+            - "symmetric": Xi = Xi^T
+            - "low_rank": a diagonal matrix plus one of rank `rank`
+            - "compartmental": flows between compartments, none made: Xi_ij >= 0 off the diagonal, column sums <= 0
+
+            or a `torch.nn.Module` as `torch.nn.utils.parametrize` takes it, or its class (see `linode.nn.base`).
+        m: channels of the input u; 0 for none.
+        bias: whether there is a constant forcing b.
+        rank: of "low_rank".
+        method: as for `linode.LinearODE`.
+        device, dtype: of the parameters, float32 or float64; torch's defaults if None. The draw is the same for all.
+
+    `Xi`, (n, n) and 1/time, may be assigned: `net.Xi = matrix` takes a tensor, an array or a list, and the parameters
+    change in place, so that optimisers keep them. A matrix outside of the set raises; `net.Xi = net.nearest(matrix)`
+    takes one near to it. Wherever Xi is read it is made anew from the parameters, as torch does.
+
+    Xi starts at random, its eigenvalues about -1/2 and less than 1 in size (see `linode.nn.base.modest`): time should
+    be in units of which a trajectory lasts a few. b starts at 0, and B normal with variance 1/m.
+
+    Raises:
+        OptionError: n, m or rank is out of range; parametrization is not known. DtypeError: the dtype is another.
+        MethodError: method is not known.
+
+    Example:
+        >>> import torch, linode.nn
+        >>> net = linode.nn.LinearDynamics(2, "skew", dtype=torch.float64)
+        >>> net.Xi = [[0.0, 1.0], [-1.0, 0.0]]
+        >>> z = net(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0.0, torch.pi / 2]))  # two trajectories
+        >>> z.shape, z[:, 1].detach().round(decimals=6).abs().tolist()
+        (torch.Size([2, 2, 2]), [[0.0, 1.0], [2.0, 0.0]])
+    """
+
+    Xi: Tensor
+    B: Tensor | None
+    b: Tensor | None
+
+    def __init__(
+        self,
+        n: int,
+        parametrization: str | nn.Module | type[nn.Module] = "free",
+        *,
+        m: int = 0,
+        bias: bool = False,
+        rank: int = 1,
+        method: str | Method = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for value, name, least in ((n, "n", 1), (m, "m", 0)):
+            if not isinstance(value, int) or value < least:
+                raise OptionError(f"{name} must be an int of at least {least}, got {value!r}")
+        dtype = dtype or torch.get_default_dtype()
+        if dtype not in (torch.float32, torch.float64):
+            raise DtypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+        make_method(method)  # raises here where it is not known
+        self.n, self.m, self.method = n, m, method
+        parametrization = make_parametrization(parametrization, rank)
+        # drawn and factored on the CPU in float64, so that the start depends on neither device nor dtype
+        self.Xi = nn.Parameter(initial(parametrization, n))
+        register_parametrization(self, "Xi", parametrization)
+        forcing = torch.empty(n, m + 1, dtype=torch.float64, device="cpu")
+        self.register_parameter("B", nn.Parameter(forcing[:, :m].clone()) if m else None)
+        self.register_parameter("b", nn.Parameter(forcing[:, m].clone()) if bias else None)
+        self._reset_forcing()
+        self.to(device=device or torch.get_default_device(), dtype=dtype)
+
+    def forward(self, z0: Any, t: Any, u: Any = None) -> Tensor:
+        """The states at times t, in any order.
+
+        Args:
+            z0: state at t = 0, (*batch, n).
+            t: (T,) or (*batch, T), units of 1/Xi; or a scalar.
+            u: input of m channels, such as `linode.ZeroOrderHold(times, values)`; None is u = 0. B has no gradient
+                then, of which `DistributedDataParallel` wants to be told (find_unused_parameters).
+
+        Returns:
+            z, (*batch, T, n), or (*batch, n) for a scalar t.
+
+        Raises:
+            OptionError: u came, but m = 0. Others as `linode.LinearODE`.
+        """
+        return self.ode(z0, u)(t)
+
+    def ode(self, z0: Any, u: Any = None) -> LinearODE:
+        """The solver for the present Xi, b and B: `explain`, `solve`, `propagator`; it decomposes Xi once.
+
+        Args and Raises as for calling.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> net = linode.nn.LinearDynamics(3, "skew", dtype=torch.float64)
+            >>> P = net.ode(torch.zeros(3)).propagator(2.0).detach()
+            >>> bool(torch.dist(P.mT @ P, torch.eye(3)) < 1e-12)
+            True
+        """
+        if u is not None and not self.m:
+            raise OptionError("u came, but there is no B for it (m = 0); LinearDynamics(n, m=...) has inputs")
+        return LinearODE(self.Xi, z0, b=self.b, B=None if u is None else self.B, u=u, method=self.method)
+
+    @property
+    def parametrization(self) -> Any:
+        """The map from parameters to Xi: a `linode.nn.Parametrization`, or the module that was given."""
+        return self.parametrizations.Xi[0]  # type: ignore[union-attr, index]
+
+    def nearest(self, matrix: Any) -> Tensor:
+        """A matrix near to this one (n, n) that may be assigned to Xi; in which sense, its class says.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> net = linode.nn.LinearDynamics(2, "stable", dtype=torch.float64)
+            >>> net.Xi = net.nearest([[0.1, 2.0], [-2.0, 0.1]])  # as estimated from noisy data: it grows
+            >>> net.Xi.detach().round(decimals=9).tolist()
+            [[-0.1, 2.0], [-2.0, -0.1]]
+        """
+        with torch.no_grad():
+            return self.parametrization.nearest(self._checked(matrix))
+
+    def reset_parameters(self) -> None:
+        """Start anew, at random by torch's global generator."""
+        self.Xi = initial(self.parametrization, self.n)
+        self._reset_forcing()
+
+    def extra_repr(self) -> str:
+        return f"n={self.n}, m={self.m}, bias={self.b is not None}, method={self.method!r}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "Xi" and "parametrizations" in self._modules:
+            value = self._checked(value)
+        super().__setattr__(name, value)
+
+    def _checked(self, matrix: Any) -> Tensor:
+        """A matrix that came for Xi, as the parameters are."""
+        Xi = as_tensor(matrix, "Xi").detach()
+        if Xi.shape != (self.n, self.n):
+            raise ShapeError(f"Xi has shape {tuple(Xi.shape)}; Xi must be ({self.n}, {self.n})")
+        if Xi.is_complex():
+            raise DtypeError(f"Xi must be real, got {Xi.dtype}")
+        check_finite(Xi, "Xi")
+        return Xi.to(next(self.parametrizations.Xi.parameters()))  # type: ignore[union-attr]
+
+    def _reset_forcing(self) -> None:
+        if self.B is not None:
+            nn.init.normal_(self.B, std=self.m**-0.5)
+        if self.b is not None:
+            nn.init.zeros_(self.b)
+
+
+def initial(parametrization: nn.Module, n: int) -> Tensor:
+    """Where a parametrisation starts, (n, n); what is not one of linode's may say so by `initial` too."""
+    with torch.no_grad():
+        return getattr(parametrization, "initial", modest)(n)
