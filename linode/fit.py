@@ -38,7 +38,8 @@ def fit(
     Args:
         t: (T,), times in any unit, irregular at will, not decreasing; equal ones are repeated measurements.
         z: (T, p) or (T,), what was seen; NaN where nothing was. Lists of both for several trajectories, each with times
-            and an initial state of its own. Arrays, tensors, pandas Series and DataFrames.
+            and an initial state of its own, or z (K, T, p) with t (T,) or (K, T). Arrays, tensors, pandas Series and
+            DataFrames.
         u: input: samples (T, m), of which the i-th holds from t[i] to t[i + 1], or an input such as
             `linode.FirstOrderHold` on the axis of t; a list of these for several trajectories, or one for all.
         rank: number of states, if it is not that of the channels. With fewer, the states are those of the

@@ -76,10 +76,9 @@ class FitResult:
         self.eigenvalue_covariance = self._out(spread)
         widths = np.sqrt(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1))
         self.eigenvalue_stderr = self._out(widths.view(complex)[:, 0])  # 1j * inf would be NaN
-        is_structured = found.theta is not None and len(found.theta) != n * n
-        self.theta = self._out(found.theta) if is_structured and found.theta is not None else None
-        self.theta_stderr = None
-        if is_structured and found.theta_covariance is not None:
+        self.theta = self.theta_stderr = None
+        if found.theta is not None and found.theta_covariance is not None:
+            self.theta = self._out(found.theta)
             self.theta_stderr = self._out(np.sqrt(np.maximum(np.diag(found.theta_covariance) * scale, 0.0)))
         self.converged, self.starts = found.converged, found.starts
         self.status = self._judged()

@@ -497,3 +497,46 @@ def test_states_and_inputs_that_do_not_fit_are_named():
         LinearDynamics(2)(torch.zeros(2), TIMES, u)
     with pytest.raises(linode.ShapeError, match="u has 1 channels"):
         LinearDynamics(2, m=2)(torch.zeros(2), TIMES, u)
+
+
+# ---- start from data -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["free", "stable", "skew", "symmetric", "low_rank", "compartmental"])
+def test_a_start_from_exact_data_is_the_system_that_made_them(name: str):
+    torch.manual_seed(0)
+    source = linode.nn.LinearDynamics(3, name, dtype=torch.float64)
+    t, z0 = torch.linspace(0.0, 4.0, 30, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    z = source(z0, t).detach()
+    net = linode.nn.LinearDynamics(3, name, dtype=torch.float64)
+    start = net.init_from_data(t, z)
+    assert torch.dist(net.Xi, source.Xi) < 1e-6 * torch.linalg.norm(source.Xi)
+    assert torch.dist(start, z0) < 1e-6
+    assert torch.dist(net(start, t), z) < 1e-5
+
+
+def test_a_start_from_data_finds_the_forcing_too_and_training_goes_on_from_it():
+    torch.manual_seed(1)
+    source = linode.nn.LinearDynamics(2, m=1, bias=True, dtype=torch.float64)
+    with torch.no_grad():
+        source.b.copy_(torch.tensor([0.5, -0.3]))
+    t = torch.linspace(0.0, 6.0, 60, dtype=torch.float64)
+    u = torch.randn(60, 1, dtype=torch.float64)
+    z0 = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    z = source(z0, t, linode.ZeroOrderHold(t, u)).detach()
+    net = linode.nn.LinearDynamics(2, m=1, bias=True, dtype=torch.float64)
+    parameters = [id(x) for x in net.parameters()]
+    net.init_from_data(t, z, u)
+    assert [id(x) for x in net.parameters()] == parameters  # an optimiser's are still these
+    for own, true in ((net.Xi, source.Xi), (net.B, source.B), (net.b, source.b)):
+        assert torch.dist(own, true) < 1e-6
+    net(z0, t, linode.ZeroOrderHold(t, u)).square().sum().backward()
+    assert all(x.grad is not None for x in net.parameters())
+
+
+def test_data_with_other_channels_cannot_start_it():
+    net, t = linode.nn.LinearDynamics(3), torch.linspace(0.0, 1.0, 20)
+    with pytest.raises(linode.ShapeError, match="z has 2 channels; to start 3 states"):
+        net.init_from_data(t, torch.randn(20, 2))
+    with pytest.raises(linode.ShapeError, match="u has 1 channels, but m = 0"):
+        net.init_from_data(t, torch.randn(20, 3), torch.randn(20, 1))

@@ -57,6 +57,15 @@ class Data:
         """Of the longest trajectory."""
         return float(self.t.max()) or 1.0
 
+    @cached_property
+    def u_between(self) -> Array | None:
+        """What drives from each time to the next, (K, T - 1, m): held samples, or the mean of an input at both ends."""
+        if self.inputs:
+            times = self.t + self.starts[:, None]
+            values = np.stack([as_array(u(t), "u(t)") for u, t in zip(self.inputs, times)])
+            return (values[:, 1:] + values[:, :-1]) / 2
+        return None if self.u is None else self.u[:, :-1]
+
     @property
     def is_complete(self) -> bool:
         """Nothing is missing, and all channels have the same weights."""
@@ -126,6 +135,7 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any) -> tuple[Data, bool]:
     Raises:
         ShapeError, DtypeError, NonFiniteError, OrderError, OptionError: an argument that cannot be used, by name.
     """
+    t, z, u = stacked_as_lists(t, z, u)
     is_list = is_several(t, z)
     ts, zs = (list(x) if is_list else [x] for x in (t, z))
     if len(ts) != len(zs) or not ts:
@@ -155,6 +165,14 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any) -> tuple[Data, bool]:
     y, w = padded([np.nan_to_num(x) for x in zs], "constant"), padded(weights, "constant")
     times = padded([x - x[0] for x in ts], "edge")
     return Data(times, y, w, None if held is None else padded(held, "edge"), counts, starts, inputs), is_list
+
+
+def stacked_as_lists(t: Any, z: Any, u: Any) -> tuple[Any, Any, Any]:
+    """Trajectories that came as one array (K, T, p), with times (T,) or (K, T), as lists of them."""
+    if getattr(z, "ndim", 0) != 3:
+        return t, z, u
+    times = t if getattr(t, "ndim", np.ndim(t)) == 2 else [t] * len(z)
+    return list(times), list(z), list(u) if getattr(u, "ndim", 0) == 3 else u
 
 
 def is_several(t: Any, z: Any) -> bool:

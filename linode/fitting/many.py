@@ -36,7 +36,7 @@ def fit_many(
     """C (p, n), or None where it is unknown. z0 (K, n), or None. None where no start has a finite cost."""
     model = StatesModel(data, structure, C, bias, z0, fastest_of(data))
     total = float(((data.w * data.y) ** 2).sum())
-    best, starts = race(model, start_points(model), total, report, model.bounds)
+    best, starts = race(model, start_points(model), total, report, model.bounds, model.leaves_noise)
     return None if best is None else described(model, best, starts)
 
 
@@ -207,6 +207,6 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         n_unknowns=len(theta) - null.shape[1] + (0 if model.z0 is not None else z0.size),
         null=directions / np.linalg.norm(directions, axis=1, keepdims=True),
         is_realisation=is_realisation,
-        theta=theta[:own],
+        theta=theta[:own] if model.structure.is_given else None,
         theta_covariance=cov[:own, :own],
     )

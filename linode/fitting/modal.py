@@ -9,18 +9,21 @@ Source: Golub & Pereyra (2003), Inverse Problems 19, R1, equation 12; Askham & K
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.blocked import matmul, sum_of_squares
+from .race import is_noise
 from .rates import Factors
 
 Array = NDArray[Any]
-LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
 SINGULAR = 1e-13  # of the basis, relative: amplitudes mean nothing beyond it
+
+# Q and R of the basis with columns of length 1, these lengths, amplitudes and residuals
+Projected = tuple[Array, Array, Array, Array, Array]
 
 
 @dataclass
@@ -36,15 +39,16 @@ class ModalModel:
     w: Array
     bias: bool = False
     fastest: tuple[float, float] = (np.inf, np.inf)
+    _last: tuple[Array, Projected | None] | None = field(default=None, init=False, repr=False)
 
     def cost(self, theta: Array) -> float:
-        found = self._projected(theta, self.factors.basis(theta, self.t))
+        found = self._projected(theta)
         return np.inf if found is None else sum_of_squares(found[-1])
 
     def linearise(self, theta: Array) -> tuple[float, Array, Array]:
         n = self.factors.n
-        phi, slopes = self.factors.basis_and_slopes(theta, self.t)
-        found = self._projected(theta, phi)
+        found = self._projected(theta)
+        slopes = self.factors.basis_and_slopes(theta, self.t)[1]
         if found is None or not np.isfinite(slopes).all():
             return np.inf, np.zeros((n, n)), np.zeros(n)
         Q, R, norms, c, r = found
@@ -52,7 +56,7 @@ class ModalModel:
         # one matrix, channels enter as sums over all of them only.
         first = np.minimum(np.arange(n) // 2 * 2, n - 1)
         column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()  # of a single rate the second: times 0
-        slopes = (slopes * self.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
+        slopes = (slopes * self.w[..., None, None]).reshape(*self.t.shape, 2 * n)
         inside = matmul(Q.swapaxes(-1, -2), slopes)
         outside = slopes - matmul(Q, inside)
         moved = c[:, column]  # (G, 2n, q)
@@ -65,26 +69,23 @@ class ModalModel:
         return sum_of_squares(r), both.sum(0).reshape(n, 2, n, 2).sum((1, 3)), gradient
 
     def leaves_noise(self, theta: Array) -> bool:
-        """Whether residuals change sign from time to time, as noise does and what a fit has missed does not.
-
-        By the ratio of Durbin & Watson (1950), Biometrika 37, 409, which is near 2 for noise.
-        """
-        found = self._projected(theta, self.factors.basis(theta, self.t))
-        if found is None:
-            return False
-        seen = self.w > 0
-        both = (seen[:, 1:] & seen[:, :-1])[..., None]
-        return sum_of_squares(np.diff(found[-1], axis=1) * both) >= LEAST_CHANGE * sum_of_squares(found[-1])
+        found = self._projected(theta)
+        return found is not None and is_noise(found[-1], self.w[..., None] > 0)
 
     def amplitudes(self, theta: Array) -> Array:
         """c (G, n + bias, q), or raises where the basis is singular."""
-        found = self._projected(theta, self.factors.basis(theta, self.t))
+        found = self._projected(theta)
         if found is None:
             raise np.linalg.LinAlgError("singular basis")
         return found[3]
 
-    def _projected(self, theta: Array, phi: Array) -> tuple[Array, Array, Array, Array, Array] | None:
-        """Q, R of the basis with columns of length 1, these lengths, amplitudes and residuals; None: not usable."""
+    def _projected(self, theta: Array) -> Projected | None:
+        """None: the basis is not usable."""
+        if self._last is None or not np.array_equal(self._last[0], theta):
+            self._last = theta.copy(), self._project(theta, self.factors.basis(theta, self.t))
+        return self._last[1]
+
+    def _project(self, theta: Array, phi: Array) -> Projected | None:
         lam = self.factors.eigenvalues(theta)
         growth, frequency = self.fastest
         if not np.isfinite(phi).all() or (abs(lam.real) > growth).any() or (abs(lam.imag) > frequency).any():

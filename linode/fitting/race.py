@@ -17,6 +17,7 @@ from .progress import Report
 Array = NDArray[Any]
 FIRST_STEPS, ALL_STEPS = 30, 300  # of a start: at first, and when no others are left
 MOST_STARTS = 8
+LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
 SAME = 1e-7  # relative difference of costs that means nothing: one that converged is taken
 ZERO = 1e-26  # of the data's sum of squares: nothing is left
 
@@ -72,3 +73,13 @@ def race(
     lowest = min(found.cost for _, found in every)
     best = min((x for _, x in every if x.cost <= lowest * (1 + SAME)), key=lambda x: (not x.converged, x.cost))
     return best, tuple(Start(name, x.cost, x.n_steps, x.converged) for name, x in every)
+
+
+def is_noise(r: Array, seen: Array) -> bool:
+    """Whether residuals r (K, T, p) change from time to time as noise does, and as what a fit has missed does not.
+
+    Source: the ratio of Durbin & Watson (1950), Biometrika 37, 409, which is near 2 for noise.
+    """
+    both = seen[:, 1:] & seen[:, :-1]
+    changes = np.square(np.diff(r, axis=1) * both).sum()
+    return bool(changes >= LEAST_CHANGE * np.square(r).sum())

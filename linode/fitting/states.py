@@ -20,6 +20,7 @@ from ..kernels.blocked import gram, matmul, sum_of_squares, without
 from ..kernels.sensitivity import Basis, Response, make_basis, respond
 from ..ode import LinearODE
 from .data import Data, hold
+from .race import is_noise
 from .structures import Linear, Structure
 
 Array = NDArray[Any]
@@ -130,6 +131,10 @@ class StatesModel:
             J = without(J, found.Q)
         J = J.reshape(-1, J.shape[-1])
         return (J if np.isfinite(J).all() else None), found.r.ravel()
+
+    def leaves_noise(self, theta: Array) -> bool:
+        found = self.eliminated(theta)
+        return found is not None and is_noise(found.r.reshape(self.data.w.shape), self.data.w > 0)
 
     def eliminated(self, theta: Array) -> Eliminated | None:
         """With the best initial states; None where something is not finite, or faster than it may be."""

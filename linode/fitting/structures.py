@@ -25,6 +25,7 @@ class Structure(ABC):
     n: int
     size: int
     is_free = False  # whether every Xi is in it
+    is_given = True  # whether theta means something to who asked for it
     bounds: tuple[Array, Array] | None = None
 
     @abstractmethod
@@ -48,7 +49,8 @@ class Linear(Structure):
     """Xi = sum_j theta_j M_j: free, symmetric, skew, sparse. basis (n^2, k)."""
 
     def __init__(self, n: int, basis: Array, is_free: bool = False) -> None:
-        self.n, self.basis, self.size, self.is_free = n, basis, basis.shape[1], is_free
+        self.n, self.basis, self.size = n, basis, basis.shape[1]
+        self.is_free, self.is_given = is_free, not is_free
 
     def matrix(self, theta: Array) -> Array:
         return (self.basis @ theta).reshape(self.n, self.n)
@@ -71,6 +73,8 @@ class Stable(Structure):
     theta holds the entries of J above the diagonal, and the lower triangles L of R = unit L L^T and P = L L^T.
     Source: Gillis & Sharma (2017), Automatica 85, theorem 1.
     """
+
+    is_given = False
 
     def __init__(self, n: int, unit: float) -> None:
         self.n, self.unit, self.upper, self.lower = n, unit, np.triu_indices(n, 1), np.tril_indices(n)

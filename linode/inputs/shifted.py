@@ -26,4 +26,6 @@ class Shifted(Input):
 
     def pieces(self, start: float, stop: float) -> Pieces:
         pieces = self.inner.pieces(start + self.by, stop + self.by)
+        if not pieces.breaks.shape[-1]:  # one piece, whose state holds at 0
+            return replace(pieces, states=pieces.advanced(pieces.states, self.by - pieces.refs), refs=0 * pieces.refs)
         return replace(pieces, breaks=pieces.breaks - self.by, refs=pieces.refs - self.by)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ..errors import DtypeError, OptionError, ShapeError
+from ..fitting.data import make_data
+from ..fitting.identify import Question, identify
+from ..fitting.structures import NAMED
 from ..methods import Method, make_method
 from ..ode import LinearODE
 from ..problem import as_tensor, check_finite
@@ -141,6 +144,45 @@ class LinearDynamics(nn.Module):
         """
         with torch.no_grad():
             return self.parametrization.nearest(self._checked(matrix))
+
+    def init_from_data(self, t: Any, z: Any, u: Any = None) -> Tensor:
+        """Start from a fit of data: set Xi, and B and b where they are learned, to their least-squares estimates.
+
+        Args:
+            t, z, u: as for `linode.fit`, with as many channels as states; trajectories may come as z (K, T, n).
+
+        Returns:
+            The fitted states at the first time of each trajectory, (n,), or (K, n) where several came.
+
+        Raises:
+            ShapeError: z has not n channels, or fewer values than unknowns. Others as `linode.fit`.
+
+        Example:
+            >>> import torch, linode
+            >>> t = torch.linspace(0.0, 5.0, 50, dtype=torch.float64)
+            >>> z = linode.LinearODE([[-0.1, 2.0], [-2.0, -0.1]], [1.0, 0.0])(t)
+            >>> net = linode.nn.LinearDynamics(2, "stable", dtype=torch.float64)
+            >>> z0 = net.init_from_data(t, z)
+            >>> net.Xi.detach().round(decimals=6).tolist()
+            [[-0.1, 2.0], [-2.0, -0.1]]
+        """
+        data, is_list = make_data(t, z, u, None)
+        if data.p != self.n:
+            raise ShapeError(f"z has {data.p} channels; to start {self.n} states from data it must have as many")
+        if data.m != self.m:
+            raise ShapeError(f"u has {data.m} channels, but m = {self.m}")
+        kind = getattr(self.parametrization, "name", None)
+        structure = kind if kind in NAMED else None
+        question = Question(data, self.n, None, self.b is not None, structure, kind == "stable", None)
+        found = identify(question, lambda name: None)
+        like = next(self.parameters())
+        with torch.no_grad():
+            Xi = torch.from_numpy(found.Xi).to(like)
+            self.Xi = self.nearest(Xi) if hasattr(self.parametrization, "nearest") else Xi
+            for own, value in ((self.B, found.B), (self.b, found.b)):
+                if own is not None:
+                    own.copy_(torch.from_numpy(value))
+            return torch.from_numpy(found.z0 if is_list else found.z0[0]).to(like)
 
     def reset_parameters(self) -> None:
         """Start anew, at random by torch's global generator."""

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ..errors import OptionError
@@ -60,7 +60,7 @@ class LowRank(Parametrization):
             raise OptionError(f"rank must be an int between 1 and {n}, the size of Xi, got {self.rank}")
         A, least, d = Xi.numpy() / size, np.inf, np.zeros(n)
         for start in self._starts(A, size):
-            found = minimize(misfit, start, (A, self.rank), jac=True, method="L-BFGS-B", options=SEARCH)
+            found = scipy.optimize.minimize(misfit, start, (A, self.rank), jac=True, method="L-BFGS-B", options=SEARCH)
             if found.fun < least:
                 least, d = found.fun, found.x
             if is_exact(d, A, self.rank):

@@ -40,11 +40,11 @@ def regressions(data: Data, bias: bool) -> Iterator[Guess]:
         return
     before, after, gap = data.y[:, :-1][pair], data.y[:, 1:][pair], h[pair][:, None]
     drive = [np.zeros((len(gap), 0))]
-    if data.u is not None:
-        drive.append(data.u[:, :-1][pair])
+    if data.u_between is not None:
+        drive.append(data.u_between[pair])
     if bias:
         drive.append(np.ones((len(gap), 1)))
-    forcing, n, m = np.concatenate(drive, -1), data.p, data.m if data.u is not None else 0
+    forcing, n, m = np.concatenate(drive, -1), data.p, data.m
 
     def guess(name: str, Xi: Array, G: Array) -> Guess:
         return Guess(name, Xi, G[:, :m] if m else None, G[:, m] if bias else None)
@@ -74,8 +74,10 @@ def _integrals(data: Data, seen: Array, bias: bool) -> tuple[Array, Array]:
         t, z = data.t[k, own], data.y[k, own]
         h = np.diff(t)[:, None]
         parts = [np.cumsum(h * (z[1:] + z[:-1]) / 2, 0)]
-        if data.u is not None:
-            parts.append(np.cumsum(h * data.u[k, own][:-1], 0))
+        if data.u_between is not None:
+            steps = data.u_between[k] * np.diff(data.t[k])[:, None]
+            total = np.vstack([np.zeros((1, data.m)), np.cumsum(steps, 0)])[own]
+            parts.append(total[1:] - total[0])
         if bias:
             parts.append(t[1:, None] - t[0])
         rows = np.vstack([np.zeros((1, sum(x.shape[1] for x in parts))), np.concatenate(parts, 1)])

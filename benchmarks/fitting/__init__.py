@@ -1,0 +1,1 @@
+"""How well and how fast systems are identified from data: `python -m benchmarks.fitting`."""
