@@ -65,6 +65,24 @@ def test_the_mass_stands_still_where_it_is_driven_to(tmp_path: Path):
     assert min(png_size(tmp_path / "drive_system.png")) > 500
 
 
+def test_a_system_is_identified_with_intervals_that_hold_it(tmp_path: Path):
+    output = run_example("fit_system.py", tmp_path)
+    assert "converged from 2 starts, of which two agree" in output
+    assert last_number(output, "the true entry:") > 0.85  # of 36, correlated
+    assert last_number(output, "relative error of Xi:") < 0.1
+
+
+def test_the_pictures_of_a_fit_are_drawn(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    run_example("fit_system.py", tmp_path, str(tmp_path))
+    assert min(*png_size(tmp_path / "fit.png"), *png_size(tmp_path / "eigenvalues.png")) > 500
+
+
+def test_the_autoencoder_predicts_new_trajectories_twice_as_long(tmp_path: Path):
+    output = run_example("train_autoencoder.py", tmp_path)
+    assert last_number(output, "relative error") < 0.1  # of predicting the mean
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_stay_short(name: str):
     assert len((ROOT / "examples" / name).read_text().splitlines()) <= 60

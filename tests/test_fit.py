@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -419,3 +421,21 @@ def test_tables_are_taken_for_their_values():
     t, z = times(), noise(clean(times()))
     assert np.array_equal(linode.fit(Table(t), Table(z)).Xi, linode.fit(t, z).Xi)
     assert np.array_equal(linode.fit([Table(t)] * 2, [Table(z)] * 2).Xi, linode.fit([t] * 2, [z] * 2).Xi)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_in_a_terminal_alone(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr("linode.fitting.progress.PATIENCE", 0.0)
+    for stream, wanted, is_drawn in (
+        (Terminal(), None, True),
+        (io.StringIO(), None, False),
+        (Terminal(), False, False),
+    ):
+        monkeypatch.setattr("sys.stderr", stream)
+        linode.fit(times(), noise(clean(times())), progress=wanted)
+        assert ("linode.fit" in stream.getvalue()) == is_drawn

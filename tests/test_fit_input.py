@@ -35,7 +35,7 @@ WRONG = {
     "NaN in t": (lambda: linode.fit(GAP, Z), ValueError, r"t\[5\] is nan"),
     "unsorted": (lambda: linode.fit(T[::-1], Z), ValueError, r"t must not decrease, but t\[1\]"),
     "equal times": (lambda: linode.fit(0 * T, Z), ValueError, "all 40 times of t are 0"),
-    "complex": (lambda: linode.fit(T, Z + 1j), TypeError, r"z is complex; pass its parts as channels"),
+    "complex": (lambda: linode.fit(T, Z + 1j), TypeError, "z is complex; pass real and imaginary parts as channels"),
     "text": (lambda: linode.fit(["a", "b"], Z), TypeError, "t must hold real numbers"),
     "dates": (lambda: linode.fit(np.arange(40).astype("datetime64[D]"), Z), TypeError, "t holds dates"),
     "time last": (lambda: linode.fit(T, Z.T), ValueError, "time comes first"),

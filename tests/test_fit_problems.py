@@ -57,7 +57,11 @@ def test_errors_are_those_of_the_cramer_rao_bound(name: str):
     assert 0.7 <= np.sqrt(np.mean(np.square(errors))) <= 1.3
 
 
-@pytest.mark.parametrize("name", series.OPTIONS)
-def test_real_series_are_forecast(name: str):
-    found = series.forecast(name, series.OPTIONS[name])
-    assert found["error"] <= max(series.TARGETS[name], 1.16)
+@pytest.mark.parametrize(("name", "error"), [("co2", 0.23), ("elnino", 0.43), ("sunspots", 1.15)])
+def test_real_series_are_forecast_by_what_training_years_chose(name: str, error: float):
+    """In units of the standard deviation of what is held out; of sunspots the mean before makes 1.13."""
+    assert series.forecast(name, series.OPTIONS[name])["error"] <= error
+
+
+def test_the_options_for_el_nino_are_what_its_training_years_choose():
+    assert series.choose("elnino") == series.OPTIONS["elnino"]

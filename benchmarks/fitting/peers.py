@@ -56,7 +56,7 @@ def with_dmd(problem: Problem) -> Result:
 
 
 def with_bopdmd(problem: Problem) -> Result:
-    """Without bagging, in the left half-plane, conjugate pairs where their number is even, iterations until they stall."""
+    """Without bagging, in the left half-plane, conjugate pairs where all can be, iterations until they stall."""
     from pydmd import BOPDMD
 
     t, z, _ = one_trajectory(problem)
@@ -83,10 +83,11 @@ def with_pysindy(problem: Problem) -> Result:
     if problem.Xi is None:
         raise NotDone("states that are not seen")
     n = len(problem.Xi)
+    difference = pysindy.SmoothedFiniteDifference if problem.is_uniform else pysindy.FiniteDifference
     model = pysindy.SINDy(
         optimizer=pysindy.STLSQ(threshold=0.0, alpha=0.0),
         feature_library=pysindy.PolynomialLibrary(degree=1, include_bias=False),
-        differentiation_method=pysindy.SmoothedFiniteDifference() if problem.is_uniform else pysindy.FiniteDifference(),
+        differentiation_method=difference(),
     )
     t, z = ([part[i] for part in problem.trajectories] for i in (0, 1))
     with contextlib.redirect_stdout(io.StringIO()):

@@ -6,6 +6,7 @@ and torch, which the tests hold against ball arithmetic; elsewhere rates, with a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,7 +70,9 @@ def _of_states(problem: Problem) -> Array:
         return (model(torch.from_numpy(theta)) - observed).numpy()
 
     def jacobian(theta: Array) -> Array:
-        return torch.func.jacfwd(model)(torch.from_numpy(theta)).numpy()
+        with warnings.catch_warnings():  # torch's own, of how it makes forward mode
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.func.jacfwd(model)(torch.from_numpy(theta)).numpy()
 
     starts = [clean[0].numpy() for _, _, clean in trajectories]
     truth = np.concatenate([problem.Xi.ravel(), np.zeros(0) if not m else problem.B.ravel(), *starts])
