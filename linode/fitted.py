@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import ShapeError
 from .fitting.data import Data, as_array, hold
 from .fitting.estimate import Estimate, FitStatus, agreed
-from .fitting.uncertainty import eigenvalue_covariances, named_directions
+from .fitting.uncertainty import covariances_by_matrix, covariances_by_rates, named_directions
 from .inputs import Input
 from .inputs.shifted import Shifted
 from .nn import LinearDynamics
@@ -72,7 +72,11 @@ class FitResult:
         self.eigenvalues, self.modes = self._out(lam), self._out(found.C @ V)
         amplitudes = np.linalg.lstsq(V, found.z0.T.astype(complex), rcond=None)[0].T
         self.amplitudes = self._out(amplitudes if is_list else amplitudes[0])
-        spread = eigenvalue_covariances(found.Xi, lam, covariance[: n * n, : n * n])
+        if found.rates is not None:
+            factors, rates, rates_covariance = found.rates
+            spread = covariances_by_rates(factors, rates, rates_covariance * scale, lam)
+        else:
+            spread = covariances_by_matrix(found.Xi, lam, covariance[: n * n, : n * n])
         self.eigenvalue_covariance = self._out(spread)
         widths = np.sqrt(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1))
         self.eigenvalue_stderr = self._out(widths.view(complex)[:, 0])  # 1j * inf would be NaN

@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .rates import Factors
+
 Array = NDArray[Any]
 AGREE = 1e-4  # relative difference of costs up to which two starts found the same minimum
 
@@ -50,6 +52,7 @@ class Estimate:
     n_unknowns: those that the data can determine. null: directions in the space of covariance that they cannot,
     (k, size), each of length 1, beyond a change of basis where the states are free up to one.
     offset: (p,) constant part of the observations that no state makes, y = C z + offset; None: none.
+    rates: factors of the eigenvalues, their theta and its covariance, where these were what was fitted.
     theta: parameters of a structure, and their covariance.
     """
 
@@ -66,6 +69,7 @@ class Estimate:
     null: Array
     is_realisation: bool
     offset: Array | None = None
+    rates: tuple[Factors, Array, Array] | None = None
     theta: Array | None = None
     theta_covariance: Array | None = None
 

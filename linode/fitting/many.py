@@ -35,8 +35,7 @@ def fit_many(
 ) -> Estimate | None:
     """C (p, n), or None where it is unknown. z0 (K, n), or None. None where no start has a finite cost."""
     model = StatesModel(data, structure, C, bias, z0, fastest_of(data))
-    total = float(((data.w * data.y) ** 2).sum())
-    best, starts = race(model, start_points(model), total, report, model.bounds, model.leaves_noise)
+    best, starts = race(model, start_points(model), data.w, data.w * data.y, report)
     return None if best is None else described(model, best, starts)
 
 

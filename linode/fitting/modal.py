@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.blocked import matmul, sum_of_squares
-from .race import is_noise
+from .race import count_spikes, is_noise
 from .rates import Factors
 
 Array = NDArray[Any]
@@ -39,6 +39,7 @@ class ModalModel:
     w: Array
     bias: bool = False
     fastest: tuple[float, float] = (np.inf, np.inf)
+    least_starts: int = 2
     _last: tuple[Array, Projected | None] | None = field(default=None, init=False, repr=False)
 
     def cost(self, theta: Array) -> float:
@@ -67,6 +68,18 @@ class ModalModel:
         both += matmul(pulled, pulled.swapaxes(-1, -2)) * metric
         gradient = -(pulled * moved).sum((0, 2)).reshape(n, 2).sum(-1)
         return sum_of_squares(r), both.sum(0).reshape(n, 2, n, 2).sum((1, 3)), gradient
+
+    @property
+    def bounds(self) -> None:
+        """None: every theta means something."""
+        return None
+
+    def n_spikes(self, theta: Array) -> int:
+        return count_spikes(self.factors.eigenvalues(theta), self.t, self.w > 0)
+
+    def rechart(self, theta: Array) -> Array:
+        """Rates that have come close in one factor, where they can meet."""
+        return self.factors.from_eigenvalues(self.factors.eigenvalues(theta))
 
     def leaves_noise(self, theta: Array) -> bool:
         found = self._projected(theta)

@@ -24,7 +24,8 @@ from .starts.regression import regressions
 Array = NDArray[Any]
 GROWTH, FREQUENCY = 20.0, 2.0  # bounds of rates: by so much in the shortest gap; times pi per shortest gap
 WIDE = 300.0  # ratio of long to short gaps: such times were chosen for rates far apart
-COARSE = 1.7  # rates in a decade of a second grid
+COARSE, SLOWER = 1.7, 3.0  # rates in a decade of a second grid; by how much those of a third one are slower
+LEAST_STARTS = 4  # for what is seen in few channels: sums of exponentials have many minima
 MOST_RATES = 4  # states that a grid of real rates is tried for
 SPARE, POWERS = 4, 4  # directions beside those wanted, and steps, of subspace iteration
 
@@ -46,10 +47,7 @@ def guesses(model: ModalModel, data: Data, reduced: Data | None, bias: bool) -> 
     n = model.factors.n
     is_wide = data.gap_ratio > WIDE
     if is_wide:
-        for lam in decays(model):
-            yield "grid of rates", lam
-        for lam in decays(model, COARSE):
-            yield "coarse grid of rates", lam
+        yield from rates(model)
     if reduced is not None:
         for guess in regressions(reduced, bias):
             yield guess.name, np.linalg.eigvals(guess.Xi)
@@ -57,11 +55,22 @@ def guesses(model: ModalModel, data: Data, reduced: Data | None, bias: bool) -> 
     if found is not None:
         yield "delayed samples", found
     if n <= MOST_RATES and not is_wide:
-        for lam in decays(model):
-            yield "grid of rates", lam
+        yield from rates(model)
     found = greedy(model)
     if found is not None:
         yield "periodogram", found
+
+
+def rates(model: ModalModel) -> Iterator[tuple[str, Array]]:
+    """Of grids of real rates."""
+    found = decays(model)
+    for lam in found:
+        yield "grid of rates", lam
+    for lam in decays(model, COARSE):
+        yield "coarse grid of rates", lam
+    for lam in found:
+        for slower in decays(model, fastest=np.abs(lam).max() / SLOWER):
+            yield "grid of slower rates", slower
 
 
 def fit_one(data: Data, n: int, C: Array | None, bias: bool, stable: bool, report: Report) -> Estimate | None:
@@ -80,7 +89,9 @@ def fit_one(data: Data, n: int, C: Array | None, bias: bool, stable: bool, repor
         for name, lam in guesses(model, data, reduced, bias)
         if np.isfinite(lam).all()
     )
-    best, starts = race(model, points, float((groups.y**2).sum()), report, is_plausible=model.leaves_noise)
+    if reduced is None:
+        model.least_starts = LEAST_STARTS
+    best, starts = race(model, points, data.w, groups.y, report)
     if best is None:
         return None
     return realise(data, groups, model, best, C, frame, starts)

@@ -2,61 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.blocked import sum_of_squares
 from .estimate import Start, agreed
 from .levenberg import Minimum, Model, minimise
-from .progress import Report
+from .progress import Report, Step
 
 Array = NDArray[Any]
 FIRST_STEPS, ALL_STEPS = 30, 300  # of a start: at first, and when no others are left
 MOST_STARTS = 8
 LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
+MOST_CHARTS = 4
+SPIKE = 4.0  # relative to the number of values that a mode meets without a reason
+LEAST_SEEN = 0.5  # of a mode, squared, after its first sample
 SAME = 1e-7  # relative difference of costs that means nothing: one that converged is taken
 ZERO = 1e-26  # of the data's sum of squares: nothing is left
 
 
-def race(
-    model: Model,
-    starts: Iterable[tuple[str, Array]],
-    total: float,
-    report: Report,
-    bounds: tuple[Array, Array] | None = None,
-    is_plausible: Callable[[Array], bool] = lambda theta: True,
-) -> tuple[Minimum | None, tuple[Start, ...]]:
-    """The lowest minimum, None where no start has a finite cost, and what became of each start.
+class Runner(Model, Protocol):
+    """A model with what a race asks of it."""
 
-    Starts come lazily. What needs many steps waits until the others have had theirs. total: the data's sum of squares.
-    Where what two agree on is not plausible, the others are asked too.
+    least_starts: int  # that are made, whether or not two agree before
+
+    @property
+    def bounds(self) -> tuple[Array, Array] | None:
+        """Of theta."""
+
+    def leaves_noise(self, theta: Array) -> bool:
+        """Whether residuals look like noise (see `is_noise`)."""
+
+    def n_spikes(self, theta: Array) -> int:
+        """How many eigenvalues act on one sample only (see `count_spikes`)."""
+
+    def rechart(self, theta: Array) -> Array:
+        """The same system in the coordinates that suit it best."""
+
+
+def race(
+    model: Runner, starts: Iterable[tuple[str, Array]], weights: Array, y: Array, report: Report
+) -> tuple[Minimum | None, tuple[Start, ...]]:
+    """The best minimum, None where no start has a finite cost, and what became of each start.
+
+    Starts come lazily, and no more once two agree, unless their residuals are no noise or they use modes to meet single
+    samples. What needs many steps waits until the others have had theirs. Of two minima the lower one is the better,
+    where it does not owe that to such modes: each meets about as many values as a sample has, whatever the truth is.
+    weights, y: of the data (*, channels).
     """
-    ended: list[tuple[str, Minimum]] = []
+    total, n_values = sum_of_squares(y), max(1, int(np.count_nonzero(weights)))
+    spike = SPIKE * weights.shape[-1] / n_values
+    ended: list[tuple[str, Minimum, int]] = []
     waiting: list[tuple[str, Minimum]] = []
 
     def run(name: str, theta: Array, max_steps: int, before: int = 0) -> bool:
         """Whether the race is over."""
-        found = minimise(model, theta, max_steps=max_steps, floor=ZERO * total, report=report(name), bounds=bounds)
+        found = charted(model, theta, max_steps, ZERO * total, report(name))
         if not np.isfinite(found.cost):
             return False
         found = replace(found, n_steps=found.n_steps + before)
         if not found.converged and max_steps == FIRST_STEPS:
             waiting.append((name, found))
             return False
-        ended.append((name, found))
-        lowest = min(x.cost for _, x in ended + waiting)
-        costs = [x.cost for _, x in ended if x.converged]
+        ended.append((name, found, model.n_spikes(found.theta)))
+        lowest = min(x.cost for x in (*(x for _, x, _ in ended), *(x for _, x in waiting)))
         if lowest <= ZERO * total:
             return True
-        return (
-            agreed(costs)
-            and min(costs) <= lowest * (1 + SAME)
-            and (max_steps > FIRST_STEPS or is_plausible(found.theta))
-        )
+        if not agreed([x.cost for _, x, _ in ended if x.converged]) or len(ended) + len(waiting) < model.least_starts:
+            return False
+        _, best, n_spikes = min(ended, key=lambda x: x[1].cost)
+        if best.cost > lowest * (1 + SAME):
+            return False
+        return max_steps > FIRST_STEPS or (n_spikes == 0 and model.leaves_noise(best.theta))
 
     over = False
     for name, theta in islice(starts, MOST_STARTS):
@@ -67,12 +89,36 @@ def race(
         waiting.sort(key=lambda x: x[1].cost)
         name, found = waiting.pop(0)
         over = run(name, found.theta, ALL_STEPS, found.n_steps)
-    every = ended + waiting
+    every = ended + [(name, x, model.n_spikes(x.theta)) for name, x in waiting]
     if not every:
         return None, ()
-    lowest = min(found.cost for _, found in every)
-    best = min((x for _, x in every if x.cost <= lowest * (1 + SAME)), key=lambda x: (not x.converged, x.cost))
-    return best, tuple(Start(name, x.cost, x.n_steps, x.converged) for name, x in every)
+    judged = [(x.cost * (1 + spike * n_spikes), x) for _, x, n_spikes in every]
+    lowest = min(cost for cost, _ in judged)
+    best = min((x for cost, x in judged if cost <= lowest * (1 + SAME)), key=lambda x: (not x.converged, x.cost))
+    return best, tuple(Start(name, x.cost, x.n_steps, x.converged) for name, x, _ in every)
+
+
+def charted(model: Runner, theta: Array, max_steps: int, floor: float, report: Step | None) -> Minimum:
+    """A minimisation that goes on in other coordinates where those it had do not suit where it came to."""
+    n_steps = 0
+    for _ in range(MOST_CHARTS):
+        found = minimise(model, theta, max_steps=max_steps, floor=floor, report=report, bounds=model.bounds)
+        n_steps += found.n_steps
+        theta = model.rechart(found.theta) if np.isfinite(found.cost) else found.theta
+        if np.allclose(theta, found.theta, rtol=1e-6, atol=0):
+            break
+    return replace(found, n_steps=n_steps)
+
+
+def count_spikes(lam: Array, t: Array, seen: Array) -> int:
+    """How many modes have died out at the second sample of every trajectory, or come up at the last; t, seen (K, T)."""
+    first = np.where(seen, t, np.inf).min(1, keepdims=True)
+    last = np.where(seen, t, -np.inf).max(1, keepdims=True)
+    rates = lam.real[:, None, None]
+    since = np.where(rates < 0, t - first, last - t)
+    with np.errstate(under="ignore"):
+        size = np.exp(-2 * np.abs(rates) * np.maximum(since, 0.0)) * (seen & (since > 0))
+    return int((size.sum(-1).max(-1, initial=0.0) < LEAST_SEEN).sum())
 
 
 def is_noise(r: Array, seen: Array) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 NEAR = 0.25  # |d| t^2 below which series are summed: N_TERMS of them are exact
 N_TERMS = 8
+TINY = 1e-300
 C_SERIES = [1 / math.factorial(2 * k) for k in range(N_TERMS)]  # cosh(sqrt x)
 S_SERIES = [1 / math.factorial(2 * k + 1) for k in range(N_TERMS)]  # sinh(sqrt x) / sqrt x
 D_SERIES = [(k + 1) * S_SERIES[k + 1] for k in range(N_TERMS - 1)]  # its derivative
@@ -33,17 +34,17 @@ class Factors:
         """theta (n,) of eigenvalues (n,), which come in conjugate pairs."""
         lam = np.asarray(lam, complex)
         upper = lam[lam.imag > 0]
-        real = np.sort(lam[lam.imag == 0].real)
+        close, single = closest_pairs(lam[lam.imag == 0].real)
         pairs = [(x.real, -(x.imag**2)) for x in upper]
-        pairs += [((x + y) / 2, ((x - y) / 2) ** 2) for x, y in zip(real[0::2], real[1::2])]
-        single = real[-1:] if len(real) % 2 else real[:0]
+        pairs += [((x + y) / 2, ((x - y) / 2) ** 2) for x, y in close]
         return self.encode(np.concatenate([np.ravel(pairs), single]))
 
     def eigenvalues(self, theta: Array) -> Array:
-        """(n,) complex."""
+        """(*batch, n), complex."""
         s, d, single = self.split(self.decode(theta))
         root = np.sqrt(d.astype(complex))
-        return np.concatenate([np.stack([s + root, s - root], -1).ravel(), single])
+        both = np.stack([s + root, s - root], -1)
+        return np.concatenate([both.reshape(*s.shape[:-1], -1), single], -1)
 
     def encode(self, factors: Array) -> Array:
         return factors
@@ -58,7 +59,7 @@ class Factors:
 
     def split(self, factors: Array) -> tuple[Array, Array, Array]:
         m = 2 * self.n_pairs
-        return factors[0:m:2], factors[1:m:2], factors[m:]
+        return factors[..., 0:m:2], factors[..., 1:m:2], factors[..., m:]
 
     def basis(self, theta: Array, t: Array) -> Array:
         """(*t, n): c and S of each pair, then e^{lambda t}."""
@@ -119,6 +120,18 @@ class Factors:
         return phi
 
 
+def closest_pairs(rates: Array) -> tuple[list[tuple[float, float]], list[float]]:
+    """Real rates in pairs, those closest to each other first: in one factor they can meet, in two they cannot.
+
+    And what is left over, none or one.
+    """
+    left, pairs = sorted(float(x) for x in rates), []
+    while len(left) > 1:
+        i = min(range(len(left) - 1), key=lambda k: (left[k + 1] - left[k]) / (abs(left[k + 1]) + abs(left[k]) + TINY))
+        pairs.append((left.pop(i), left.pop(i)))
+    return pairs, left
+
+
 class StableFactors(Factors):
     """lambda^2 + a lambda + c with a, c > 0, by their logarithms: all that decays, and smooth in theta too."""
 
@@ -133,7 +146,8 @@ class StableFactors(Factors):
             a, c, rate = (np.exp(x) for x in self.split(theta))
             floor = SLOWEST / self.span
             a, c = a + floor, c + floor**2
-            return np.concatenate([np.stack([-a / 2, a * a / 4 - c], -1).ravel(), -rate - floor])
+            both = np.stack([-a / 2, a * a / 4 - c], -1)
+            return np.concatenate([both.reshape(*a.shape[:-1], -1), -rate - floor], -1)
 
     def chain(self, theta: Array) -> Array:
         a, c, rate = (np.exp(x) for x in self.split(theta))

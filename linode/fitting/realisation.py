@@ -56,7 +56,7 @@ def realise(
     rise = C_found.T if frame is not None else np.linalg.pinv(C_found)
     level = rise @ offset  # the state at rest
     free = replace(model, factors=Factors(n, data.span))  # a limit that was reached is no lack of information
-    covariance, null = errors(groups, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
+    covariance, null, cov_theta = errors(groups, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
     return Estimate(
         Xi=Xi,
         B=np.zeros((n, 0)),
@@ -69,6 +69,7 @@ def realise(
         covariance=covariance,
         n_unknowns=n + (n + model.bias) * p,
         null=null,
+        rates=(free.factors, factors.decode(theta), cov_theta),
         is_realisation=is_realisation,
         offset=offset - C_found @ level if model.bias and n < p else None,
     )
@@ -77,8 +78,8 @@ def realise(
 def errors(
     groups: Groups, model: ModalModel, theta: Array, c: Array, basis: Array, inverse: Array, G: Array | None, Xi: Array,
     level: Array, rise: Array,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Covariance of (Xi, b) for noise of weight 1, and directions in which it is infinite.
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Covariance of (Xi, b) for noise of weight 1, directions in which it is infinite, and covariance of theta.
 
     Xi = S M S^-1 with S = G c^T moves with theta and, at fixed theta, with the amplitudes c (n + bias, p); b is
     -Xi level with level = rise c[n].
@@ -129,7 +130,8 @@ def errors(
     flat = N.reshape(len(L), -1)
     covariance = L @ cov_theta @ L.T + matmul(matmul(flat, spread.reshape(flat.shape[1], -1)), flat.T)
     directions = (L @ null.T).T
-    return covariance, directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-300)
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-300)
+    return covariance, directions, cov_theta
 
 
 def scales(M: Array) -> Array:

@@ -20,7 +20,7 @@ from ..kernels.blocked import gram, matmul, sum_of_squares, without
 from ..kernels.sensitivity import Basis, Response, make_basis, respond
 from ..ode import LinearODE
 from .data import Data, hold
-from .race import is_noise
+from .race import count_spikes, is_noise
 from .structures import Linear, Structure
 
 Array = NDArray[Any]
@@ -61,6 +61,7 @@ class StatesModel:
     bias: bool = False
     z0: Array | None = None
     fastest: tuple[float, float] = (np.inf, np.inf)
+    least_starts: int = 2
     _last: tuple[Array, Eliminated | None] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -131,6 +132,14 @@ class StatesModel:
             J = without(J, found.Q)
         J = J.reshape(-1, J.shape[-1])
         return (J if np.isfinite(J).all() else None), found.r.ravel()
+
+    def n_spikes(self, theta: Array) -> int:
+        found = self.eliminated(theta)
+        return 0 if found is None else count_spikes(np.linalg.eigvals(found.parts.Xi), self.data.t, self.data.is_time)
+
+    def rechart(self, theta: Array) -> Array:
+        """The entries of Xi suit every Xi."""
+        return theta
 
     def leaves_noise(self, theta: Array) -> bool:
         found = self.eliminated(theta)

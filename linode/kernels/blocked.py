@@ -41,7 +41,8 @@ def gram(J: Array) -> Array:
 
 def sum_of_squares(r: Array) -> float:
     """|r|^2; numpy's dot would ask BLAS, whose threads wake up from 10,000 values on."""
-    return float(np.square(r).sum())
+    with np.errstate(over="ignore"):
+        return float(np.square(r).sum())
 
 
 def without(J: Array, Q: Array) -> Array:

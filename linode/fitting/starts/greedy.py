@@ -57,10 +57,11 @@ def greedy(model: ModalModel) -> Array | None:
     return found
 
 
-def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> list[Array]:
-    """Real rates only: the best n of a logarithmic grid."""
+def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE, fastest: float = np.inf) -> list[Array]:
+    """Real rates only: the best n of a logarithmic grid, or none where there are too few."""
     n, (t, y, w) = model.factors.n, _thinned(model)
     rates = real_rates(model, per_decade)
+    rates = rates[np.abs(rates) <= fastest]
     if n > len(rates):
         return []
     reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
