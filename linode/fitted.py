@@ -78,7 +78,7 @@ class FitResult:
         else:
             spread = covariances_by_matrix(found.Xi, lam, covariance[: n * n, : n * n])
         self.eigenvalue_covariance = self._out(spread)
-        widths = np.sqrt(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1))
+        widths = np.sqrt(np.maximum(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1), 0.0))
         self.eigenvalue_stderr = self._out(widths.view(complex)[:, 0])  # 1j * inf would be NaN
         self.theta = self.theta_stderr = None
         if found.theta is not None and found.theta_covariance is not None:

@@ -80,22 +80,31 @@ def race(
             return False
         return max_steps > FIRST_STEPS or (n_spikes == 0 and model.leaves_noise(best.theta))
 
+    def finish(entry: tuple[str, Minimum]) -> bool:
+        """As `run`, of one that waits."""
+        waiting[:] = [x for x in waiting if x is not entry]
+        return run(entry[0], entry[1].theta, ALL_STEPS, entry[1].n_steps)
+
+    def chosen() -> Minimum | None:
+        every = ended + [(name, x, model.n_spikes(x.theta)) for name, x in waiting]
+        judged = [(x.cost * (1 + spike * n_spikes), x) for _, x, n_spikes in every]
+        lowest = min((cost for cost, _ in judged), default=np.inf)
+        near = [x for cost, x in judged if cost <= lowest * (1 + SAME)]
+        return min(near, key=lambda x: (not x.converged, x.cost), default=None)
+
     over = False
     for name, theta in islice(starts, MOST_STARTS):
         over = run(name, theta, FIRST_STEPS)
         if over:
             break
     while waiting and not over:
-        waiting.sort(key=lambda x: x[1].cost)
-        name, found = waiting.pop(0)
-        over = run(name, found.theta, ALL_STEPS, found.n_steps)
-    every = ended + [(name, x, model.n_spikes(x.theta)) for name, x in waiting]
-    if not every:
-        return None, ()
-    judged = [(x.cost * (1 + spike * n_spikes), x) for _, x, n_spikes in every]
-    lowest = min(cost for cost, _ in judged)
-    best = min((x for cost, x in judged if cost <= lowest * (1 + SAME)), key=lambda x: (not x.converged, x.cost))
-    return best, tuple(Start(name, x.cost, x.n_steps, x.converged) for name, x, _ in every)
+        over = finish(min(waiting, key=lambda x: x[1].cost))
+    best = chosen()
+    while waiting and best is not None and any(x is best for _, x in waiting):
+        finish(next(entry for entry in waiting if entry[1] is best))
+        best = chosen()
+    every = [(name, x) for name, x, _ in ended] + waiting
+    return best, tuple(Start(name, x.cost, x.n_steps, x.converged) for name, x in every)
 
 
 def charted(model: Runner, theta: Array, max_steps: int, floor: float, report: Step | None) -> Minimum:
@@ -126,6 +135,8 @@ def is_noise(r: Array, seen: Array) -> bool:
 
     Source: the ratio of Durbin & Watson (1950), Biometrika 37, 409, which is near 2 for noise.
     """
-    both = seen[:, 1:] & seen[:, :-1]
-    changes = np.square(np.diff(r, axis=1) * both).sum()
-    return bool(changes >= LEAST_CHANGE * np.square(r).sum())
+    everywhere = np.broadcast_to(seen, r.shape)
+    both = np.asarray(everywhere[:, 1:] & everywhere[:, :-1])
+    changes = float(np.square(np.diff(r, axis=1) * both).sum())
+    least = max(LEAST_CHANGE, 2 - 4 * 2 / np.sqrt(max(1, np.count_nonzero(everywhere))))  # four standard deviations
+    return bool(changes >= least * np.square(r).sum())
