@@ -91,7 +91,7 @@ def fit(
         found = identify(question, bar)
     finally:
         bar.close()
-    return FitResult(found, data, u=u, sigma=sigma, is_list=is_list, bias=bool(bias), like=z)
+    return FitResult(found, data, sigma=sigma, is_list=is_list, bias=bool(bias), like=z, z0_is_known=known is not None)
 
 
 def _prepared(structure: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from .errors import ShapeError
+from .fitting.bands import standard_errors
 from .fitting.data import Data, as_array, hold
 from .fitting.estimate import Estimate, FitStatus, agreed
 from .fitting.uncertainty import covariances_by_matrix, covariances_by_rates, named_directions
@@ -43,9 +44,10 @@ class FitResult:
     """
 
     def __init__(
-        self, found: Estimate, data: Data, *, u: Any, sigma: Any, is_list: bool, bias: bool, like: Any
+        self, found: Estimate, data: Data, *, sigma: Any, is_list: bool, bias: bool, like: Any, z0_is_known: bool
     ) -> None:
-        self._found, self._data, self._u, self._is_list = found, data, u, is_list
+        self._found, self._data, self._is_list = found, data, is_list
+        self._sigma_is_known, self._z0_is_known = sigma is not None, z0_is_known
         first = like[0] if is_list else like
         self._like = first if isinstance(first, torch.Tensor) else None
         self._is_flat = getattr(first, "ndim", np.ndim(first) if self._like is None else 2) == 1
@@ -100,26 +102,56 @@ class FitResult:
         """What the fitted system shows at times t, on the axis of the data, in any order, also beyond them.
 
         Args:
-            t: (T,), or a number; a list of K such arrays where the fit had lists.
+            t: (T,), or a number. Where the fit had lists, for all trajectories, or a list of one for each.
             z0: (n,), state at the first time of the data (of the first trajectory) in place of the fitted one; then t
                 is (T,).
             u: input in place of that of the fit: samples (T, m), each of which holds from its time in t on, or an
                 input. None: that of the fit, whose last sample holds on.
 
         Returns:
-            (T, p), or (T,) where z came as (T,); a list of these for a list of t.
+            (T, p), or (T,) where z came as (T,); a list of these where the fit had lists and z0 is None.
 
         Raises:
             ShapeError, DtypeError, NonFiniteError: an argument that cannot be used, by name.
         """
         if not self._is_list or z0 is not None:
             return self._predicted(t, 0, z0, u)
-        if not (isinstance(t, (list, tuple)) and len(t) == self._data.K):
+        if not isinstance(t, (list, tuple)) or all(np.ndim(x) == 0 for x in t):
+            t = [t] * self._data.K
+        if len(t) != self._data.K:
             raise ShapeError(
-                f"t must be a list of {self._data.K} arrays, one for each trajectory, or pass z0 with one t"
+                f"t holds {len(t)} arrays; it must be (T,), or hold one for each of {self._data.K} trajectories"
             )
         us = u if isinstance(u, (list, tuple)) else [u] * len(t)
         return [self._predicted(x, k, None, us[k]) for k, x in enumerate(t)]
+
+    def predict_stderr(self, t: Any, k: int = 0) -> Any:
+        """Standard errors of `predict(t)`, of trajectory k: those of the curve, to which an observation adds sigma.
+
+        Args:
+            t: (T,), on the axis of the data.
+
+        Returns:
+            (T, p), or (T,) where z came as (T,); infinite where the data leave no freedom to judge by.
+        """
+        times = as_array(t, "t")
+        if times.ndim != 1:
+            raise ShapeError(f"t has shape {times.shape}; t must be (T,)")
+        noise = 1.0 if self._sigma_is_known else float(self.sigma)
+        if not np.isfinite(noise):
+            errors = np.full((len(times), self._data.p), np.inf)
+        else:
+            since, z0_is_known = times - float(self._data.starts[k]), self._z0_is_known
+            found, data, bias = self._found, self._data, self.b is not None
+            errors = standard_errors(found, data, k, since, self._input(k), bias, noise, z0_is_known)
+        return self._out(errors[:, 0] if self._is_flat else errors)
+
+    @property
+    def observations(self) -> list[tuple[Array, Array]]:
+        """The data of each trajectory: times (T,) on their own axis, and values (T, p), NaN where nothing was seen."""
+        data = self._data
+        seen = np.where(data.w > 0, data.y, np.nan)
+        return [(data.t[k, :n] + data.starts[k], seen[k, :n]) for k, n in enumerate(data.counts)]
 
     def ode(self, z0: Any = None, k: int = 0) -> LinearODE:
         """The solver of the fitted system; its t = 0 is the first time of the data (of trajectory k).

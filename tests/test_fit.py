@@ -64,6 +64,7 @@ def test_several_trajectories_share_xi_and_have_times_and_initial_states_of_thei
     assert same(result.Xi, XI)
     assert same(result.z0, starts)
     assert all(same(y, z) for y, z in zip(result.predict(ts), zs))
+    assert same(result.predict([3.0, 4.0])[1], clean(np.r_[ts[1][0], 3.0, 4.0], XI, starts[1])[1:])
     assert same(result.predict(ts[2], z0=starts[2]), clean(np.append(ts[0][0], ts[2]), XI, starts[2])[1:])
 
 

@@ -141,8 +141,8 @@ def test_data_that_grow_by_a_hundred_orders_are_fitted():
 
 def test_what_to_predict_is_checked():
     one, many = linode.fit(T, Z, np.sin(T)), linode.fit([T, T], [Z, Z])
-    with pytest.raises(linode.ShapeError, match="t must be a list of 2 arrays"):
-        many.predict(T)
+    with pytest.raises(linode.ShapeError, match="t holds 3 arrays; it must be"):
+        many.predict([T, T, T])
     with pytest.raises(linode.ShapeError, match=r"u has shape \(3, 1\); u must be \(T, m\) = \(40, 1\)"):
         one.predict(T, u=np.ones(3))
     with pytest.raises(linode.ShapeError, match=r"t has shape \(1, 40\)"):

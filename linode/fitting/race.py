@@ -137,6 +137,8 @@ def is_noise(r: Array, seen: Array) -> bool:
     """
     everywhere = np.broadcast_to(seen, r.shape)
     both = np.asarray(everywhere[:, 1:] & everywhere[:, :-1])
-    changes = float(np.square(np.diff(r, axis=1) * both).sum())
-    least = max(LEAST_CHANGE, 2 - 4 * 2 / np.sqrt(max(1, np.count_nonzero(everywhere))))  # four standard deviations
-    return bool(changes >= least * np.square(r).sum())
+    changes = sum_of_squares(np.diff(r, axis=1) * both)
+    least = max(
+        LEAST_CHANGE, 2 - 4 * 2 / np.sqrt(max(1, int(np.count_nonzero(everywhere))))
+    )  # four standard deviations
+    return changes >= least * sum_of_squares(r)

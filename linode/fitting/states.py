@@ -135,7 +135,9 @@ class StatesModel:
 
     def n_spikes(self, theta: Array) -> int:
         found = self.eliminated(theta)
-        return 0 if found is None else count_spikes(np.linalg.eigvals(found.parts.Xi), self.data.t, self.data.is_time)
+        if found is None or self.data.m:  # what is driven all the time is seen all the time
+            return 0
+        return count_spikes(np.linalg.eigvals(found.parts.Xi), self.data.t, self.data.is_time)
 
     def rechart(self, theta: Array) -> Array:
         """The entries of Xi suit every Xi."""

@@ -1,0 +1,96 @@
+"""How sure a fitted curve is: standard errors of the observations without noise, at any times.
+
+Rates, or Xi with what drives, are drawn from their covariance; for each draw the initial states, or amplitudes, are
+fitted to the data anew, in which they are linear, and their own noise is added.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..inputs import Input
+from ..kernels.blocked import matmul
+from ..ode import LinearODE
+from .data import Data
+from .estimate import Estimate
+from .groups import make_groups
+from .states import Parts, StatesModel, observed
+from .structures import Linear
+from .uncertainty import draws
+
+Array = NDArray[Any]
+N_DRAWS = 64
+INNER = (0.1587, 0.8413)  # quantiles a standard deviation away from the median
+
+
+def standard_errors(
+    found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
+) -> Array:
+    """(T, p) at t (T,) from the first time of trajectory k on; sigma: of the noise of weight 1."""
+    if found.rates is not None:
+        return _by_rates(found, data, t, bias, sigma)
+    return _by_states(found, data, k, t, u, bias, sigma, z0_is_known)
+
+
+def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -> Array:
+    assert found.rates is not None
+    factors, theta, covariance = found.rates
+    groups, n, p = make_groups(data), len(found.Xi), data.p
+
+    def basis(parameters: Array, times: Array) -> Array:
+        phi = factors.basis(parameters, times)
+        return np.concatenate([phi, np.ones((*phi.shape[:-1], int(bias)))], -1)
+
+    def curve(parameters: Array) -> tuple[Array, Array]:
+        """Observations, and their variance from noise of the amplitudes."""
+        y, variance, phi = np.empty((len(t), p)), np.empty((len(t), p)), basis(parameters, t)
+        for g in range(len(groups.t)):
+            own = np.flatnonzero(groups.group[0] == g)
+            Q, R = np.linalg.qr(basis(parameters, groups.t[g]) * groups.w[g][:, None])
+            seen = np.linalg.solve(R.T, phi.T).T  # (T, n): phi = seen R
+            y[:, own] = matmul(seen, matmul(Q.T, groups.y[g][:, : len(own)])) / groups.scale[0, own]
+            variance[:, own] = (seen**2).sum(-1, keepdims=True) / groups.scale[0, own] ** 2
+        return y, variance
+
+    moves = sigma * draws(covariance)[:N_DRAWS]
+    curves = []
+    for move in moves.reshape(-1, n):
+        try:
+            curves.append(curve(theta + move)[0])
+        except np.linalg.LinAlgError:
+            continue
+    return np.sqrt(_spread(curves) ** 2 + sigma**2 * curve(theta)[1])
+
+
+def _by_states(
+    found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
+) -> Array:
+    n, m = len(found.Xi), found.B.shape[1]
+    mean = np.concatenate([found.Xi.ravel(), found.B.ravel(), found.b[: n * bias]])
+    rng = np.random.default_rng(1)
+    model = StatesModel(data, Linear(n, np.eye(n * n), is_free=True), found.C, bias, found.z0 if z0_is_known else None)
+    curves = []
+    for move in sigma * draws(found.covariance)[:N_DRAWS]:
+        Xi, B, b = np.split(mean + move, [n * n, n * (n + m)])
+        parts = Parts(Xi.reshape(n, n), B.reshape(n, m), b if bias else np.zeros(n), found.C)
+        fitted = model.eliminated(model.pack(parts.Xi.ravel(), parts.B, parts.b))
+        if fitted is None:
+            continue
+        z0 = fitted.z0[k]
+        if not z0_is_known:
+            A = observed(found.C, model.respond(parts, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
+            z0 = z0 + sigma * np.linalg.pinv(A.reshape(-1, n)) @ rng.standard_normal(A.size // n)
+        ode = LinearODE(parts.Xi, z0, b=parts.b if bias else None, B=parts.B if u is not None else None, u=u)
+        curves.append(np.asarray(ode(t)) @ found.C.T)
+    return _spread(curves)
+
+
+def _spread(curves: list[Array]) -> Array:
+    """Half of what two thirds of the curves lie within."""
+    if len(curves) < 2:
+        return np.full(curves[0].shape if curves else (1, 1), np.inf)
+    low, high = np.quantile(np.stack(curves), INNER, axis=0)
+    return (high - low) / 2
