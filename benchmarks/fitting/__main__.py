@@ -23,6 +23,7 @@ from benchmarks.harness import Settings
 
 RESULTS = Path(__file__).parents[1] / "results"
 NEAR = 1.05  # times the error of the minimum that is reached from the truth
+PAUSE = 0.2  # seconds: threads of what ran before still spin for as long as that
 LIMIT = 20  # seconds, after which a contender hangs
 Z = 1.959964  # of a 95 % interval
 
@@ -38,6 +39,7 @@ def within_limit(call: Callable[[], Any]) -> tuple[Any, float]:
         raise Hangs
 
     signal.signal(signal.SIGALRM, stop)
+    time.sleep(PAUSE)
     signal.alarm(LIMIT)
     start = time.process_time()
     try:
@@ -99,7 +101,7 @@ def peer_row(name: str, peer: str, n_seeds: int) -> dict[str, Any]:
         except ImportError as reason:
             return {"contender": peer, "note": f"not installed: {reason}"}
         except (Exception, Hangs) as reason:
-            notes.append(f"seed {seed}: {type(reason).__name__}: {str(reason)[:80]}")
+            notes.append(f"seed {seed}: {type(reason).__name__}: {str(reason)[:80]}".rstrip(": "))
             continue
         if seed >= 0:
             best = reference(case)

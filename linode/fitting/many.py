@@ -80,7 +80,9 @@ def is_identity(C: Array | None) -> bool:
 
 
 def typical_rate(data: Data) -> float:
-    return float(1 / np.sqrt(data.span * data.shortest_gap))
+    """1/time: between what all of the time shows and what a usual gap does."""
+    h = np.diff(data.t, axis=1)
+    return float(1 / np.sqrt(data.span * np.median(h[h > 0])))
 
 
 def point_of(model: StatesModel, guess: Guess) -> Array | None:
@@ -92,8 +94,8 @@ def point_of(model: StatesModel, guess: Guess) -> Array | None:
     own = model.structure.nearest(Xi)
     if own is None:
         return None
-    theta = model.pack(own, guess.B, guess.b, guess.C if guess.C is not None else default_C(model))
-    return with_gains(model, theta)
+    C = guess.C if guess.C is not None else default_C(model)
+    return model.pack(own, guess.B, guess.b, C)
 
 
 def with_gains(model: StatesModel, theta: Array) -> Array:

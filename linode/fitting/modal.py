@@ -41,6 +41,7 @@ class ModalModel:
     fastest: tuple[float, float] = (np.inf, np.inf)
     least_starts: int = 2
     _last: tuple[Array, Projected | None] | None = field(default=None, init=False, repr=False)
+    _slopes: Array | None = field(default=None, init=False, repr=False)  # of the basis there
 
     def cost(self, theta: Array) -> float:
         found = self._projected(theta)
@@ -49,15 +50,15 @@ class ModalModel:
     def linearise(self, theta: Array) -> tuple[float, Array, Array]:
         n = self.factors.n
         found = self._projected(theta)
-        slopes = self.factors.basis_and_slopes(theta, self.t)[1]
-        if found is None or not np.isfinite(slopes).all():
+        assert self._slopes is not None  # they were made with it
+        if found is None or not np.isfinite(self._slopes).all():
             return np.inf, np.zeros((n, n)), np.zeros(n)
         Q, R, norms, c, r = found
         # Parameter k moves two columns of the basis, those of its factor, by slopes (k, f): with these as 2n columns of
         # one matrix, channels enter as sums over all of them only.
         first = np.minimum(np.arange(n) // 2 * 2, n - 1)
         column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()  # of a single rate the second: times 0
-        slopes = (slopes * self.w[..., None, None]).reshape(*self.t.shape, 2 * n)
+        slopes = (self._slopes * self.w[..., None, None]).reshape(*self.t.shape, 2 * n)
         inside = matmul(Q.swapaxes(-1, -2), slopes)
         outside = slopes - matmul(Q, inside)
         moved = c[:, column]  # (G, 2n, q)
@@ -95,7 +96,8 @@ class ModalModel:
     def _projected(self, theta: Array) -> Projected | None:
         """None: the basis is not usable."""
         if self._last is None or not np.array_equal(self._last[0], theta):
-            self._last = theta.copy(), self._project(theta, self.factors.basis(theta, self.t))
+            phi, self._slopes = self.factors.basis_and_slopes(theta, self.t)
+            self._last = theta.copy(), self._project(theta, phi)
         return self._last[1]
 
     def _project(self, theta: Array, phi: Array) -> Projected | None:

@@ -20,9 +20,10 @@ FIRST_STEPS, ALL_STEPS = 30, 300  # of a start: at first, and when no others are
 MOST_STARTS = 8
 LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
 MOST_CHARTS = 4
+ROUGH, FINE = 1e-6, 1e-10  # of the cost: what a step must promise, at first and for the best in the end
 SPIKE = 4.0  # relative to the number of values that a mode meets without a reason
 LEAST_SEEN = 0.5  # of a mode, squared, after its first sample
-SAME = 1e-7  # relative difference of costs that means nothing: one that converged is taken
+SAME = 1e-5  # relative difference of costs that means nothing: one that converged is taken
 ZERO = 1e-26  # of the data's sum of squares: nothing is left
 
 
@@ -104,14 +105,19 @@ def race(
         finish(next(entry for entry in waiting if entry[1] is best))
         best = chosen()
     every = [(name, x) for name, x, _ in ended] + waiting
+    if best is not None:
+        polished = charted(model, best.theta, ALL_STEPS, ZERO * total, report("polish"), FINE)
+        best = polished if np.isfinite(polished.cost) else best
     return best, tuple(Start(name, x.cost, x.n_steps, x.converged) for name, x in every)
 
 
-def charted(model: Runner, theta: Array, max_steps: int, floor: float, report: Step | None) -> Minimum:
+def charted(
+    model: Runner, theta: Array, max_steps: int, floor: float, report: Step | None, tol: float = ROUGH
+) -> Minimum:
     """A minimisation that goes on in other coordinates where those it had do not suit where it came to."""
     n_steps = 0
     for _ in range(MOST_CHARTS):
-        found = minimise(model, theta, max_steps=max_steps, floor=floor, report=report, bounds=model.bounds)
+        found = minimise(model, theta, max_steps=max_steps, tol=tol, floor=floor, report=report, bounds=model.bounds)
         n_steps += found.n_steps
         theta = model.rechart(found.theta) if np.isfinite(found.cost) else found.theta
         if np.allclose(theta, found.theta, rtol=1e-6, atol=0):

@@ -57,6 +57,9 @@ class Factors:
         """d(s, d) / d(theta) of each pair and of the single rate: (n_pairs + n % 2, 2, 2)."""
         return np.broadcast_to(np.eye(2), (self.n_pairs + self.n % 2, 2, 2))
 
+    def pull_back(self, theta: Array, slopes: Array) -> None:
+        """Make derivatives (*, n, 2) by s, d and the single rate those by theta, in place."""
+
     def split(self, factors: Array) -> tuple[Array, Array, Array]:
         m = 2 * self.n_pairs
         return factors[..., 0:m:2], factors[..., 1:m:2], factors[..., m:]
@@ -81,13 +84,12 @@ class Factors:
             c, S, dS = _hyperbolic(s, d, tt, want_slopes)
             phi[..., 0:m:2], phi[..., 1:m:2] = c, S
             if want_slopes:
-                own = np.empty((*t.shape, self.n_pairs, 2, 2))  # by (s, d), of (c, S)
-                own[..., 0, 0], own[..., 0, 1] = tt * c, tt * S
-                own[..., 1, 0], own[..., 1, 1] = tt * S / 2, dS
-                chain = self.chain(theta)
-                slopes[..., :m, :] = np.einsum("pkj,...pkf->...pjf", chain[: self.n_pairs], own).reshape(*t.shape, m, 2)
+                by_d = tt * S  # twice dc / dd
+                slopes[..., 0:m:2, 0], slopes[..., 0:m:2, 1] = tt * c, by_d
+                slopes[..., 1:m:2, 0], slopes[..., 1:m:2, 1] = by_d / 2, dS
                 if self.n % 2:
-                    slopes[..., m, 0] = t * phi[..., m] * chain[-1, 0, 0]
+                    slopes[..., m, 0] = t * phi[..., m]
+                self.pull_back(theta, slopes)
         return phi, slopes
 
     def generator(self, theta: Array) -> Array:
@@ -148,6 +150,15 @@ class StableFactors(Factors):
             a, c = a + floor, c + floor**2
             both = np.stack([-a / 2, a * a / 4 - c], -1)
             return np.concatenate([both.reshape(*a.shape[:-1], -1), -rate - floor], -1)
+
+    def pull_back(self, theta: Array, slopes: Array) -> None:
+        m, chain = 2 * self.n_pairs, self.chain(theta)
+        pairs = slopes[..., :m, :].reshape(*slopes.shape[:-2], self.n_pairs, 2, 2)
+        slopes[..., :m, :] = np.einsum("pkj,...pkf->...pjf", chain[: self.n_pairs], pairs).reshape(
+            *slopes.shape[:-2], m, 2
+        )
+        if self.n % 2:
+            slopes[..., m, :] *= chain[-1, 0, 0]
 
     def chain(self, theta: Array) -> Array:
         a, c, rate = (np.exp(x) for x in self.split(theta))

@@ -82,6 +82,7 @@ def wide(Xi: Tensor) -> Tensor:
     return Xi.detach().to("cpu", torch.float64)
 
 
+ALIASES = {"diagonal_plus_low_rank": "low_rank"}
 _REGISTRY: dict[str, type[Parametrization]] = {}
 ParametrizationType = TypeVar("ParametrizationType", bound=type[Parametrization])
 
@@ -102,6 +103,7 @@ def make_parametrization(parametrization: str | nn.Module | type[nn.Module], ran
     if isinstance(parametrization, nn.Module):
         return parametrization
     if isinstance(parametrization, str):
+        parametrization = ALIASES.get(parametrization, parametrization)
         if parametrization not in _REGISTRY:
             raise OptionError(
                 f"unknown parametrization {parametrization!r}; use one of {', '.join(map(repr, sorted(_REGISTRY)))}"
