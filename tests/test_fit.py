@@ -12,6 +12,7 @@ import linode
 
 XI = np.array([[-0.2, 2.0, 0.0], [-2.0, -0.2, 0.5], [0.3, 0.0, -0.7]])
 Z0 = np.array([1.0, 0.5, -1.0])
+ANY = np.ones((3, 3))  # a mask that leaves all entries free
 
 
 def clean(t: np.ndarray, Xi: np.ndarray = XI, z0: np.ndarray = Z0, **forcing) -> np.ndarray:
@@ -45,15 +46,23 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("as_list", [False, True])
-def test_exact_data_give_back_xi_and_z0(name: str, as_list: bool):
+@pytest.mark.parametrize("structure", [None, ANY], ids=["rates", "states"])
+def test_exact_data_give_back_xi_and_z0(name: str, structure: np.ndarray | None):
     t, Xi = EXACT[name]
-    result = linode.fit([t], [clean(t, Xi)]) if as_list else linode.fit(t, clean(t, Xi))
+    result = linode.fit(t, clean(t, Xi), structure=structure)
     tol = 1e-3 if name == "Jordan block" else 1e-5  # the cube of a change of eigenvalues is what moves the states
     assert same(result.Xi, Xi, tol)
-    assert same(result.z0, Z0[None] if as_list else Z0, tol)
+    assert same(result.z0, Z0, tol)
     assert result.converged
-    assert same(result.predict([t])[0] if as_list else result.predict(t), clean(t, Xi), 1e-7)
+    assert same(result.predict(t), clean(t, Xi), 1e-7)
+
+
+def test_a_list_of_one_is_the_trajectory_that_it_holds():
+    t, z = times(), noise(clean(times()))
+    one, listed = linode.fit(t, z), linode.fit([t], [z])
+    assert np.array_equal(one.Xi, listed.Xi)
+    assert listed.z0.shape == (1, 3)
+    assert np.array_equal(one.predict(t), listed.predict([t])[0])
 
 
 def test_several_trajectories_share_xi_and_have_times_and_initial_states_of_their_own():
@@ -75,11 +84,11 @@ def test_trajectories_in_one_array_are_those_in_a_list():
 
 
 def test_one_trajectory_is_the_same_fit_by_eigenvalues_and_by_states():
-    """Two algorithms: variable projection alone, and with a list least squares on Xi."""
+    """Two algorithms: variable projection, and for a structure, here none, least squares on the entries of Xi."""
     t = times()
     z = noise(clean(t))
     z[3:6, 1] = np.nan
-    one, other = linode.fit(t, z, sigma=[0.02, 0.03, 0.01]), linode.fit([t], [z], sigma=[0.02, 0.03, 0.01])
+    one, other = linode.fit(t, z, sigma=[0.02, 0.03, 0.01]), linode.fit(t, z, sigma=[0.02, 0.03, 0.01], structure=ANY)
     assert same(one.cost, other.cost, 1e-8)
     assert same(one.Xi, other.Xi, 1e-5)
     assert same(one.stderr, other.stderr, 1e-3)
@@ -90,7 +99,7 @@ def test_one_trajectory_is_the_same_fit_by_eigenvalues_and_by_states():
 def test_a_bias_is_the_same_fit_by_eigenvalues_and_by_states():
     t = times(2)
     z = noise(clean(t, b=np.array([1.0, -0.5, 0.3])))
-    one, other = linode.fit(t, z, bias=True), linode.fit([t], [z], bias=True)
+    one, other = linode.fit(t, z, bias=True), linode.fit(t, z, bias=True, structure=ANY)
     for name in ("Xi", "b", "covariance", "b_stderr"):
         assert same(getattr(one, name), getattr(other, name), 1e-3), name
     assert (np.abs(one.b - [1.0, -0.5, 0.3]) < 4 * one.b_stderr).all()
@@ -297,25 +306,28 @@ def test_structures_by_name_recover_a_system_of_their_kind(name: str):
     assert same(result.Xi, Xi, 1e-5)
 
 
-@pytest.mark.parametrize("as_list", [False, True])
-def test_stable_fits_decay_though_the_data_grow(as_list: bool):
+def of_one_or_two(is_two: bool, Xi: np.ndarray, **options) -> linode.FitResult:
+    """A fit of one trajectory, by rates, or of two, by states."""
     t = times()
-    z = noise(clean(t, XI + 0.3 * np.eye(3)))
-    free = linode.fit([t], [z]) if as_list else linode.fit(t, z)
-    held = linode.fit([t], [z], stable=True) if as_list else linode.fit(t, z, stable=True)
+    zs = [noise(clean(t, Xi, z0), seed=k) for k, z0 in enumerate((Z0, Z0[::-1]))]
+    return linode.fit([t, t], zs, **options) if is_two else linode.fit(t, zs[0], **options)
+
+
+@pytest.mark.parametrize("is_two", [False, True])
+def test_stable_fits_decay_though_the_data_grow(is_two: bool):
+    growing = XI + 0.3 * np.eye(3)
+    free, held = of_one_or_two(is_two, growing), of_one_or_two(is_two, growing, stable=True)
     assert free.eigenvalues.real.max() > 0
     assert held.eigenvalues.real.max() < 0
     assert held.cost > free.cost
 
 
-@pytest.mark.parametrize("as_list", [False, True])
-def test_stable_fits_of_data_that_decay_are_the_free_ones(as_list: bool):
-    t = times()
-    z = noise(clean(t))
-    free = linode.fit([t], [z]) if as_list else linode.fit(t, z)
-    for stable in (True, "auto"):
-        held = linode.fit([t], [z], stable=stable) if as_list else linode.fit(t, z, stable=stable)
-        assert same(held.Xi, free.Xi, 1e-3)
+@pytest.mark.parametrize("stable", [True, "auto"])
+@pytest.mark.parametrize("is_two", [False, True])
+def test_stable_fits_of_data_that_decay_are_the_free_ones(is_two: bool, stable: bool | str):
+    free, held = of_one_or_two(is_two, XI), of_one_or_two(is_two, XI, stable=stable)
+    assert same(held.Xi, free.Xi, 1e-3)
+    assert same(held.stderr, free.stderr, 1e-2)
 
 
 def test_auto_keeps_growth_that_the_tail_confirms():

@@ -54,13 +54,13 @@ def test_every_trajectory_and_the_channels_that_vary_most_are_drawn():
     assert ax.get_title() == "the 6 of 40 channels that vary most"
 
 
-@pytest.mark.parametrize("as_list", [False, True])
-def test_the_band_holds_as_many_new_observations_as_it_says(as_list: bool):
+@pytest.mark.parametrize("structure", [None, np.ones((3, 3))], ids=["rates", "states"])
+def test_the_band_holds_as_many_new_observations_as_it_says(structure: np.ndarray | None):
     inside = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
         z = CLEAN + 0.05 * rng.standard_normal(CLEAN.shape)
-        found = linode.fit([T], [z]) if as_list else linode.fit(T, z)
+        found = linode.fit(T, z, structure=structure)
         band = found.plot(channels=[1]).collections[0].get_paths()[0].vertices
         late = T > 4.0
         new = CLEAN[late, 1] + 0.05 * rng.standard_normal(late.sum())
@@ -71,14 +71,13 @@ def test_the_band_holds_as_many_new_observations_as_it_says(as_list: bool):
     assert 0.90 < np.mean(inside) < 0.99
 
 
-@pytest.mark.parametrize("as_list", [False, True])
-def test_errors_of_the_curve_are_its_distance_from_the_truth(as_list: bool):
+@pytest.mark.parametrize("structure", [None, np.ones((3, 3))], ids=["rates", "states"])
+def test_errors_of_the_curve_are_its_distance_from_the_truth(structure: np.ndarray | None):
     inside = []
     for seed in range(12):
         z = CLEAN + 0.05 * np.random.default_rng(seed).standard_normal(CLEAN.shape)
-        found = linode.fit([T], [z]) if as_list else linode.fit(T, z)
-        y = found.predict([T])[0] if as_list else found.predict(T)
-        inside += (np.abs(y - CLEAN) < 1.96 * found.predict_stderr(T)).ravel().tolist()
+        found = linode.fit(T, z, structure=structure)
+        inside += (np.abs(found.predict(T) - CLEAN) < 1.96 * found.predict_stderr(T)).ravel().tolist()
     assert 0.88 < np.mean(inside) < 0.99
 
 

@@ -128,7 +128,7 @@ def row(
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fitting", description=__doc__)
     parser.add_argument("--problem", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=20)
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--no-series", action="store_true", help="without the real series")
     parser.add_argument("--threads", type=int, default=2, help="torch.set_num_threads")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     path = options.output / "fit.json"
     results = json.loads(path.read_text()) if path.exists() else {"problems": {}, "series": []}
@@ -150,6 +150,7 @@ def main() -> None:
         results["series"] = series.measure()
         print(*results["series"], sep="\n")
     results["conditions"] = report.conditions(Settings())
+    del results["conditions"]["rounds"]  # seeds are what is repeated here
     options.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     path.with_suffix(".md").write_text(written(results))

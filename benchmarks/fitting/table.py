@@ -20,7 +20,8 @@ not seen those of the observations without noise.
 
 
 def written(results: dict[str, Any]) -> str:
-    lines = [INTRODUCTION, f"{results['conditions']}\n\n", HEADER]
+    where = ", ".join(f"{key} {value}" for key, value in results["conditions"].items())
+    lines = [INTRODUCTION, f"Measured on: {where}.\n\n", HEADER]
     for name, rows in results["problems"].items():
         for i, row in enumerate(rows):
             lines.append(f"| {name if i == 0 else ''} | {row['contender']} | {' | '.join(cells(row))} |\n")

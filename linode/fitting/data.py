@@ -66,11 +66,6 @@ class Data:
             return (values[:, 1:] + values[:, :-1]) / 2
         return None if self.u is None else self.u[:, :-1]
 
-    @property
-    def is_complete(self) -> bool:
-        """Nothing is missing, and all channels have the same weights."""
-        return bool((self.w == self.w[:, :, :1]).all() and (self.w[self.is_time] > 0).all())
-
     @cached_property
     def is_whole(self) -> bool:
         """All weights are 1."""

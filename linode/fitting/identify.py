@@ -67,14 +67,11 @@ def identify(question: Question, report: Report) -> Estimate:
 
 
 def check_enough(question: Question) -> None:
+    """Raise where z holds fewer values than there are unknowns that data could determine."""
     data, n, p = question.data, question.n, question.data.p
-    if data.K == 1 and data.m == 0 and question.z0 is None:
-        unknowns = n + (n + question.bias) * min(p, n) if p >= n else n + (n + question.bias) * p
-        values = data.n_values if p <= n else int(np.count_nonzero(data.w.any(-1))) * n
-    else:
-        seen = min(p, n)
-        unknowns = n * seen + n * (data.m + question.bias) + (0 if question.z0 is not None else n * data.K)
-        values = data.n_values if p <= n else int(np.count_nonzero(data.w.any(-1))) * n
+    seen, own = min(p, n), 0 if question.z0 is not None else data.K
+    unknowns = n * (seen + data.m + own) + question.bias * seen
+    values = data.n_values if p <= n else n * int(np.count_nonzero(data.w.any(-1)))
     if values < unknowns:
         raise ShapeError(
             f"z holds {values} values, fewer than the {unknowns} unknowns of {n} states; "
