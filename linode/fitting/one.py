@@ -48,17 +48,19 @@ def guesses(model: ModalModel, data: Data, reduced: Data | None, bias: bool) -> 
     is_wide = data.gap_ratio > WIDE
     if is_wide:
         yield from rates(model)
-    if reduced is not None:
-        for guess in regressions(reduced, bias):
-            yield guess.name, np.linalg.eigvals(guess.Xi)
+    regressed = [] if reduced is None else [(x.name, np.linalg.eigvals(x.Xi)) for x in regressions(reduced, bias)]
+    yield from regressed[:-1]
     found = delayed(data, n, bias) if reduced is None or n <= 3 else None
     if found is not None:
         yield "delayed samples", found
-    if n <= MOST_RATES and not is_wide:
+    if reduced is None and n <= MOST_RATES and not is_wide:
         yield from rates(model)
     found = greedy(model)
     if found is not None:
         yield "periodogram", found
+    if reduced is not None and n <= MOST_RATES and not is_wide:
+        yield from rates(model)
+    yield from regressed[-1:]
 
 
 def rates(model: ModalModel) -> Iterator[tuple[str, Array]]:

@@ -20,6 +20,7 @@ FIRST_STEPS, ALL_STEPS = 30, 300  # of a start: at first, and when no others are
 MOST_STARTS = 8
 LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
 MOST_CHARTS = 4
+NOISY = 0.01  # of the data's sum of squares: with so much noise a weak mode is easily missed
 ROUGH, FINE = 1e-6, 1e-10  # of the cost: what a step must promise, at first and for the best in the end
 SPIKE = 4.0  # relative to the number of values that a mode meets without a reason
 LEAST_SEEN = 0.5  # of a mode, squared, after its first sample
@@ -51,9 +52,10 @@ def race(
 ) -> tuple[Minimum | None, tuple[Start, ...]]:
     """The best minimum, None where no start has a finite cost, and what became of each start.
 
-    Starts come lazily, and no more once two agree, unless their residuals are no noise or they use modes to meet single
-    samples. What needs many steps waits until the others have had theirs. Of two minima the lower one is the better,
-    where it does not owe that to such modes: each meets about as many values as a sample has, whatever the truth is.
+    Starts come lazily, and no more once two agree (of three where noise is strong), unless their residuals are no noise
+    or they use modes to meet single samples. What needs many steps waits until the others have had theirs. Of two
+    minima the lower one is the better, where it does not owe that to such modes: each meets about as many values as a
+    sample has, whatever the truth is.
     weights, y: of the data (*, channels).
     """
     total, n_values = sum_of_squares(y), max(1, int(np.count_nonzero(weights)))
@@ -74,7 +76,8 @@ def race(
         lowest = min(x.cost for x in (*(x for _, x, _ in ended), *(x for _, x in waiting)))
         if lowest <= ZERO * total:
             return True
-        if not agreed([x.cost for _, x, _ in ended if x.converged]) or len(ended) + len(waiting) < model.least_starts:
+        needed = model.least_starts + (lowest > NOISY * total)
+        if not agreed([x.cost for _, x, _ in ended if x.converged]) or len(ended) + len(waiting) < needed:
             return False
         _, best, n_spikes = min(ended, key=lambda x: x[1].cost)
         if best.cost > lowest * (1 + SAME):
