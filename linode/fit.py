@@ -81,10 +81,12 @@ def fit(
     if structure is not None and stable is not False:
         raise OptionError("structure and stable exclude each other: let the structure be stable")
     data, is_list = make_data(t, z, u, sigma)
-    structure = _prepared(structure)
     C_matrix = None if C is None else _matrix(C, data.p)
+    structure = _prepared(structure, rank if C_matrix is None else C_matrix.shape[1], data.p)
     n = _number_of_states(rank, C_matrix, structure, data.p)
     known = None if z0 is None else _initial_states(z0, data.K, n)
+    if known is not None and C_matrix is None and n != data.p:
+        raise OptionError("z0 is known, but not in which basis: give C, or as many states as channels")
     question = Question(data, n, C_matrix, bool(bias), structure, stable, known)
     bar = Progress(progress)
     try:
@@ -94,16 +96,24 @@ def fit(
     return FitResult(found, data, sigma=sigma, is_list=is_list, bias=bool(bias), like=z, z0_is_known=known is not None)
 
 
-def _prepared(structure: Any) -> Any:
-    """With functions as `Function`, which know their number of states."""
+def _prepared(structure: Any, n: Any, p: int) -> Any:
+    """With functions as `Function`, which know their number of states: n if it is known, else p if that works."""
     if isinstance(structure, Structure) or structure is None or isinstance(structure, str):
         return structure
     if callable(structure):
-        return Function(structure, getattr(structure, "theta0", None), getattr(structure, "bounds", None))
+        structure = (structure, getattr(structure, "theta0", None), getattr(structure, "bounds", None))
     if isinstance(structure, tuple) and structure and callable(structure[0]):
         if len(structure) > 3:
             raise OptionError(f"structure must be (function, theta0, bounds) at most, got {len(structure)} parts")
-        return Function(*structure)
+        function, theta0, bounds = (*structure, None, None)[:3]
+        if n is not None or theta0 is not None:
+            return Function(function, theta0, bounds, n if theta0 is None else None)
+        try:
+            return Function(function, None, bounds, p)
+        except OptionError:
+            return Function(function, None, bounds)
+    if np.ndim(structure) != 2:
+        raise OptionError(f"structure must be a name, a mask, or a function of theta, got {structure!r}")
     return structure
 
 

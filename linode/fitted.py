@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import ShapeError
+from .errors import OptionError, ShapeError
 from .fitting.bands import standard_errors
 from .fitting.data import Data, as_array, hold
 from .fitting.estimate import Estimate, FitStatus, agreed
@@ -122,7 +122,9 @@ class FitResult:
             raise ShapeError(
                 f"t holds {len(t)} arrays; it must be (T,), or hold one for each of {self._data.K} trajectories"
             )
-        us = u if isinstance(u, (list, tuple)) else [u] * len(t)
+        us = list(u) if isinstance(u, (list, tuple)) else [u] * len(t)
+        if len(us) != len(t):
+            raise ShapeError(f"u holds {len(us)} inputs; it must be one, or hold one for each of {len(t)} trajectories")
         return [self._predicted(x, k, None, us[k]) for k, x in enumerate(t)]
 
     def predict_stderr(self, t: Any, k: int = 0) -> Any:
@@ -141,9 +143,9 @@ class FitResult:
         if not np.isfinite(noise):
             errors = np.full((len(times), self._data.p), np.inf)
         else:
-            since, z0_is_known = times - float(self._data.starts[k]), self._z0_is_known
-            found, data, bias = self._found, self._data, self.b is not None
-            errors = standard_errors(found, data, k, since, self._input(k), bias, noise, z0_is_known)
+            u, found, data, bias = self._input(k), self._found, self._data, self.b is not None
+            since = times - float(data.starts[k])
+            errors = standard_errors(found, data, k, since, u, bias, noise, self._z0_is_known)
         return self._out(errors[:, 0] if self._is_flat else errors)
 
     @property
@@ -164,7 +166,7 @@ class FitResult:
     def to_module(self) -> LinearDynamics:
         """A `linode.nn.LinearDynamics` that starts from this fit, to be trained further."""
         n, m = self._found.B.shape
-        dtype = torch.float64 if self._like is None else self._like.dtype
+        dtype = torch.float64 if self._like is None else self.Xi.dtype
         module = LinearDynamics(n, m=m, bias=self.b is not None, dtype=dtype)
         with torch.no_grad():
             module.Xi = torch.from_numpy(self._found.Xi).to(dtype)
@@ -214,7 +216,7 @@ class FitResult:
         """In the kind of the data: arrays or tensors."""
         if self._like is None:
             return x
-        dtype = self._like.dtype if self._like.dtype.is_floating_point else torch.float64
+        dtype = torch.float32 if self._like.dtype == torch.float32 else torch.float64
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self._like.device)
         return tensor.to(torch.promote_types(dtype, torch.complex64) if tensor.is_complex() else dtype)
 
@@ -226,6 +228,8 @@ class FitResult:
         if u is None:
             given = self._input(k)
         elif isinstance(u, Input):
+            if u.m != self._found.B.shape[1]:
+                raise ShapeError(f"u has {u.m} channels, but the fit had {self._found.B.shape[1]}")
             given = Shifted(u, start)
         else:
             values = as_array(u, "u")
@@ -249,6 +253,8 @@ class FitResult:
     def _input(self, k: int) -> Input | None:
         """That of the fit, on a clock that starts with trajectory k."""
         data = self._data
+        if not (isinstance(k, (int, np.integer)) and 0 <= k < data.K):
+            raise OptionError(f"k must be of 0 to {data.K - 1}, a trajectory, got {k!r}")
         if data.inputs:
             return Shifted(data.inputs[k], float(data.starts[k]))
         if data.u is None:

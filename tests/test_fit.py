@@ -452,3 +452,88 @@ def test_a_bar_is_drawn_in_a_terminal_alone(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("sys.stderr", stream)
         linode.fit(times(), noise(clean(times())), progress=wanted)
         assert ("linode.fit" in stream.getvalue()) == is_drawn
+
+
+# ---- what an adversary found -----------------------------------------------------------------------------------------
+
+
+def test_an_input_object_drives_states_that_are_not_seen():
+    t = times(11, 80)
+    u = np.random.default_rng(12).standard_normal((80, 2))
+    hold = linode.ZeroOrderHold(t, u)
+    y = clean(t, B=B, u=linode.ZeroOrderHold(t - t[0], u))[:, :2]
+    result = linode.fit(t, y, hold, C=np.eye(3)[:2])
+    assert same(result.predict(t), y, 1e-4)
+    assert same(linode.fit(t, y, u, C=np.eye(3)[:2], stable=True).predict(t), y, 1e-3)
+
+
+@pytest.mark.parametrize("stable", [False, True])
+def test_what_is_free_up_to_a_basis_is_no_lack_of_data(stable: bool):
+    t, C = times(), np.array([[1.0, 0.5, 0.0]])
+    zs = [noise(clean(t, XI, z0, b=np.array([1.0, 0.0, 0.5])) @ C.T, 0.01, seed=3) for z0 in (Z0, Z0[::-1], -Z0)]
+    result = linode.fit([t] * 3, zs, C=C, bias=True, stable=stable)
+    assert result.status is linode.FitStatus.OK, result.message
+    assert linode.fit([t, t], [noise(clean(t)), noise(clean(t, XI, -Z0[::-1]))], stable=True)
+
+
+def test_oscillations_with_few_samples_a_period_are_not_missed():
+    missed = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        t = np.sort(rng.uniform(0.0, 7.5, 30))
+        z = np.exp(-0.05 * t)[:, None] * np.c_[np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)]
+        missed += linode.fit(t, z + 0.02 * rng.standard_normal(z.shape)).sigma > 0.04
+    assert missed == 0
+
+
+def test_a_level_beside_tones_is_found():
+    missed = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        t = np.sort(rng.uniform(0.0, 20.0, 120))
+        y = 3 + np.cos(2 * t + 2) + np.cos(5.6 * t + 5.6) + 0.1 * rng.standard_normal(120)
+        missed += linode.fit(t, y, rank=5).sigma > 0.15
+    assert missed <= 1
+
+
+def test_known_noise_and_missing_values_count_for_fewer_states_than_channels():
+    rng, t = np.random.default_rng(13), times()
+    modes = rng.standard_normal((3, 8))
+    sigma = np.array([0.01] * 4 + [0.3] * 4)
+    zs = [clean(t, XI, z0) @ modes + sigma * rng.standard_normal((60, 8)) for z0 in (Z0, Z0[::-1], -Z0)]
+    known = linode.fit([t] * 3, zs, rank=3, sigma=sigma)
+    off = np.abs(np.sort_complex(known.eigenvalues) - np.sort_complex(np.linalg.eigvals(XI)))
+    assert (off < 5 * np.abs(known.eigenvalue_stderr).max()).all()
+    assert 0.7 < known.chi2 / known.dof < 1.3
+    assert np.abs(known.eigenvalue_stderr).max() < 0.02
+    for z in zs:
+        z[rng.uniform(size=z.shape) < 0.4] = np.nan
+    gaps = linode.fit([t] * 3, zs, rank=3, sigma=sigma)
+    assert np.abs(np.sort_complex(gaps.eigenvalues) - np.sort_complex(np.linalg.eigvals(XI))).max() < 0.1
+
+
+def test_predictions_at_the_data_are_the_fit_whatever_grows():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        t = np.sort(rng.uniform(0.0, 6.0, 60))
+        Xi = np.diag(-rng.uniform(0.1, 2.0, 3)) + 0.3 * rng.standard_normal((3, 3))
+        z = noise(clean(t, Xi, rng.standard_normal(3), b=rng.standard_normal(3)), 0.03, seed)
+        result = linode.fit(t, z, bias=True)
+        assert same(((result.predict(t) - z) ** 2).sum(), result.cost, 1e-2), seed
+
+
+def test_a_structure_has_as_many_states_as_channels_where_it_can():
+    t = times()
+    z = clean(t, np.diag([-0.3, -1.0]), np.ones(2))
+    assert same(linode.fit(t, z, structure=torch.diag).Xi, np.diag([-0.3, -1.0]), 1e-5)
+
+
+def test_masked_values_are_missing_ones_and_one_input_serves_all_trajectories():
+    t, z = times(), noise(clean(times()))
+    gaps = np.where(np.arange(180).reshape(60, 3) % 7 == 3, np.nan, z)
+    assert np.array_equal(linode.fit(t, np.ma.masked_invalid(gaps)).Xi, linode.fit(t, gaps).Xi)
+    u = np.random.default_rng(14).standard_normal((60, 2))
+    assert same(linode.fit([t, t], [z, -z], u).B, linode.fit([t, t], [z, -z], [u, u]).B)
+    stacked = np.stack([z, -z])
+    by_array = linode.fit(t, stacked, sigma=np.full(stacked.shape, 0.02))
+    assert same(by_array.Xi, linode.fit(t, stacked, sigma=0.02).Xi)

@@ -76,6 +76,22 @@ WRONG = {
     "negative sigma": (lambda: linode.fit(T, Z, sigma=-1.0), ValueError, "sigma must be positive"),
     "sigma of other channels": (lambda: linode.fit(T, Z, sigma=[1.0, 2.0, 3.0]), ValueError, r"sigma has shape \(3,\)"),
     "z0 of other states": (lambda: linode.fit(T, Z, z0=[1.0, 0.0, 0.0]), ValueError, r"z0 must be \(2,\)"),
+    "z0 in no basis": (lambda: linode.fit(T, np.c_[Z, Z], rank=2, z0=[1.0, 0.0]), ValueError, "give C"),
+    "number for a structure": (lambda: linode.fit(T, Z, structure=3.5), ValueError, "structure must be a name"),
+    "mask of nothing": (lambda: linode.fit(T, Z, structure=np.zeros((2, 2))), ValueError, "leaves no entry"),
+    "mask of text": (lambda: linode.fit(T, Z, structure=[["a", "b"], ["c", "d"]]), ValueError, "booleans or numbers"),
+    "theta0 of text": (lambda: linode.fit(T, Z, structure=(torch.diag, "abc")), ValueError, "theta0 of structure"),
+    "theta0 of NaN": (
+        lambda: linode.fit(T, Z, structure=(torch.diag, [np.nan] * 2)),
+        ValueError,
+        "theta0 of structure",
+    ),
+    "bounds one by one": (
+        lambda: linode.fit(T, Z, structure=(torch.diag, [1.0, 1.0], [(0, 1), (0, 1), (0, 1)])),
+        ValueError,
+        "bounds of structure",
+    ),
+    "sparse": (lambda: linode.fit(T, torch.eye(40).to_sparse()), TypeError, "z must be a dense tensor"),
     "progress": (lambda: linode.fit(T, Z, progress=3), ValueError, "progress must be"),
 }
 
@@ -147,5 +163,12 @@ def test_what_to_predict_is_checked():
         one.predict(T, u=np.ones(3))
     with pytest.raises(linode.ShapeError, match=r"t has shape \(1, 40\)"):
         one.predict(T[None])
+    with pytest.raises(linode.ShapeError, match="u has 2 channels, but the fit had 0"):
+        many.predict(T, u=linode.ZeroOrderHold([0.0], [[1.0, 1.0]]))
+    with pytest.raises(linode.ShapeError, match="u holds 1 inputs"):
+        linode.fit([T, T], [Z, Z], [np.sin(T)] * 2).predict(T, u=[np.sin(T)])
+    for call in (lambda: many.ode(k=3), lambda: many.predict_stderr(T, k=3)):
+        with pytest.raises(linode.OptionError, match="k must be of 0 to 1"):
+            call()
     with pytest.raises(linode.ShapeError, match="z0 has last size 3"):
         one.predict(T, z0=[1.0, 2.0, 3.0])

@@ -30,9 +30,10 @@ def standard_errors(
     found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
 ) -> Array:
     """(T, p) at t (T,) from the first time of trajectory k on; sigma: of the noise of weight 1."""
-    if found.rates is not None:
-        return _by_rates(found, data, t, bias, sigma)
-    return _by_states(found, data, k, t, u, bias, sigma, z0_is_known)
+    with np.errstate(all="ignore"):  # of draws that grow past the largest float
+        if found.rates is not None:
+            return _by_rates(found, data, t, bias, sigma)
+        return _by_states(found, data, k, t, u, bias, sigma, z0_is_known)
 
 
 def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -> Array:
@@ -92,5 +93,5 @@ def _spread(curves: list[Array]) -> Array:
     """Half of what two thirds of the curves lie within."""
     if len(curves) < 2:
         return np.full(curves[0].shape if curves else (1, 1), np.inf)
-    low, high = np.quantile(np.stack(curves), INNER, axis=0)
+    low, high = np.quantile(np.nan_to_num(np.stack(curves), nan=np.inf), INNER, axis=0)
     return (high - low) / 2

@@ -185,7 +185,12 @@ def as_array(x: Any, name: str) -> Array:
     if getattr(getattr(x, "dtype", None), "kind", "") in ("M", "m"):
         raise DtypeError(f"{name} holds dates; make them numbers: ({name} - {name}[0]) / np.timedelta64(1, 'D')")
     if isinstance(x, torch.Tensor):
-        x = x.detach().cpu().numpy()
+        if x.layout != torch.strided:
+            raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
+        x = x.detach().cpu()
+        x = (x.double() if x.is_floating_point() else x).numpy()
+    elif isinstance(x, np.ma.MaskedArray):
+        x = np.ma.filled(x.astype(float), np.nan)
     elif hasattr(x, "to_numpy"):
         try:
             x = x.to_numpy(dtype=float, na_value=np.nan)
@@ -195,7 +200,7 @@ def as_array(x: Any, name: str) -> Array:
         array = np.asarray(x)
         if array.dtype.kind == "O":  # None for what is missing
             array = array.astype(float)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise DtypeError(f"{name} is no array of numbers: {error}") from None
     if array.dtype.kind == "c":
         raise DtypeError(
@@ -245,6 +250,8 @@ def make_weights(sigma: Any, zs: list[Array], is_list: bool) -> list[Array]:
     """1 / sigma where something was seen, else 0: sigma is a number, (p,), or as z is."""
     if sigma is None:
         return [np.where(np.isnan(x), 0.0, 1.0) for x in zs]
+    if getattr(sigma, "ndim", 0) == 3:
+        sigma = list(sigma)
     several = is_list and isinstance(sigma, (list, tuple)) and any(np.ndim(x) > 0 for x in sigma)
     sigmas = list(sigma) if several else [sigma] * len(zs)
     if len(sigmas) != len(zs):
@@ -282,9 +289,9 @@ def make_inputs(
         return None, inputs
     if callable(u):
         raise DtypeError("u is a function; wrap it as linode.Smooth(u, m)")
-    us = list(u) if is_list else [u]
-    if len(us) != len(ts):
-        raise ShapeError(f"u holds {len(us)} trajectories, but t holds {len(ts)}")
+    us = list(u) if is_list and isinstance(u, (list, tuple)) and len(u) == len(ts) else [u] * len(ts)
+    if is_list and isinstance(u, (list, tuple)) and len(u) != len(ts) and np.ndim(u[0]) > 0:
+        raise ShapeError(f"u holds {len(u)} trajectories, but t holds {len(ts)}")
     held = []
     for x, times, name in zip(us, ts, names):
         values = as_array(x, name[2])

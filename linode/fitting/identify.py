@@ -18,7 +18,7 @@ from .states import Parts, simulate
 from .structures import Structure, make_structure
 
 Array = NDArray[Any]
-MOST_JOINT = 400  # entries of C up to which it is fitted together with the rest
+MOST_JOINT = 400  # entries of C up to which it is fitted together with the rest, where values are missing
 TAIL = 0.2  # of the times, by which stable="auto" judges
 
 
@@ -82,9 +82,14 @@ def check_enough(question: Question) -> None:
 def _of_strongest(question: Question, structure: Structure, report: Report) -> Estimate:
     """Fewer states than channels: in the strongest directions, then with the modes refitted."""
     data, n = question.data, question.n
-    frame = strongest(data, n)
-    reduced = data.mapped(frame)
-    found = fit_many(reduced, structure, np.eye(n), question.bias, question.z0, report)
+    seen = data.w > 0
+    if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # rows with gaps count too
+        found = fit_many(data, structure, None, question.bias, None, report)
+        if found is not None:
+            return found
+    noise = data.w.max((0, 1))  # channels in units of their noise
+    scaled = replace(data, y=data.y * noise, w=seen.astype(float))
+    found = fit_many(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
     if found is None:
         raise OptionError("no start of the fit has a finite cost; check the units of t")
     return refitted(found, data, question.bias)

@@ -27,7 +27,9 @@ from .structures import Structure
 Array = NDArray[Any]
 SHORTEST, GROWTH = 4, 4  # times in the first windows; by how much they grow
 WINDOW_STEPS = 12
+HUGE = 1e150  # amplitudes whose squares are still finite
 MOST_STARTS = 6
+MOVED = 1e-6  # of what theta moves, relative: a direction that moves less than that moves nothing
 
 
 def fit_many(
@@ -163,7 +165,7 @@ def shared_modes(coefficients: Array, M: Array) -> Array:
 
     Of each factor the trajectory in which it is largest stands for all.
     """
-    S = np.zeros(coefficients.shape[1:])
+    S, coefficients = np.zeros(coefficients.shape[1:]), np.clip(coefficients, -HUGE, HUGE)
     for i in range(0, len(M), 2):
         own = slice(i, min(i + 2, len(M)))
         size = np.linalg.norm(coefficients[:, :, own], axis=(1, 2))
@@ -188,12 +190,14 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
     L[n * n :, own : own + n_gains] = np.eye(n_gains)
     directions = matmul(L, null).T
     length = np.linalg.norm(directions, axis=1)
-    directions = directions[length > 1e-8 * max(length.max(initial=0.0), 1e-300)]
+    directions = directions[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
     free_basis = 0
-    if model.structure.is_free:
-        free_basis = n * n if model.C is None else n * n - n * int(np.linalg.matrix_rank(model.C))
+    if not model.structure.is_given:
+        seen = min(model.data.p, n) if model.C is None else int(np.linalg.matrix_rank(model.C))
+        free_basis = n * n if model.C is None else n * (n - seen)
+        free_basis += model.bias * (n - seen)  # states that are not seen have no zero of their own
     is_realisation = free_basis > 0
-    if len(null.T) <= free_basis:
+    if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= free_basis:
         directions = directions[:0]
     return Estimate(
         Xi=parts.Xi,

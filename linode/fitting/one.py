@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blocked import gram, matmul
+from ..kernels.blocked import gram, matmul, sum_of_squares
 from .data import Data
 from .estimate import Estimate
 from .groups import Groups, make_groups
@@ -20,11 +20,13 @@ from .realisation import realise
 from .starts.greedy import decays, greedy
 from .starts.hankel import delayed
 from .starts.regression import regressions
+from .states import Parts, simulate
 
 Array = NDArray[Any]
 GROWTH, FREQUENCY = 20.0, 2.0  # bounds of rates: by so much in the shortest gap; times pi per shortest gap
 WIDE = 300.0  # ratio of long to short gaps: such times were chosen for rates far apart
 COARSE, SLOWER = 1.7, 3.0  # rates in a decade of a second grid; by how much those of a third one are slower
+LOST, TINY = 1e-3, 1e-16  # of the cost; of the data's sum of squares
 LEAST_STARTS = 4  # for what is seen in few channels: sums of exponentials have many minima
 MOST_RATES = 4  # states that a grid of real rates is tried for
 SPARE, POWERS = 4, 4  # directions beside those wanted, and steps, of subspace iteration
@@ -58,6 +60,9 @@ def guesses(model: ModalModel, data: Data, reduced: Data | None, bias: bool) -> 
     found = greedy(model)
     if found is not None:
         yield "periodogram", found
+    found = greedy(model, single_first=True) if n % 2 and n > 1 else None
+    if found is not None:
+        yield "level and periodogram", found
     if reduced is not None and n <= MOST_RATES and not is_wide:
         yield from rates(model)
     yield from regressed[-1:]
@@ -96,7 +101,17 @@ def fit_one(data: Data, n: int, C: Array | None, bias: bool, stable: bool, repor
     best, starts = race(model, points, data.w, groups.y, report)
     if best is None:
         return None
-    return realise(data, groups, model, best, C, frame, starts)
+    found = realise(data, groups, model, best, C, frame, starts)
+    return found if found is not None and explains(found, data, bias) else None
+
+
+def explains(found: Estimate, data: Data, bias: bool) -> bool:
+    """Whether Xi and z0 show what eigenvalues and amplitudes do: modes too small at the start are lost in rounding."""
+    with np.errstate(all="ignore"):
+        z = simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
+        y = z @ found.C.T + (0.0 if found.offset is None else found.offset)
+        cost = sum_of_squares(data.w * (data.y - y))
+    return cost <= (1 + LOST) * found.cost + TINY * sum_of_squares(data.w * data.y)
 
 
 def within(lam: Array, fastest: tuple[float, float]) -> Array:

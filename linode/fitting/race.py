@@ -16,7 +16,7 @@ from .levenberg import Minimum, Model, minimise
 from .progress import Report, Step
 
 Array = NDArray[Any]
-FIRST_STEPS, ALL_STEPS = 30, 300  # of a start: at first, and when no others are left
+FIRST_STEPS, ALL_STEPS = 30, 150  # of a start: at first, and when no others are left
 MOST_STARTS = 8
 LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
 MOST_CHARTS = 4

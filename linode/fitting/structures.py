@@ -62,9 +62,7 @@ class Linear(Structure):
         return np.linalg.lstsq(self.basis, Xi.ravel(), rcond=None)[0]
 
     def starts(self, rate: float) -> list[Array]:
-        rng, guesses = np.random.default_rng(0), [-rate * np.eye(self.n)]
-        guesses += [rate * (rng.standard_normal((self.n, self.n)) / self.n - np.eye(self.n) * x) for x in (0.3, 1, 3)]
-        return [x for x in map(self.nearest, guesses) if x is not None]
+        return [x for x in map(self.nearest, guesses(self.n, rate)) if x is not None]
 
 
 class Stable(Structure):
@@ -80,6 +78,9 @@ class Stable(Structure):
         self.n, self.unit, self.upper, self.lower = n, unit, np.triu_indices(n, 1), np.tril_indices(n)
         self.n_J, self.n_L = len(self.upper[0]), len(self.lower[0])
         self.size = self.n_J + 2 * self.n_L
+
+    def starts(self, rate: float) -> list[Array]:
+        return [x for x in map(self.nearest, guesses(self.n, rate)) if x is not None]
 
     def _parts(self, theta: Array) -> tuple[Array, Array, Array]:
         J, L, M = (np.zeros((self.n, self.n)) for _ in range(3))
@@ -122,18 +123,29 @@ class Function(Structure):
     Functions of tensors are differentiated by torch, where that agrees with differences; others by central differences.
     """
 
-    def __init__(self, function: Callable[[Any], Any], theta0: Any = None, bounds: Any = None) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any], theta0: Any = None, bounds: Any = None, n: int | None = None
+    ) -> None:
         self.function = function
-        self.theta0 = None if theta0 is None else np.atleast_1d(np.asarray(theta0, float))
-        self.size, self.takes_tensors = _signature(function, self.theta0)
+        try:
+            self.theta0 = None if theta0 is None else np.atleast_1d(np.asarray(theta0, float))
+        except (TypeError, ValueError):
+            raise OptionError(f"theta0 of structure must be numbers, got {theta0!r}") from None
+        if self.theta0 is not None and not (self.theta0.ndim == 1 and np.isfinite(self.theta0).all()):
+            raise OptionError(f"theta0 of structure must be (k,) and finite, got {theta0!r}")
+        self.size, self.takes_tensors = _signature(function, self.theta0, n)
         Xi = self.matrix(np.zeros(self.size) if self.theta0 is None else self.theta0)
         if Xi.ndim != 2 or Xi.shape[0] != Xi.shape[1]:
             raise ShapeError(f"structure returns shape {Xi.shape}; it must return Xi (n, n)")
         self.n = len(Xi)
         if bounds is not None:
-            low, high = (np.broadcast_to(np.asarray(x, float), (self.size,)) for x in bounds)
+            needed = "bounds of structure must be (lowest, highest), each a number or of theta's size"
+            try:
+                low, high = (np.broadcast_to(np.asarray(x, float), (self.size,)) for x in bounds)
+            except (TypeError, ValueError):
+                raise OptionError(f"{needed}, got {bounds!r}") from None
             if not (low < high).all():
-                raise OptionError("bounds of structure must be (lowest, highest), each a number or of theta's size")
+                raise OptionError(needed)
             self.bounds = low, high
         self.is_differentiable = self.takes_tensors and self._agrees()
 
@@ -186,6 +198,13 @@ class Function(Structure):
         return guesses
 
 
+def guesses(n: int, rate: float) -> list[Array]:
+    """Matrices (n, n) of no particular kind, for rates (1/time) that data can show."""
+    rng = np.random.default_rng(0)
+    mixed = [rate * (rng.standard_normal((n, n)) / n - x * np.eye(n)) for x in (0.3, 1.0, 3.0)]
+    return [-rate * np.eye(n), *mixed]
+
+
 def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structure:
     """Of n states, from None, a name, a mask (n, n), or a Structure; rate: a typical one, 1/time."""
     if isinstance(structure, Structure):
@@ -198,8 +217,12 @@ def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structu
             raise OptionError(f"structure must be one of {names}, a mask, or a function of theta, got {structure!r}")
         return NAMED[structure](n, rate)
     mask = np.asarray(structure)
+    if mask.dtype.kind not in "biuf":
+        raise OptionError(f"a mask of Xi must hold booleans or numbers, got {mask.dtype}")
     if mask.shape != (n, n):
         raise ShapeError(f"structure has shape {mask.shape}; a mask of Xi must be ({n}, {n})")
+    if not mask.any():
+        raise OptionError("structure is a mask that leaves no entry of Xi")
     return Linear(n, np.eye(n * n)[:, mask.astype(bool).ravel()])
 
 
@@ -281,8 +304,11 @@ def _entries(n: int, i: Array, j: Array) -> Array:
     return columns
 
 
-def _signature(function: Callable[[Any], Any], theta0: Array | None) -> tuple[int, bool]:
-    """How many parameters a function of theta takes (the least number that works), and whether it is one of tensors."""
+def _signature(function: Callable[[Any], Any], theta0: Array | None, n: int | None) -> tuple[int, bool]:
+    """How many parameters a function of theta takes, and whether it is one of tensors.
+
+    The least number that works, and that makes Xi (n, n) where n is known.
+    """
     last: Exception | None = None
     sizes = range(1, MOST_PARAMETERS + 1) if theta0 is None else (len(theta0),)
     with warnings.catch_warnings():
@@ -295,8 +321,10 @@ def _signature(function: Callable[[Any], Any], theta0: Array | None) -> tuple[in
                 except Exception as error:  # whatever a user's function may raise
                     last = error
                     continue
-                if np.ndim(Xi) == 2 and isinstance(Xi, torch.Tensor) == takes_tensors:
+                fits = np.ndim(Xi) == 2 and n in (None, len(Xi))
+                if fits and isinstance(Xi, torch.Tensor) == takes_tensors:
                     return k, takes_tensors
     where = f"{MOST_PARAMETERS} or fewer parameters" if theta0 is None else f"theta0 {theta0}"
-    advice = "it must return Xi (n, n)" if last is None else f"it raised {type(last).__name__}: {last}"
+    size = "(n, n)" if n is None else f"({n}, {n})"
+    advice = f"it must return Xi {size}" if last is None else f"it raised {type(last).__name__}: {last}"
     raise OptionError(f"structure cannot be called with {where}: {advice}; pass (function, theta0) with where to start")

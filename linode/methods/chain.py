@@ -121,8 +121,8 @@ class ChainPlan(HostPlan):
             return self._both_ways(z0, t)
         chain = self._chain(starts, times)
         if chain is None:
-            z0, t = as_tensor(z0), as_tensor(t)
-            return self.whole.evaluate(z0, t), partial(self._vjp_by_whole, z0, t)
+            wide_z0, wide_t = as_tensor(z0), as_tensor(t)
+            return of_kind(self.whole.evaluate(wide_z0, wide_t), t), partial(self._vjp_by_whole, z0, t)
         z = chain.states()
 
         def pullback(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
@@ -133,8 +133,9 @@ class ChainPlan(HostPlan):
 
         return of_kind(z, t), pullback
 
-    def _vjp_by_whole(self, z0: Tensor, t: Tensor, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-        return self.whole.vjp(z0, t, as_tensor(g), want_t)
+    def _vjp_by_whole(self, z0: Any, t: Any, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
+        S, a, dt = self.whole.vjp(as_tensor(z0), as_tensor(t), as_tensor(g), want_t)
+        return of_kind(S, z0), of_kind(a, z0), None if dt is None else of_kind(dt, z0)
 
     def _both_ways(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
         """Negative times are those of -Xi."""

@@ -30,8 +30,8 @@ NOTHING = 1e-6  # of a candidate: what is left of it is what was found before
 RIDGE = 1e-13  # of Gram matrices of columns of length 1
 
 
-def greedy(model: ModalModel) -> Array | None:
-    """(n,) eigenvalues for a model of n states."""
+def greedy(model: ModalModel, single_first: bool = False) -> Array | None:
+    """(n,) eigenvalues for a model of n states; of an odd number the single rate comes last, or first."""
     n, found = model.factors.n, np.zeros(0, complex)
     t, y, w = _thinned(model)
     omegas = _frequencies(t, w, model.fastest[1])
@@ -42,7 +42,7 @@ def greedy(model: ModalModel) -> Array | None:
     rates = real_rates(model)
     reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
     while len(found) < n:
-        if len(found) == n - 1:
+        if len(found) == n - 1 or (single_first and n % 2 and not len(found)):
             pick = _best_subset(*_projected(reals, found, t, y, w, model.bias), 1)
             added = rates[list(pick)].astype(complex)
         else:
@@ -52,8 +52,6 @@ def greedy(model: ModalModel) -> Array | None:
         theta = minimise(part, part.factors.from_eigenvalues(_apart(grown, span)), max_steps=REFINE_STEPS).theta
         found = part.factors.eigenvalues(theta)
         found = np.where(np.abs(found.imag) < 1e-12 * np.abs(found), found.real, found)
-        if len(found) > 1 and len(found) % 2 and len(found) < n:
-            return None
     return found
 
 
