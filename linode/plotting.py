@@ -58,7 +58,8 @@ def plot_fit(
 
     A band holds 95 % at each time by itself: noise, and what the data leave open of Xi and of initial states. Where
     sigma is one of each value, the noise of new ones is unknown, and bands are those of the curves. There is no band
-    where errors are infinite.
+    where errors are infinite. All this takes the model to be right and the noise to be independent: where residuals
+    hang together in time, bands are too narrow, those of forecasts by far.
 
     Args:
         result: of `linode.fit`.
