@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from .errors import OptionError, ShapeError
 from .fitting.bands import standard_errors
 from .fitting.data import Data, as_array, hold
-from .fitting.estimate import Estimate, FitStatus, agreed
-from .fitting.uncertainty import covariances_by_matrix, covariances_by_rates, named_directions
+from .fitting.estimate import Estimate
+from .fitting.judgement import judge
+from .fitting.uncertainty import covariances_by_matrix, covariances_by_rates
 from .inputs import Input
 from .inputs.shifted import Shifted
 from .nn import LinearDynamics
 from .ode import LinearODE
 
 Array = NDArray[Any]
+HUGE = 1e300
 
 
 class FitResult:
@@ -87,8 +89,7 @@ class FitResult:
             self.theta = self._out(found.theta)
             self.theta_stderr = self._out(np.sqrt(np.maximum(np.diag(found.theta_covariance) * scale, 0.0)))
         self.converged, self.starts = found.converged, found.starts
-        self.status = self._judged()
-        self.message = self._worded()
+        self.status, self.message = judge(found, data, bias, sigma is not None)
 
     def __bool__(self) -> bool:
         return bool(self.status)
@@ -241,7 +242,7 @@ class FitResult:
             given = hold(np.atleast_1d(times) - start, values)
         z = self._solver(z0, k, given)(times - start)
         z = z.numpy(force=True) if isinstance(z, torch.Tensor) else z
-        y = z @ self._found.C.T + (0.0 if self._found.offset is None else self._found.offset)
+        y = observed_states(self._found.C, z) + (0.0 if self._found.offset is None else self._found.offset)
         return self._out(y[..., 0] if self._is_flat else y)
 
     def _solver(self, z0: Any, k: int, u: Input | None) -> LinearODE:
@@ -262,29 +263,14 @@ class FitResult:
         count = data.counts[k]
         return hold(data.t[k, :count], data.u[k, :count])
 
-    def _judged(self) -> FitStatus:
-        if not self.converged:
-            return FitStatus.NOT_CONVERGED
-        if len(self._found.null):
-            return FitStatus.NOT_IDENTIFIABLE
-        return FitStatus.OK if self.dof > 0 else FitStatus.NO_FREEDOM
-
-    def _worded(self) -> str:
-        found, words = self._found, []
-        costs = [x.cost for x in found.starts if x.converged]
-        count = f"{len(found.starts)} start{'s' * (len(found.starts) != 1)}"
-        agreement = "of which two agree" if agreed(costs) else "which do not agree" if len(costs) > 1 else "one minimum"
-        words.append(f"converged from {count}, {agreement}" if self.converged else f"not converged from {count}")
-        if len(found.null):
-            names = named_directions(found.null, len(found.Xi), found.B.shape[1])
-            words.append(f"not identifiable from these data: {names}")
-        if (np.diff(self._data.t, axis=1)[self._data.is_time[:, 1:]] == 0).any():
-            words.append("times that repeat are taken as repeated measurements")
-        if found.is_realisation:
-            words.append("Xi is a realisation: these data determine it up to a change of basis of the states")
-        if not self.status and self.status is not FitStatus.NOT_IDENTIFIABLE:
-            words.append(self.status.value)
-        return "; ".join(words)
-
     def _sigma_words(self) -> str:
         return f"{self.sigma:.4g}" if np.ndim(self.sigma) == 0 else "as given"
+
+
+def observed_states(C: Array, z: Array) -> Array:
+    """z C^T; infinite, with the sign of the larger terms, where z has grown past the largest float."""
+    if np.isfinite(z).all():
+        return z @ C.T
+    limited = np.clip(z, -HUGE, HUGE) @ C.T
+    grown = (~np.isfinite(z)).astype(float) @ np.abs(C).T > 0
+    return np.where(grown, np.copysign(np.inf, limited), limited)

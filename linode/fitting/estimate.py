@@ -25,6 +25,11 @@ class FitStatus(Enum):
         "some unknowns are not determined by these data, and their values and errors mean nothing; the message names "
         "them. Ask for fewer states (rank), give a structure, or add trajectories"
     )
+    MISFIT = (
+        "the model leaves more than white noise, so that errors and bands are too small, and forecasts worse than they "
+        "say. Ask for more states (rank), a bias or inputs, check sigma; a system that is disturbed all the time needs "
+        "a Kalman filter"
+    )
     NO_FREEDOM = "there are as many unknowns as values: the fit is exact, and there is nothing to judge errors by"
 
     def __bool__(self) -> bool:
@@ -51,6 +56,7 @@ class Estimate:
     covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet times sigma^2).
     n_unknowns: those that the data can determine. null: directions in the space of covariance that they cannot,
     (k, size), each of length 1, beyond a change of basis where the states are free up to one.
+    null_is_theta: null is in the space of theta, B and b. at_bounds: entries of theta that are at one, and where.
     offset: (p,) constant part of the observations that no state makes, y = C z + offset; None: none.
     rates: factors of the eigenvalues, their theta and its covariance, where these were what was fitted.
     theta: parameters of a structure, and their covariance.
@@ -68,6 +74,8 @@ class Estimate:
     n_unknowns: int
     null: Array
     is_realisation: bool
+    null_is_theta: bool = False
+    at_bounds: tuple[tuple[str, float], ...] = ()
     offset: Array | None = None
     rates: tuple[Factors, Array, Array] | None = None
     theta: Array | None = None

@@ -188,17 +188,15 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
     L = np.zeros((n * n + n_gains, len(theta)))
     L[: n * n, :own] = model.structure.slopes(theta[:own])
     L[n * n :, own : own + n_gains] = np.eye(n_gains)
-    directions = matmul(L, null).T
-    length = np.linalg.norm(directions, axis=1)
-    directions = directions[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
-    free_basis = 0
-    if not model.structure.is_given:
-        seen = min(model.data.p, n) if model.C is None else int(np.linalg.matrix_rank(model.C))
-        free_basis = n * n if model.C is None else n * (n - seen)
-        free_basis += model.bias * (n - seen)  # states that are not seen have no zero of their own
-    is_realisation = free_basis > 0
-    if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= free_basis:
-        directions = directions[:0]
+    is_realisation = free_basis(model) > 0
+    if model.structure.names_theta:
+        directions = null.T
+    else:
+        directions = matmul(L, null).T
+        length = np.linalg.norm(directions, axis=1)
+        directions = directions[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
+        if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= free_basis(model):
+            directions = directions[:0]
     return Estimate(
         Xi=parts.Xi,
         B=parts.B,
@@ -212,6 +210,26 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         n_unknowns=len(theta) - null.shape[1] + (0 if model.z0 is not None else z0.size),
         null=directions / np.linalg.norm(directions, axis=1, keepdims=True),
         is_realisation=is_realisation,
+        null_is_theta=model.structure.names_theta,
+        at_bounds=at_bounds(model, theta),
         theta=theta[:own] if model.structure.is_given else None,
         theta_covariance=cov[:own, :own],
     )
+
+
+def free_basis(model: StatesModel) -> int:
+    """How many unknowns a change of basis of the states is, which no observation sees."""
+    n = model.n
+    if model.structure.is_given:
+        return 0
+    seen = min(model.data.p, n) if model.C is None else int(np.linalg.matrix_rank(model.C))
+    without_C = n * n if model.C is None else n * (n - seen)
+    return without_C + model.bias * (n - seen)  # states that are not seen have no zero of their own
+
+
+def at_bounds(model: StatesModel, theta: Array) -> tuple[tuple[str, float], ...]:
+    if model.structure.bounds is None:
+        return ()
+    own = theta[: model.structure.size]
+    pairs = zip(own, *model.structure.bounds)
+    return tuple((f"theta[{i}]", float(x)) for i, (x, low, high) in enumerate(pairs) if x in (low, high))

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.blocked import matmul, sum_of_squares
-from .race import count_spikes, is_noise
+from .noise import is_noise
+from .race import count_spikes
 from .rates import Factors
 
 Array = NDArray[Any]

@@ -20,7 +20,7 @@ from .realisation import realise
 from .starts.greedy import decays, greedy
 from .starts.hankel import delayed
 from .starts.regression import regressions
-from .states import Parts, simulate
+from .states import residuals_of
 
 Array = NDArray[Any]
 GROWTH, FREQUENCY = 20.0, 2.0  # bounds of rates: by so much in the shortest gap; times pi per shortest gap
@@ -107,10 +107,7 @@ def fit_one(data: Data, n: int, C: Array | None, bias: bool, stable: bool, repor
 
 def explains(found: Estimate, data: Data, bias: bool) -> bool:
     """Whether Xi and z0 show what eigenvalues and amplitudes do: modes too small at the start are lost in rounding."""
-    with np.errstate(all="ignore"):
-        z = simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
-        y = z @ found.C.T + (0.0 if found.offset is None else found.offset)
-        cost = sum_of_squares(data.w * (data.y - y))
+    cost = sum_of_squares(residuals_of(found, data, bias))
     return cost <= (1 + LOST) * found.cost + TINY * sum_of_squares(data.w * data.y)
 
 

@@ -18,7 +18,6 @@ from .progress import Report, Step
 Array = NDArray[Any]
 FIRST_STEPS, ALL_STEPS = 30, 150  # of a start: at first, and when no others are left
 MOST_STARTS = 8
-LEAST_CHANGE = 1.2  # of residuals from time to time, squared, relative to their squares
 MOST_CHARTS = 4
 NOISY = 0.01  # of the data's sum of squares: with so much noise a weak mode is easily missed
 ROUGH, FINE = 1e-6, 1e-10  # of the cost: what a step must promise, at first and for the best in the end
@@ -38,7 +37,7 @@ class Runner(Model, Protocol):
         """Of theta."""
 
     def leaves_noise(self, theta: Array) -> bool:
-        """Whether residuals look like noise (see `is_noise`)."""
+        """Whether residuals look like noise (see `noise.is_noise`)."""
 
     def n_spikes(self, theta: Array) -> int:
         """How many eigenvalues act on one sample only (see `count_spikes`)."""
@@ -137,17 +136,3 @@ def count_spikes(lam: Array, t: Array, seen: Array) -> int:
     with np.errstate(under="ignore"):
         size = np.exp(-2 * np.abs(rates) * np.maximum(since, 0.0)) * (seen & (since > 0))
     return int((size.sum(-1).max(-1, initial=0.0) < LEAST_SEEN).sum())
-
-
-def is_noise(r: Array, seen: Array) -> bool:
-    """Whether residuals r (K, T, p) change from time to time as noise does, and as what a fit has missed does not.
-
-    Source: the ratio of Durbin & Watson (1950), Biometrika 37, 409, which is near 2 for noise.
-    """
-    everywhere = np.broadcast_to(seen, r.shape)
-    both = np.asarray(everywhere[:, 1:] & everywhere[:, :-1])
-    changes = sum_of_squares(np.diff(r, axis=1) * both)
-    least = max(
-        LEAST_CHANGE, 2 - 4 * 2 / np.sqrt(max(1, int(np.count_nonzero(everywhere))))
-    )  # four standard deviations
-    return changes >= least * sum_of_squares(r)

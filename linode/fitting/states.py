@@ -20,7 +20,9 @@ from ..kernels.blocked import gram, matmul, sum_of_squares, without
 from ..kernels.sensitivity import Basis, Response, make_basis, respond
 from ..ode import LinearODE
 from .data import Data, hold
-from .race import count_spikes, is_noise
+from .estimate import Estimate
+from .noise import is_noise
+from .race import count_spikes
 from .structures import Linear, Structure
 
 Array = NDArray[Any]
@@ -269,3 +271,10 @@ def simulate(data: Data, parts: Parts, bias: bool, z0: Array) -> Array:
     """States (K, T, n) at the times of the data."""
     model = StatesModel(data, Linear(len(parts.Xi), np.eye(parts.Xi.size)), parts.C, bias)
     return model.respond(parts, None if data.inputs else make_basis(parts.Xi), z0, False).z
+
+
+def residuals_of(found: Estimate, data: Data, bias: bool) -> Array:
+    """(K, T, p), weighted."""
+    with np.errstate(all="ignore"):
+        z = simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
+        return data.w * (data.y - z @ found.C.T - (0.0 if found.offset is None else found.offset))

@@ -26,6 +26,7 @@ class Structure(ABC):
     size: int
     is_free = False  # whether every Xi is in it
     is_given = True  # whether theta means something to who asked for it
+    names_theta = False  # whether what the data do not determine is told in terms of theta, not Xi
     bounds: tuple[Array, Array] | None = None
 
     @abstractmethod
@@ -122,6 +123,8 @@ class Function(Structure):
 
     Functions of tensors are differentiated by torch, where that agrees with differences; others by central differences.
     """
+
+    names_theta = True
 
     def __init__(
         self, function: Callable[[Any], Any], theta0: Any = None, bounds: Any = None, n: int | None = None

@@ -87,9 +87,10 @@ def matched(moved: Array, lam: Array) -> Array:
     return np.take_along_axis(moved, nearest, -1)
 
 
-def named_directions(null: Array, n: int, m: int) -> str:
-    """Directions (k, size) in the space of Xi, B and b, in words."""
+def named_directions(null: Array, n: int, m: int, is_theta: bool) -> list[str]:
+    """Directions (k, size) in the space of Xi, or theta, and B and b, in words."""
     names = [f"Xi[{i}, {j}]" for i in range(n) for j in range(n)]
+    names = [f"theta[{i}]" for i in range(null.shape[1])] if is_theta else names
     names += [f"B[{i}, {j}]" for i in range(n) for j in range(m)] + [f"b[{i}]" for i in range(n)]
     words = []
     for direction in null[:MOST_NAMED]:
@@ -101,4 +102,4 @@ def named_directions(null: Array, n: int, m: int) -> str:
         words.append(" ".join([names[order[0]], *shown, *(["..."] if len(terms) > MOST_TERMS else [])]))
     if len(null) > MOST_NAMED:
         words.append(f"and {len(null) - MOST_NAMED} more")
-    return ", ".join(words)
+    return words

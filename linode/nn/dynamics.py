@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from ..errors import DtypeError, OptionError, ShapeError
 from ..fitting.data import make_data
+from ..fitting.estimate import FitStatus
 from ..fitting.identify import Question, identify
+from ..fitting.judgement import judge
 from ..fitting.structures import NAMED
 from ..methods import Method, make_method
 from ..ode import LinearODE
@@ -152,7 +155,8 @@ class LinearDynamics(nn.Module):
             t, z, u: as for `linode.fit`, with as many channels as states; trajectories may come as z (K, T, n).
 
         Returns:
-            The fitted states at the first time of each trajectory, (n,), or (K, n) where several came.
+            The fitted states at the first time of each trajectory, (n,), or (K, n) where several came. A fit that did
+            not converge, or that the data do not determine, gives a warning that says so.
 
         Raises:
             ShapeError: z has not n channels, or fewer values than unknowns. Others as `linode.fit`.
@@ -175,6 +179,9 @@ class LinearDynamics(nn.Module):
         structure = kind if kind in NAMED else None
         question = Question(data, self.n, None, self.b is not None, structure, kind == "stable", None)
         found = identify(question, lambda name: None)
+        status, message = judge(found, data, question.bias, False)
+        if status in (FitStatus.NOT_CONVERGED, FitStatus.NOT_IDENTIFIABLE):
+            warnings.warn(f"the fit of data is doubtful as a start: {message}", stacklevel=2)
         like = next(self.parameters())
         with torch.no_grad():
             Xi = torch.from_numpy(found.Xi).to(like)

@@ -1,0 +1,98 @@
+"""Whether a fit is what it seems: its status, and what a user must know, in words.
+
+Sources: Durbin & Watson (1950), Biometrika 37, 409 (residuals that follow each other); Laurent & Massart (2000), Annals
+of Statistics 28, 1302, lemma 1 (how large a sum of squares of noise becomes).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .data import Data
+from .estimate import Estimate, FitStatus, agreed
+from .noise import correlation
+from .states import residuals_of
+from .uncertainty import named_directions
+
+Array = NDArray[Any]
+MANY_SIGMA = 5.0  # standard deviations from what noise does
+LEAST_CORRELATION = 0.1  # of neighbouring residuals: less than that makes errors a tenth too small at most
+LOST = 1e-24  # of the mean square of the data: rounding, also of the fit, hides smaller modes
+EXACT = 1e-12  # of the data's sum of squares: residuals of what was computed, not measured
+
+
+def judge(found: Estimate, data: Data, bias: bool, sigma_is_known: bool) -> tuple[FitStatus, str]:
+    """Status and message of a fit."""
+    dof = data.n_values - found.n_unknowns
+    costs = [x.cost for x in found.starts if x.converged]
+    count = f"{len(found.starts)} start{'s' * (len(found.starts) != 1)}"
+    agreement = "of which two agree" if agreed(costs) else "which do not agree" if len(costs) > 1 else "one minimum"
+    words = [f"converged from {count}, {agreement}" if found.converged else f"not converged from {count}"]
+    unknown = unidentified(found, data, 1.0 if sigma_is_known else found.cost / max(dof, 1))
+    misfit = misfits(found, data, bias, dof, sigma_is_known)
+    if len(unknown):
+        words.append(f"not identifiable from these data: {', '.join(unknown)}")
+    words += misfit
+    words += [f"{name} ended at its bound {bound:.6g}" for name, bound in found.at_bounds]
+    if (np.diff(data.t, axis=1)[data.is_time[:, 1:]] == 0).any():
+        words.append("times that repeat are taken as repeated measurements")
+    if found.is_realisation:
+        words.append("Xi is a realisation: these data determine it up to a change of basis of the states")
+    status = FitStatus.OK
+    if not found.converged:
+        status = FitStatus.NOT_CONVERGED
+    elif unknown:
+        status = FitStatus.NOT_IDENTIFIABLE
+    elif dof <= 0:
+        status = FitStatus.NO_FREEDOM
+    elif misfit:
+        status = FitStatus.MISFIT
+    if not status and status is not FitStatus.NOT_IDENTIFIABLE:
+        words.append(status.value)
+    return status, "; ".join(words)
+
+
+def misfits(found: Estimate, data: Data, bias: bool, dof: int, sigma_is_known: bool) -> list[str]:
+    """In what residuals differ from the noise that errors are computed for."""
+    words = []
+    if sigma_is_known and dof > 0 and found.cost > dof + MANY_SIGMA * np.sqrt(2 * dof):
+        words.append(f"chi2 is {found.cost / dof:.3g} times the degrees of freedom: the model, or sigma, is wrong")
+    total = float(((data.w * data.y) ** 2).sum())
+    if dof > 0 and found.cost > EXACT * total:
+        rho, n_pairs = correlation(residuals_of(found, data, bias), data.w > 0)
+        if rho > max(LEAST_CORRELATION, MANY_SIGMA / np.sqrt(max(1, n_pairs))):
+            words.append(f"residuals are no white noise, the correlation of neighbours is {rho:.2g}")
+    return words
+
+
+def unidentified(found: Estimate, data: Data, variance: float) -> list[str]:
+    """Names of what the data do not determine; variance: of noise of weight 1."""
+    n, m = found.B.shape
+    names = [*named_directions(found.null, n, m, found.null_is_theta)] if len(found.null) else []
+    if names or found.theta is not None or m:
+        return names
+    lam = faint_eigenvalues(found, data, variance)
+    shown = [f"{x.real:.3g}" if x.imag == 0 else f"{x.real:.3g} +- {x.imag:.3g}i" for x in lam if x.imag >= 0]
+    return [f"modes no larger than the noise, of eigenvalues {', '.join(shown)}"] if shown else []
+
+
+def faint_eigenvalues(found: Estimate, data: Data, variance: float) -> Array:
+    """Those whose modes sum up to what the best of many modes of pure noise does."""
+    lam, V = np.linalg.eig(found.Xi)
+    with np.errstate(all="ignore"):  # what is not finite is not faint
+        try:
+            z0, b = np.linalg.solve(V, found.z0.T).T, np.linalg.solve(V, found.b)
+        except np.linalg.LinAlgError:
+            return lam[:0]
+        start = z0 + b / np.where(b == 0, 1.0, lam)  # off the state at rest, (K, n)
+        weights = (data.w**2).reshape(-1, data.p) @ np.abs(found.C @ V) ** 2  # (K T, n)
+        growth = np.exp(2 * lam.real * data.t[..., None]) * np.abs(start[:, None]) ** 2
+        floor = LOST * float(((data.w * data.y) ** 2).sum()) / data.n_values
+        energy = (weights.reshape(growth.shape) * growth).sum((0, 1)) / max(variance, floor)
+        energy = np.where(lam.imag != 0, 2 * energy, energy)  # of a pair
+    freedom = np.where(lam.imag != 0, 2, 1) * min(data.p, data.n_values) * data.K
+    rarity = 2 * np.log(max(2, data.t.shape[1]))  # of so many rates and frequencies
+    return lam[energy < freedom + 2 * np.sqrt(freedom * rarity) + 2 * rarity]
