@@ -1,4 +1,4 @@
-"""The status and the message of a fit say what the data do not determine and what the model leaves, and nothing else."""
+"""The status and message of a fit say what the data do not determine and what the model leaves, and nothing else."""
 
 from __future__ import annotations
 
