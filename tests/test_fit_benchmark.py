@@ -22,6 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command.torch, "set_num_threads", lambda n_threads: None)  # the other tests keep theirs
         patch.setattr(command, "PAUSE", 0.0)
+        patch.setattr(command, "COVERAGE_SEEDS", 4)
         patch.setattr(peers, "N_STEPS", 3)
         options = ["--problem", "stiff", "snapshots, uniform", "--seeds", "2", "--no-series", "--output", str(folder)]
         command.main(options)

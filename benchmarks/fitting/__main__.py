@@ -25,6 +25,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 NEAR = 1.05  # times the error of the minimum that is reached from the truth
 PAUSE = 0.2  # seconds: threads of what ran before still spin for as long as that
 LIMIT = 20  # seconds, after which a contender hangs
+COVERAGE_SEEDS = 100  # of the share of intervals that hold the truth
 Z = 1.959964  # of a 95 % interval
 
 
@@ -85,6 +86,9 @@ def linode_row(name: str, n_seeds: int) -> dict[str, Any]:
         inside += covered(case, result)
         if not result:
             notes.append(f"seed {seed}: {result.status.name}")
+    for seed in range(n_seeds, COVERAGE_SEEDS):
+        case = problem(name, seed)
+        inside += covered(case, fitted(case))
     return row("linode", n_seeds, ratios, errors, times, notes) | {"coverage": float(np.mean(inside))}
 
 

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import torch
 
 import linode
 from benchmarks.fitting.problems import Array, Problem
 
 N_STEPS, RATE = 2000, 0.01  # of Adam
+BLOCK_ROWS = 8  # of nfoursid's Hankel matrices
 Result = Array
 
 
@@ -26,11 +28,13 @@ class NotDone(Exception):
     """The contender is not made for such data."""
 
 
-def one_trajectory(problem: Problem, *, is_uniform: bool = False) -> tuple[Array, Array, Array]:
-    """t, z and clean of problems with one trajectory, several channels and no input."""
+def one_trajectory(
+    problem: Problem, *, is_uniform: bool = False, takes_inputs: bool = False
+) -> tuple[Array, Array, Array]:
+    """t, z and clean of problems with one trajectory and several channels."""
     if isinstance(problem.t, list):
         raise NotDone("several trajectories")
-    if problem.u is not None:
+    if problem.u is not None and not takes_inputs:
         raise NotDone("inputs")
     if problem.z.shape[1] < problem.options.get("rank", 1):
         raise NotDone("fewer channels than states")
@@ -99,19 +103,21 @@ def with_pysindy(problem: Problem) -> Result:
 
 
 def with_nfoursid(problem: Problem) -> Result:
+    """Subspace identification of a discrete system, whose logarithm, in the basis of the channels, is Xi."""
     import pandas
     from nfoursid.nfoursid import NFourSID
 
-    t, z, _ = one_trajectory(problem, is_uniform=True)
+    t, z, _ = one_trajectory(problem, is_uniform=True, takes_inputs=True)
     p, rank = z.shape[1], problem.options.get("rank", z.shape[1])
     if p > 50:
         raise NotDone("so many channels")
-    table = pandas.DataFrame(np.c_[np.zeros(len(t)), z], columns=["u", *map(str, range(p))])
-    model = NFourSID(table, output_columns=[str(i) for i in range(p)], input_columns=["u"], num_block_rows=10)
+    u = np.zeros((len(t), 1)) if problem.u is None else problem.u
+    inputs, outputs = [f"u{i}" for i in range(u.shape[1])], [f"y{i}" for i in range(p)]
+    table = pandas.DataFrame(np.c_[u, z], columns=[*inputs, *outputs])
+    model = NFourSID(table, output_columns=outputs, input_columns=inputs, num_block_rows=BLOCK_ROWS)
     model.subspace_identification()
     system, _ = model.system_identification(rank=rank)
-    basis = system.c
-    return (basis @ np.log(system.a) @ np.linalg.inv(basis)).real / (t[1] - t[0])
+    return (system.c @ scipy.linalg.logm(system.a) @ np.linalg.inv(system.c)).real / (t[1] - t[0])
 
 
 def with_adam(problem: Problem) -> Result:

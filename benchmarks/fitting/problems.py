@@ -109,14 +109,19 @@ def jordan(rng: np.random.Generator) -> Problem:
     return Problem(ts, zs, clean, sigma, Xi=Xi)
 
 
-def forced(rng: np.random.Generator) -> Problem:
-    """Four states driven by two inputs that change at every tenth of 200 irregular samples."""
-    Xi = np.array([[-0.5, 2, 0, 0], [-2, -0.5, 0.5, 0], [0, 0, -0.3, 1], [0.2, 0, -1, -0.4]])
-    B, t = rng.standard_normal((4, 2)), np.sort(rng.uniform(0.0, 20.0, 200))
-    u = np.repeat(rng.standard_normal((20, 2)), 10, axis=0)
-    clean = states(Xi, rng.standard_normal(4), t, B=B, u=linode.ZeroOrderHold(t - t[0], u))
-    (z,), sigma = noisy(rng, [clean], 0.03)
-    return Problem(t, z, clean, sigma, u=u, Xi=Xi, B=B)
+def forced(is_uniform: bool) -> Callable[[np.random.Generator], Problem]:
+    """Four states, two known inputs that change at every tenth of 200 irregular samples, or at each of 400 uniform."""
+
+    def make(rng: np.random.Generator) -> Problem:
+        Xi = np.array([[-0.5, 2, 0, 0], [-2, -0.5, 0.5, 0], [0, 0, -0.3, 1], [0.2, 0, -1, -0.4]])
+        B = rng.standard_normal((4, 2))
+        t = np.linspace(0.0, 40.0, 400) if is_uniform else np.sort(rng.uniform(0.0, 20.0, 200))
+        u = rng.standard_normal((400, 2)) if is_uniform else np.repeat(rng.standard_normal((20, 2)), 10, axis=0)
+        clean = states(Xi, rng.standard_normal(4), t, B=B, u=linode.ZeroOrderHold(t - t[0], u))
+        (z,), sigma = noisy(rng, [clean], 0.03)
+        return Problem(t, z, clean, sigma, u=u, Xi=Xi, B=B, is_uniform=is_uniform)
+
+    return make
 
 
 def snapshots(is_uniform: bool) -> Callable[[np.random.Generator], Problem]:
@@ -144,7 +149,8 @@ PROBLEMS: dict[str, Callable[[np.random.Generator], Problem]] = {
     "three compartments": compartments(3),
     "stiff": stiff,
     "Jordan block": jordan,
-    "forced": forced,
+    "forced, uniform": forced(True),
+    "forced, irregular": forced(False),
     "snapshots, uniform": snapshots(True),
     "snapshots, irregular": snapshots(False),
 }

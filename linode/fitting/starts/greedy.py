@@ -8,7 +8,8 @@ Source: Lomb (1976), Astrophys. Space Sci. 39, 447 (periodogram of irregular sam
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import pairwise
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def greedy(model: ModalModel, single_first: bool = False) -> Array | None:
     reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
     while len(found) < n:
         if len(found) == n - 1 or (single_first and n % 2 and not len(found)):
-            pick = _best_subset(*_projected(reals, found, t, y, w, model.bias), 1)
+            pick, _ = _best_subset(*_projected(reals, found, t, y, w, model.bias), 1)
             added = rates[list(pick)].astype(complex)
         else:
             added = _best_pair(waves, grid, reals, rates, found, t, y, w, model.bias)
@@ -64,7 +65,7 @@ def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE, fastest: flo
         return []
     reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
     G, b = _projected(reals, np.zeros(0, complex), t, y, w, model.bias)
-    return [rates[list(_best_subset(G, b, n))].astype(complex)]
+    return [rates[list(_best_subset(G, b, n)[0])].astype(complex)]
 
 
 def real_rates(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> Array:
@@ -146,38 +147,49 @@ def _best_pair(
     gains = np.where(a + c > NOTHING * whole, gains, 0.0)
     best = int(np.argmax(gains))
     G, products_real = _projected(reals, found, t, y, w, bias)
-    pick = _best_subset(G, products_real, 2)
-    if _gain(G, products_real, np.array([pick]))[0] > gains[best]:
+    pick, gain = _best_subset(G, products_real, 2)
+    if gain > gains[best]:
         return rates[list(pick)].astype(complex)
     return np.array([grid[best], grid[best].conj()])
 
 
-def _best_subset(G: Array, b: Array, size: int) -> tuple[int, ...]:
-    """The candidates that explain most together; one after another where there are too many subsets."""
-    chosen: tuple[int, ...] = ()
+def _best_subset(G: Array, b: Array, size: int) -> tuple[list[int], float]:
+    """The candidates that explain most together, and how much; one after another where there are too many subsets."""
+    chosen: list[int] = []
+    gain, is_free = 0.0, np.ones(len(G), bool)
     while len(chosen) < size:
-        left = [j for j in range(len(G)) if j not in chosen]
         more = size - len(chosen)
-        while more > 1 and _count(len(left), more) > MOST_SUBSETS:
+        while more > 1 and comb(len(G) - len(chosen), more) > MOST_SUBSETS:
             more -= 1
-        subsets = np.array([(*chosen, *x) for x in combinations(left, more)])
-        chosen = tuple(int(j) for j in subsets[np.argmax(_gain(G, b, subsets))])
-    return chosen
+        added, G, b, more_gain = _best_of_subsets(G, b, is_free, more)
+        chosen, gain, is_free[added] = [*chosen, *added], gain + more_gain, False
+    return chosen, gain
 
 
-def _count(n: int, k: int) -> int:
-    total = 1
-    for i in range(k):
-        total = total * (n - i) // (i + 1)
-    return total
+def _best_of_subsets(G: Array, b: Array, is_free: Array, size: int) -> tuple[list[int], Array, Array, float]:
+    """The best subset of free candidates, what it leaves of G and b, and how much it explains.
 
-
-def _gain(G: Array, b: Array, subsets: Array) -> Array:
-    """How much of the sum of squares each of the subsets (S, k) explains."""
-    k = subsets.shape[1]
-    blocks = G[subsets[:, :, None], subsets[:, None, :]] + RIDGE * np.eye(k)
-    products = b[subsets]
-    return (products * np.linalg.solve(blocks, products)).sum((1, 2))
+    A Cholesky factorisation of all subsets at once: rows (S, k, N) of the factor with all candidates as columns, what
+    is left of the candidates' squares (S, N) and of their products with the data (S, N, q).
+    """
+    N = len(G)
+    subsets, rows, gain = np.zeros((1, 0), int), np.zeros((1, 0, N)), np.zeros(1)
+    squares, left = np.diag(G)[None], b[None]
+    while True:
+        last = subsets[:, -1:] if subsets.shape[1] else np.full((1, 1), -1)
+        allowed = is_free & (np.arange(N) > last)
+        unit = np.where(squares > RIDGE, 1 / np.sqrt(np.maximum(squares, RIDGE)), 0.0)
+        gains = np.where(allowed, gain[:, None] + ((left * unit[..., None]) ** 2).sum(-1), -1.0)
+        is_last = subsets.shape[1] == size - 1
+        parent, j = np.divmod([np.argmax(gains)], N) if is_last else np.nonzero(allowed)
+        row = G[j] - np.einsum("sk,skn->sn", rows[parent, :, j], rows[parent])
+        row *= unit[parent, j, None]
+        value = left[parent, j] * unit[parent, j, None]
+        subsets, gain = np.c_[subsets[parent], j], gains[parent, j]
+        rows = np.concatenate([rows[parent], row[:, None]], 1)
+        squares, left = squares[parent] - row**2, left[parent] - row[..., None] * value[:, None]
+        if is_last:
+            return [int(x) for x in subsets[0]], G - rows[0].T @ rows[0], left[0], float(gain[0])
 
 
 def _apart(lam: Array, span: float) -> Array:
