@@ -1,0 +1,245 @@
+"""`linode compare`: one system by several packages, time and error of each."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..ode import LinearODE
+from .console import progress, seconds, show_table
+from .errors import OK, Refusal
+from .output import PICTURES, Output, as_json, write_picture
+from .systems import read_system
+from .times import read_times
+
+Array = NDArray[Any]
+MOST_ROUNDS, MOST_TRUTH_STATES, N_TRUTH_TIMES = 20, 100, 8
+BITS = 400
+DTYPE = torch.float64
+Contender = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class OverBudgetError(Exception):
+    """It took too long."""
+
+
+@dataclass
+class Row:
+    """Median times of states, and of states with gradients; relative error; or why there is none."""
+
+    name: str
+    forward: float | None = None
+    step: float | None = None
+    error: float | None = None
+    note: str = ""
+
+
+def compare(
+    path: Path, times: str, z0: str | None, budget: float, plot: Path | None, *, as_json: bool, force: bool
+) -> int:
+    picture = None if plot is None else Output(plot, PICTURES, force)
+    system, t = read_system(path, z0), read_times(times)
+    if "b" in system.arrays and system.arrays["b"].any():
+        raise Refusal(f"{path} holds a constant forcing b, which the other packages' code here does not take")
+    Xi, start = (np.asarray(system.arrays[name], float) for name in ("Xi", "z0"))
+    if np.iscomplexobj(system.arrays["Xi"]) or np.iscomplexobj(system.arrays["z0"]):
+        raise Refusal(f"{path} is complex; compare takes real systems")
+    with progress("comparing"):
+        rows, note = measured(Xi, start, t, budget)
+    if picture is not None:
+        write_picture(picture, drawn(rows))
+    if as_json:
+        print(print_json(rows, note))
+        return OK
+    table = [
+        (
+            row.name,
+            "" if row.forward is None else seconds(row.forward),
+            "" if row.step is None else seconds(row.step),
+            "" if row.error is None else f"{row.error:.1e}",
+            row.note,
+        )
+        for row in rows
+    ]
+    title = f"{system.n} states, {len(t)} times"
+    show_table(title, ("", "states", "with gradients", "relative error", "note"), table)
+    print(note)
+    return OK
+
+
+def print_json(rows: list[Row], note: str) -> str:
+    return as_json({"rows": [vars(row) for row in rows], "note": note})
+
+
+def measured(Xi: Array, z0: Array, t: Array, budget: float) -> tuple[list[Row], str]:
+    """A row for each contender, and what errors are measured against."""
+    A, start, times = (torch.from_numpy(np.array(x, float)) for x in (Xi, z0, t))
+    truth, where, note = exact(Xi, z0, t)
+    rows: list[Row] = []
+    alive: list[tuple[Row, Contender]] = []
+    for name, contender in CONTENDERS.items():
+        row = Row(name)
+        rows.append(row)
+        try:
+            with limited(budget):
+                z = contender(A, start, times).detach().numpy()
+                began = time.perf_counter()
+                step(contender, A, start, times)
+                row.step = time.perf_counter() - began
+        except OverBudgetError:
+            row.note = f"took more than {budget:g} s"
+            continue
+        except ImportError as error:
+            row.note = f"{error.name} is not installed"
+            continue
+        except Exception as error:
+            row.note = f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
+            continue
+        if truth is not None:
+            scale = np.abs(truth).max(-1, keepdims=True)
+            with np.errstate(all="ignore"):
+                row.error = float(np.max(np.abs(z[where] - truth) / np.where(scale > 0, scale, 1.0)))
+        alive.append((row, contender))
+    for row, (forward, whole) in zip(
+        [r for r, _ in alive], interleaved([c for _, c in alive], A, start, times, budget)
+    ):
+        row.forward, row.step = forward, whole
+    return rows, note
+
+
+def step(contender: Contender, Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> None:
+    A, start = Xi.clone().requires_grad_(), z0.clone().requires_grad_()
+    contender(A, start, t).square().sum().backward()
+
+
+def interleaved(
+    contenders: list[Contender], Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor, budget: float
+) -> list[tuple[float, float]]:
+    """Median seconds of each, in turns, so that a slow moment of the machine meets all."""
+    forwards: list[list[float]] = [[] for _ in contenders]
+    steps: list[list[float]] = [[] for _ in contenders]
+    for i, contender in enumerate(contenders):  # each once, then in turns those that have time left
+        forwards[i].append(timed(lambda contender=contender: contender(Xi, z0, t)))  # type: ignore[misc]
+        steps[i].append(timed(lambda contender=contender: step(contender, Xi, z0, t)))  # type: ignore[misc]
+    for _ in range(MOST_ROUNDS):
+        for i, contender in enumerate(contenders):
+            if sum(forwards[i]) + sum(steps[i]) < budget / 2:
+                forwards[i].append(timed(lambda contender=contender: contender(Xi, z0, t)))  # type: ignore[misc]
+                steps[i].append(timed(lambda contender=contender: step(contender, Xi, z0, t)))  # type: ignore[misc]
+    return [(float(np.median(f)), float(np.median(s))) for f, s in zip(forwards, steps)]
+
+
+def timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    try:
+        call()
+    except RuntimeError:  # it ran before: a matter of rounding, as that of eig's backward
+        return float("nan")
+    return time.perf_counter() - start
+
+
+@contextmanager
+def limited(budget: float) -> Iterator[None]:
+    """Raises where something takes longer; where there is no alarm, it may."""
+
+    def stop(*_: Any) -> None:
+        raise OverBudgetError
+
+    try:
+        previous = signal.signal(signal.SIGALRM, stop)
+    except (AttributeError, ValueError):  # another system, or thread
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, budget)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+# ---- contenders --------------------------------------------------------------------------------------------------------
+
+
+def by_linode(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return LinearODE(Xi, z0)(t)  # type: ignore[no-any-return]
+
+
+def by_torchdiffeq(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    from torchdiffeq import odeint
+
+    order = torch.argsort(t)
+    grid, inverse = torch.unique(t[order], return_inverse=True)
+    zero = torch.zeros(1, dtype=t.dtype)
+    if (grid < 0).any():
+        raise ValueError("negative times")
+    with_zero = grid if grid[0] == 0 else torch.cat([zero, grid])
+    z = odeint(lambda _, y: Xi @ y, z0, with_zero, rtol=1e-8, atol=1e-10, method="dopri5")
+    z = z if grid[0] == 0 else z[1:]
+    return z[inverse[torch.argsort(order)]]
+
+
+def by_matrix_exp(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.matrix_exp(t[:, None, None] * Xi) @ z0
+
+
+def by_eig(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    lam, V = torch.linalg.eig(Xi)
+    c = torch.linalg.solve(V, z0.to(V.dtype))
+    return ((c * torch.exp(lam * t[:, None])) @ V.mT).real
+
+
+CONTENDERS: dict[str, Contender] = {
+    "linode": by_linode,
+    "torchdiffeq dopri5, rtol 1e-8": by_torchdiffeq,
+    "torch.linalg.matrix_exp": by_matrix_exp,
+    "torch.linalg.eig": by_eig,
+}
+
+
+# ---- truth -------------------------------------------------------------------------------------------------------------
+
+
+def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
+    """States at a few of the times by ball arithmetic, where among t they are, and what to say of it."""
+    where = np.unique(np.linspace(0, len(t) - 1, min(N_TRUTH_TIMES, len(t))).astype(int))
+    if len(Xi) > MOST_TRUTH_STATES:
+        return None, where, f"no errors: the truth takes too long for more than {MOST_TRUTH_STATES} states"
+    try:
+        import flint
+    except ImportError:
+        return None, where, "no errors: their truth needs python-flint, pip install 'linode-torch[compare]'"
+    before, flint.ctx.prec = flint.ctx.prec, BITS
+    try:
+        A, v = flint.arb_mat(Xi.tolist()), flint.arb_mat([[x] for x in z0.tolist()])
+        states = []
+        for x in t[where].tolist():
+            z = (A * flint.arb(x)).exp() * v
+            if any(not z[i, 0].rel_accuracy_bits() > 60 and not z[i, 0].mid() == 0 for i in range(len(Xi))):
+                return None, where, f"no errors: {BITS} bits are too few for this system"
+            states.append([float(z[i, 0].mid()) for i in range(len(Xi))])
+    finally:
+        flint.ctx.prec = before
+    return np.array(states), where, f"errors: largest of {len(where)} times, relative to |z|, against ball arithmetic"
+
+
+def drawn(rows: list[Row]) -> Any:
+    from ..plotting import plot_comparison
+
+    found = [
+        {"name": row.name, "seconds": row.step, "error": max(row.error, 1e-17)}
+        for row in rows
+        if row.step is not None and row.error is not None and np.isfinite(row.error)
+    ]
+    if not found:
+        raise Refusal("there is nothing to draw: no contender has a time and an error")
+    return plot_comparison(found).figure

@@ -1,0 +1,159 @@
+"""Files that are written whole or not at all, and never over another one unless that is asked for."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import Refusal, bad_file, needs
+
+Array = NDArray[Any]
+TABLES = (".csv", ".npz", ".json", ".parquet")
+SYSTEMS = (".npz", ".json", ".mat")
+PICTURES = (".png", ".pdf", ".svg")
+
+
+class Output:
+    """A file to be written at the end; whether it can be is found out at once."""
+
+    def __init__(self, path: Path, suffixes: tuple[str, ...], force: bool) -> None:
+        self.path, self.force = path, force
+        if path.suffix.lower() not in suffixes:
+            raise Refusal(f"{path}: must end with one of {', '.join(suffixes)}")
+        if path.exists() and not path.is_file():
+            raise Refusal(f"{path}: is no file that could be replaced")
+        if path.exists() and not force:
+            raise Refusal(f"{path}: is there already; --force replaces it")
+        folder = path.parent
+        if not folder.is_dir():
+            raise bad_file(path, f"there is no folder {folder}")
+        if not os.access(folder, os.W_OK):
+            raise bad_file(path, f"the folder {folder} cannot be written to")
+        if path.suffix.lower() == ".parquet" and not _has_parquet():
+            raise Refusal(f"{path}: parquet needs pandas and pyarrow: pip install pandas pyarrow", 4)
+        if path.suffix.lower() in PICTURES and importlib.util.find_spec("matplotlib") is None:
+            raise needs("matplotlib", "plot")
+
+    def write(self, fill: Callable[[BinaryIO], object]) -> None:
+        """In a file beside it, which takes its name when it is complete."""
+        name = ""
+        try:
+            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            with os.fdopen(handle, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+            if self.force:
+                os.replace(name, self.path)
+            else:
+                self._take_name(name)
+        except OSError as error:
+            raise bad_file(self.path, f"cannot be written: {error.strerror or error}") from None
+        finally:
+            with suppress(OSError):
+                os.unlink(name)
+
+    def _take_name(self, name: str) -> None:
+        """Fails where another file has come up meanwhile."""
+        try:
+            os.link(name, self.path)
+        except FileExistsError:
+            raise Refusal(f"{self.path}: is there already; --force replaces it") from None
+        except OSError:  # no links on this file system
+            if self.path.exists():
+                raise Refusal(f"{self.path}: is there already; --force replaces it") from None
+            os.replace(name, self.path)
+
+
+def write_table(output: Output | None, columns: dict[str, Array], extra: dict[str, Any] | None = None) -> None:
+    """Columns of equal length: into a file, or as CSV on stdout."""
+    if output is None:
+        _write_csv(sys.stdout, columns)
+        return
+    suffix = output.path.suffix.lower()
+    if suffix == ".csv":
+        text = io.StringIO(newline="")
+        _write_csv(text, columns)
+        output.write(lambda file: file.write(text.getvalue().encode()))
+    elif suffix == ".json":
+        found = as_json({**(extra or {}), **columns})
+        output.write(lambda file: file.write(found.encode()))
+    elif suffix == ".npz":
+        output.write(lambda file: np.savez_compressed(file, **columns))
+    else:
+        frame = importlib.import_module("pandas").DataFrame(real_columns(columns))
+        output.write(lambda file: frame.to_parquet(file, index=False))
+
+
+def write_system(output: Output, arrays: dict[str, Array]) -> None:
+    suffix = output.path.suffix.lower()
+    if suffix == ".json":
+        text = as_json(arrays)
+        output.write(lambda file: file.write(text.encode()))
+    elif suffix == ".npz":
+        output.write(lambda file: np.savez(file, **arrays))
+    else:
+        from scipy.io import savemat
+
+        output.write(lambda file: savemat(file, arrays, oned_as="column"))
+
+
+def write_picture(output: Output, figure: Any) -> None:
+    kind = output.path.suffix.lower()[1:]
+    output.write(lambda file: figure.savefig(file, format=kind, dpi=150))
+
+
+def real_columns(columns: dict[str, Array]) -> dict[str, Array]:
+    """Complex columns as two real ones."""
+    found: dict[str, Array] = {}
+    for name, x in columns.items():
+        found |= {f"{name}.re": x.real, f"{name}.im": x.imag} if np.iscomplexobj(x) else {name: x}
+    return found
+
+
+def _write_csv(file: Any, columns: dict[str, Array]) -> None:
+    flat = real_columns(columns)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(flat)
+    for row in zip(*(x.tolist() for x in flat.values())):
+        writer.writerow([repr(x) if isinstance(x, float) else x for x in row])
+
+
+def as_json(x: Any) -> str:
+    """Digits that give the same floats again; what is not finite is null."""
+    return json.dumps(_plain(x), allow_nan=False)
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(value) for value in x]
+    if isinstance(x, (np.ndarray, np.generic)):
+        if np.iscomplexobj(x):
+            return {"re": _plain(x.real), "im": _plain(x.imag)}
+        return _plain(x.tolist())
+    if isinstance(x, complex):
+        return {"re": _plain(x.real), "im": _plain(x.imag)}
+    return None if isinstance(x, float) and not np.isfinite(x) else x
+
+
+def _has_parquet() -> bool:
+    found = importlib.util.find_spec
+    return found("pandas") is not None and any(found(x) is not None for x in ("pyarrow", "fastparquet"))
