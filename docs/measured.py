@@ -66,7 +66,9 @@ def peers_table(mode: str) -> str:
     for workload in workloads:
         times = medians(workload, mode)
         best = min((name for name in times if name in ("linode", *peers)), key=times.__getitem__)
-        cells = [f"**{milliseconds(times[x])}**" if x == best else milliseconds(times.get(x)) for x in ("linode", *peers)]
+        cells = [
+            f"**{milliseconds(times[x])}**" if x == best else milliseconds(times.get(x)) for x in ("linode", *peers)
+        ]
         lines.append(f"| {_named(workload)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -82,9 +84,11 @@ def job_table() -> str:
 
 
 def errors_table(mode: str) -> str:
-    """Relative errors of the gradient of Xi against ball arithmetic: the largest over all problems."""
+    """Relative errors of the gradient of Xi against ball arithmetic: the largest over all problems in float64."""
     worst: dict[str, float] = {}
     for workload in results("cpu")["workloads"].values():
+        if "float32" in workload["description"]:
+            continue
         for row in workload["modes"].get(mode, []):
             error = row["errors"].get("dXi")
             if error is not None and "median_ms" in row:
@@ -110,9 +114,12 @@ def fits_table() -> str:
 def conditions(name: str) -> str:
     """Where and when: one sentence for each set of conditions."""
     found = results(name)
-    parts = [found] if "conditions" in found else [*found["workloads"].values(), *found["sweeps"].values(), found["job"]]
+    parts = (
+        [found] if "conditions" in found else [*found["workloads"].values(), *found["sweeps"].values(), found["job"]]
+    )
     seen = {
-        f"{x['date']}, {x['device']}, {x['threads']} threads, torch {x['torch']}" for x in (p["conditions"] for p in parts)
+        f"{x['date']}, {x['device']}, {x['threads']} threads, torch {x['torch']}"
+        for x in (p["conditions"] for p in parts)
     }
     return "Measured on " + "; ".join(sorted(seen)) + "."
 
@@ -144,7 +151,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def draw_map() -> Figure:
     """Times of a training step relative to the fastest, problem by problem."""
-    workloads = [x for x in results("cpu")["workloads"].values() if any(f"linode {m}" in medians(x, "step") for m in METHODS)]
+    workloads = [
+        x for x in results("cpu")["workloads"].values() if any(f"linode {m}" in medians(x, "step") for m in METHODS)
+    ]
     figure = Figure(figsize=(8, 0.5 * len(workloads) + 1.6), layout="constrained")
     axes = figure.subplots()
     for y, workload in enumerate(reversed(workloads)):
@@ -156,7 +165,9 @@ def draw_map() -> Figure:
             own = name.startswith("linode ")
             marker = {"linode": "|"}.get(name, "o" if own else "X")
             size = 16 if name == "linode" else 7
-            axes.plot(time / fastest, y, marker, color=COLOURS[name], ms=size, mew=2 if name == "linode" else 0.6, mec="k")
+            axes.plot(
+                time / fastest, y, marker, color=COLOURS[name], ms=size, mew=2 if name == "linode" else 0.6, mec="k"
+            )
     axes.set(xscale="log", xlabel="time of a training step / the fastest of these")
     axes.set_yticks(range(len(workloads)), [x["description"].replace(", float64", "") for x in reversed(workloads)])
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -179,7 +190,13 @@ def draw_sweeps() -> Figure:
         for name in ("linode", "lean eig", "matrix_exp", "dopri5"):
             points = [(p["size"], row["median_ms"]) for p in sweep["points"] for row in p["rows"]
                       if row["contender"] == name and "median_ms" in row]  # fmt: skip
-            axes.plot(*zip(*points, strict=True), "-o", ms=4, color=COLOURS[name] if name != "dopri5" else "#CC79A7", label=name)
+            axes.plot(
+                *zip(*points, strict=True),
+                "-o",
+                ms=4,
+                color=COLOURS[name] if name != "dopri5" else "#CC79A7",
+                label=name,
+            )
         axes.set(xscale="log", yscale="log", xlabel=sweep["label"])
         axes.grid(color="0.9", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
