@@ -1,4 +1,4 @@
-"""mkdocs hook: LaTeX of the pages becomes MathML when they are built, so that readers need neither scripts nor network."""
+"""mkdocs hook: LaTeX of the pages becomes MathML when they are built; readers need neither scripts nor network."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class NotDifferentiableError(LinodeError, RuntimeError):
         >>> import linode, torch
         >>> torch.func.jacfwd(torch.func.jacfwd(linode.expm))(torch.eye(2))  # hessian, or jacfwd(jacrev(f)), can
         Traceback (most recent call last):
-        linode.errors.NotDifferentiableError: torch loses the outer tangents of a custom function in nested forward mode ...
+        linode.errors.NotDifferentiableError: torch loses the outer tangents of a custom function ...
     """
 
 

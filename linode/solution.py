@@ -44,8 +44,8 @@ class Stats:
     """What the evaluation did: figures of the decomposition by name.
 
     Attributes:
-        n: number of states. n_systems, n_times: of matrices and of times. reason: why this method. rejected: methods that
-            were passed over, each with its reason. details: figures of the decomposition by name.
+        n: number of states. n_systems, n_times: of matrices and of times. reason: why this method.
+        rejected: methods that were passed over, each with its reason. details: figures of the decomposition by name.
 
     Example:
         >>> import linode
@@ -70,7 +70,7 @@ class Solution:
         t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: the name of what evaluated it.
         status: truthy where all is well, else its text is the advice. stats: a `Stats`.
         condition: relative condition number of z(t) with respect to Xi, (*batch,).
-        error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the norm of the trajectory.
+        error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the trajectory's norm.
 
     Example:
         >>> import linode
