@@ -156,7 +156,7 @@ def _window(axes: Axes, z: Array, starts: Array, rest: Array | None, *, is_own: 
     low, high = points.min(0), points.max(0)
     least = 1e-6 * float(np.abs(points).max())  # of what moves by less all is one point
     if rest is not None:
-        distance = float(np.linalg.norm(np.clip(rest, low, high) - rest))
+        distance = float(np.abs(np.clip(rest, low, high) - rest).max())
         if distance <= FAR * (high - low).max() or (high - low).max() <= least:
             low, high = np.minimum(low, rest), np.maximum(high, rest)
     sizes, middle = high - low, (low + high) / 2
