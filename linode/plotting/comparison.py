@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from ..errors import DtypeError, OptionError
 from .theme import COLOURS, DASHES, LARGEST, MARKERS, add_labels, add_legend, check_text, make_axes
-from .values import is_number
+from .values import Array, is_number
 
 WORDS = {"seconds": "time (s)", "n": "number of states n", "T": "number of times T", "method": "method"}
 REFERENCE = "0.45"
+EPS = float(np.finfo(float).eps)
+MOST_TICKS = 8  # sizes, up to which each is written at its place
 
 
 def plot_comparison(
@@ -71,7 +75,7 @@ def plot_comparison(
         raise DtypeError(f"names must be texts, got {unknown[0]!r}")
     points = {name: np.array(table.get(name, []), float).reshape(-1, 2 + len(edges)) for name in order}
     usable = {name: _usable(values) for name, values in points.items()}
-    axes = make_axes(ax, height=4.2)
+    axes, joins = make_axes(ax, height=4.2), any(len(values) > 1 for values in usable.values())
     floors = [_floor([values[:, i] for values in usable.values()]) for i in (0, 1)]
     handles, missing, has_zeros = [], [], False
     for i, name in enumerate(order):
@@ -79,7 +83,7 @@ def plot_comparison(
         if not len(values):
             missing += [name] if name in table else []
             continue
-        style = _style(i, name == reference)
+        style = _style(i, name == reference, joins)
         is_zero = values[:, :2] == 0
         places = np.where(is_zero, floors, values[:, :2])
         axes.plot(*places.T, zorder=2.5, **style)
@@ -95,6 +99,9 @@ def plot_comparison(
             axes.fill_between(places[:, 0], low, high, color=style["color"], alpha=0.15, lw=0)
         handles.append(Line2D([], [], label=name, **style))
     axes.set(xscale="log", yscale="log")
+    drawn = np.concatenate([np.zeros((0, 2)), *(line.get_xydata() for line in axes.lines)])  # earlier calls too
+    _make_ticks(axes.xaxis, axes.get_xlim(), drawn[:, 0])
+    _make_ticks(axes.yaxis, axes.get_ylim(), drawn[:, 1])
     axes.grid(which="major", color="0.88", lw=0.6)
     axes.set_axisbelow(True)
     add_labels(axes, *(WORDS.get(key, key) if given is None else given for key, given in ((x, xlabel), (y, ylabel))))
@@ -147,11 +154,37 @@ def _floor(columns: list[Any]) -> float:
     """Where 0 is drawn: half a decade below the smallest value above it."""
     values = np.concatenate(columns)
     positive = values[values > 0]
-    return float(positive.min() / np.sqrt(10.0)) if len(positive) else 1.0
+    return float(positive.min() / np.sqrt(10.0)) if len(positive) else EPS
 
 
-def _style(i: int, is_reference: bool) -> dict[str, Any]:
+def _make_ticks(axis: Axis, limits: tuple[float, float], places: Array) -> None:
+    """Sizes are written as they are; less than a decade gets round numbers; all else powers of ten."""
+    sizes = np.unique(places)
+    if 1 < len(sizes) <= MOST_TICKS and _are_sizes(sizes):
+        axis.set_ticks(sizes.tolist(), [f"{x:.0f}" for x in sizes])
+        axis.set_minor_locator(NullLocator())
+    elif limits[1] < 10 * limits[0]:
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
+
+
+def _are_sizes(x: Array) -> bool:
+    """Whole numbers that are not too close to write each, nor powers of ten."""
+    if x[0] < 1 or x[-1] >= 1e5 or (x != np.round(x)).any() or (x[1:] < 1.4 * x[:-1]).any():
+        return False
+    return bool((np.log10(x) != np.round(np.log10(x))).any())
+
+
+def _style(i: int, is_reference: bool, joins: bool) -> dict[str, Any]:
     if is_reference:
         return {"color": REFERENCE, "ls": DASHES[1], "lw": 1.2}
     marker = MARKERS[i % len(MARKERS)]
-    return {"color": COLOURS[i % len(COLOURS)], "marker": marker, "ls": "-", "ms": 5.5, "mew": 0, "lw": 1.4}
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": marker,
+        "ls": "-" if joins else "",
+        "ms": 5.5,
+        "mew": 0,
+        "lw": 1.4,
+    }

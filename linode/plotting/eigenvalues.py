@@ -60,11 +60,14 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
         axes.plot(lam.real, lam.imag, marker, color=colour, ms=4.5, mew=0, zorder=3, alpha=alpha)
     for draw in (axes.axhline, axes.axvline):
         draw(0.0, color="0.5", lw=0.8, zorder=0.5)
+    lam = np.concatenate(systems)
+    if not lam.imag.any():
+        half = np.abs(lam).max() / 2
+        axes.update_datalim([(0.0, -half), (0.0, half)])  # else the height would be rounding
     axes.autoscale_view()
     far = 1e3 * np.ptp(axes.get_xlim())
     # an artist, not a patch: it leaves the limits alone
     axes.add_artist(Rectangle((-far, 0.0), far, 1.0, transform=axes.get_xaxis_transform(), fc=STABLE, lw=0, zorder=0))
-    lam = np.concatenate(systems)
     if ax is None:
         unclear = np.zeros(len(lam), bool)
         unclear[: len(spread)] = known & (np.abs(systems[0].real) <= 2 * np.sqrt(np.abs(spread[:, 0, 0])))
@@ -82,7 +85,7 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
         handles.append(Patch(fc=(COLOURS[0], 0.2), ec=COLOURS[0], lw=1.0, label=f"{100 * level:g} % region"))
     handles.append(Patch(color=STABLE, lw=0, label="stable"))
     title = "" if several or len(systems) == 1 else f"{len(systems)} systems"
-    add_legend(axes, handles, is_own=ax is None, title=title)
+    add_legend(axes, handles, is_own=ax is None, title=title, points=np.c_[lam.real, lam.imag])
     return axes
 
 

@@ -20,11 +20,12 @@ from .values import Array, as_array, as_times
 FIELD = "0.72"
 MOST_TRAJECTORIES = 50
 GRID = 40  # points of the field along each axis
+FIELD_LIMIT = 1e100  # states beyond whose squares overflow in matplotlib's arrows
 SAME = 1e-7  # angle, about the root of the unit roundoff, between eigenvectors that are one: those of defective Xi
 ZERO = 1e-12  # of the size of Xi, below which an eigenvalue is zero
 N_TIMES, MOST_TIMES, PER_TURN = 600, 6000, 60
-TURNS, DECAYS, GROWTHS = 8, 6.0, 2.5  # how long a trajectory is followed, whichever is shorter
-MARGIN, FAR = 0.18, 5.0  # of the window around trajectories; how far away an equilibrium still belongs to it
+TURNS, DECAYS, GROWTHS = 8, 6.0, 1.6  # how long a trajectory is followed, whichever is shorter
+MARGIN, FAR = 0.12, 5.0  # of the window around trajectories; how far away an equilibrium still belongs to it
 
 
 def plot_phase(
@@ -39,7 +40,7 @@ def plot_phase(
 
     Stream lines follow Xi z + b; an input u acts on the trajectories alone, since its field moves. Each trajectory
     starts at a dot. The equilibrium is full where nothing grows, or else hollow; there may be a line of them. Along
-    eigenvectors trajectories are straight: dashed where they decay, dotted where they grow.
+    eigenvectors trajectories are straight.
 
     Args:
         ode: with n = 2 and one Xi and b; z0 may be a batch.
@@ -68,21 +69,24 @@ def plot_phase(
     rest, kernel = _equilibria(Xi, b)
     x_limits, y_limits = _window(axes, z, starts.reshape(-1, 2), rest, is_own=ax is None)
     _draw_field(axes, Xi, b, x_limits, y_limits)
-    handles = [Line2D([], [], color=FIELD, lw=0.9, label="field" if not ode.forcing.inputs else "field where u = 0")]
-    handles += _draw_lines(axes, Xi, rest, kernel)
+    handles = _draw_lines(axes, Xi, rest, kernel)
     for curve, start in zip(z[:MOST_TRAJECTORIES], starts.reshape(-1, 2)):
         axes.plot(*curve.T, color=COLOURS[0], lw=1.8, zorder=3)
         axes.plot(*start, "o", color=COLOURS[0], ms=5, mew=0, zorder=3.1)
     handles.append(Line2D([], [], color=COLOURS[0], lw=1.8, marker="o", ms=5, mew=0, markevery=[0], label="trajectory"))
-    if rest is not None and len(kernel) == 0:
+    if rest is not None and len(kernel) == 0 and _is_within(rest, x_limits, y_limits):
         fill = COLOURS[6] if _grows(Xi) == 0 else "white"
         point: dict[str, Any] = {"ls": "", "marker": MARKERS[1], "ms": 6.0, "mfc": fill, "mec": COLOURS[6], "mew": 1.2}
         axes.plot(*rest, zorder=3.2, **point)
         handles.append(Line2D([], [], label="equilibrium", **point))
     axes.set(xlim=x_limits, ylim=y_limits)
     add_labels(axes, *names)
-    title = f"first {MOST_TRAJECTORIES} of {len(z)}\ntrajectories" if len(z) > MOST_TRAJECTORIES else ""
-    add_legend(axes, handles, is_own=ax is None, title=title)
+    notes = [f"first {MOST_TRAJECTORIES} of {len(z)}\ntrajectories"] if len(z) > MOST_TRAJECTORIES else []
+    notes += ["every point is at rest"] if len(kernel) == 2 and not b.any() else []
+    if ode.forcing.inputs:
+        notes.append("arrows: where u = 0")
+    seen = np.concatenate([z[:MOST_TRAJECTORIES].reshape(-1, 2), np.repeat(starts.reshape(-1, 2), N_TIMES, 0)])
+    add_legend(axes, handles, is_own=ax is None, title="\n".join(notes), points=seen)
     return axes
 
 
@@ -159,6 +163,8 @@ def _window(axes: Axes, z: Array, starts: Array, rest: Array | None, *, is_own: 
         distance = float(np.abs(np.clip(rest, low, high) - rest).max())
         if distance <= FAR * (high - low).max() or (high - low).max() <= least:
             low, high = np.minimum(low, rest), np.maximum(high, rest)
+            reach = np.maximum(rest - low, high - rest) / 2  # it is seen from all sides
+            low, high = np.minimum(low, rest - reach), np.maximum(high, rest + reach)
     sizes, middle = high - low, (low + high) / 2
     size = float(sizes.max()) if sizes.max() > least else float(np.abs(middle).max()) or 1.0
     half = (0.5 + MARGIN) * np.where(sizes < 0.1 * size, size, sizes)  # what hardly moves gets the scale of the other
@@ -168,12 +174,16 @@ def _window(axes: Axes, z: Array, starts: Array, rest: Array | None, *, is_own: 
     return [limits[i] if is_own or free[i] else set_ones[i] for i in (0, 1)]
 
 
+def _is_within(point: Array, *limits: tuple[float, float]) -> bool:
+    return all(min(pair) <= x <= max(pair) for x, pair in zip(point, limits))
+
+
 def _draw_field(axes: Axes, Xi: Array, b: Array, x_limits: tuple[float, float], y_limits: tuple[float, float]) -> None:
     x, y = (np.linspace(min(limits), max(limits), GRID) for limits in (x_limits, y_limits))
     points = np.stack(np.meshgrid(x, y), -1)
     field = points @ Xi.T + b
-    if field.any():
-        field = field / np.abs(field).max()
+    if field.any() and np.abs((*x_limits, *y_limits)).max() < FIELD_LIMIT:
+        field = field / np.abs(field / [np.ptp(x), np.ptp(y)]).max()  # squares must neither overflow nor vanish
         axes.streamplot(
             x, y, field[..., 0], field[..., 1], color=FIELD, linewidth=0.7, arrowsize=0.8, density=1.1, zorder=1
         )
@@ -195,9 +205,10 @@ def _draw_lines(axes: Axes, Xi: Array, rest: Array | None, kernel: Array) -> lis
     for x, v in sorted(zip(lam, V.T), key=lambda pair: pair[0]):
         if all(abs(v[0] * w[1] - v[1] * w[0]) > SAME for w in directions):
             directions.append(v)
-            style: dict[str, Any] = {"color": COLOURS[1], "lw": 1.3, "ls": DASHES[1] if x <= 0 else DASHES[2]}
+            i = len(handles) + 1
+            style: dict[str, Any] = {"color": COLOURS[i], "lw": 1.4, "ls": DASHES[i]}
             axes.axline(_pair(rest), _pair(rest + v), zorder=2, **style)
-            handles.append(Line2D([], [], label=f"eigenvector, λ = {x:.3g}", **style))
+            handles.append(Line2D([], [], label=f"eigenvector, λ = {x:.4g}", **style))
     return handles
 
 

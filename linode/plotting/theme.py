@@ -18,10 +18,10 @@ from ..errors import DtypeError, OptionError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # 7 colours, 4 dashes: 28 pairs
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+MARKERS = ("o", "s", "^", "D", "v", "X", "<", "P", ">")
 INK, STABLE = "0.35", "0.94"
 LARGEST = 1e300  # what is beyond would overflow in matplotlib's own arithmetic
-MOST_ROWS = 20  # of a legend, in one column
+MOST_ROWS, MOST_INSIDE = 20, 8  # of a legend, in one column; and of one that lies over the data
 
 
 def make_axes(ax: Any, height: float = 3.8, width: float = 7.0) -> Axes:
@@ -37,27 +37,54 @@ def make_axes(ax: Any, height: float = 3.8, width: float = 7.0) -> Axes:
     return ax
 
 
-def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "") -> None:
-    """Beside the axes in a figure of their own, where it hides nothing and a title finds its place."""
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if is_own else {"loc": "best"}
+def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "", points: Any = None) -> None:
+    """Beside the axes in a figure of their own, where it hides nothing and a title finds its place.
+
+    A long one too, where a layout makes room. Else where it hides the fewest lines, or, if lines are everywhere, the
+    fewest of `points` (N, 2).
+    """
     names = [str(handle.get_label()) for handle in handles]
+    place: dict[str, Any] = {"loc": "best" if points is None else _emptiest_place(axes, points, names)}
+    has_room = is_own or (len(handles) > MOST_INSIDE and axes.figure.get_layout_engine() is not None)
+    if has_room:
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
     legend = axes.legend(
         handles,
         ["x"] * len(handles),  # names that start with _ would be left out
         title=title or None,
-        frameon=not is_own,
+        frameon=not has_room,
         framealpha=0.8,
         edgecolor="none",
         fontsize="small",
         title_fontsize="small",
         handlelength=2.4,
-        ncols=1 + (len(handles) - 1) // MOST_ROWS,
+        ncols=1 + (len(handles) - 1) // (MOST_ROWS if has_room else MOST_INSIDE),
         **place,
     )
     legend.set(alignment="left")
     for text, name in zip(legend.get_texts(), names):
         write(text, name)
     write(legend.get_title(), title)
+
+
+def _emptiest_place(axes: Axes, points: Any, names: list[str]) -> str:
+    """Where a legend of about the size of these names hides the fewest points; corners first."""
+    x, y = (axes.transData + axes.transAxes.inverted()).transform(points).T
+    width, height = np.multiply(
+        axes.bbox.size, 72.0 / axes.figure.get_dpi()
+    )  # points, as fonts: a small one is 8.5 x 4.5
+    wide, high = (40.0 + 4.5 * max(map(len, names), default=0)) / width, (8.0 + 12.5 * len(names)) / height
+    left = {"right": 1 - wide, "left": 0.0, "center": (1 - wide) / 2}
+    low = {"upper": 1 - high, "lower": 0.0, "center": (1 - high) / 2}
+    places = [(v, h) for h in left for v in low]
+    places.sort(key=lambda place: place.count("center"))
+
+    def n_hidden(place: tuple[str, str]) -> int:
+        x0, y0 = left[place[1]], low[place[0]]
+        return int(((x >= x0) & (x <= x0 + wide) & (y >= y0) & (y <= y0 + high)).sum())
+
+    best = min(places, key=n_hidden)
+    return "center" if best == ("center", "center") else " ".join(best)
 
 
 def add_labels(axes: Axes, x: str, y: str) -> None:

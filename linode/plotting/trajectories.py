@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,8 @@ def paired(t: Any, z: Any) -> list[tuple[Array, Array]]:
                 ) from None
             if times.shape[-1] != T:
                 raise ShapeError(f"z has shape {values.shape}, but there are {times.shape[-1]} times in t")
-            pairs = list(zip(spread.reshape(-1, T), values.reshape(-1, T, n)))
+            K = prod(values.shape[:-2])
+            pairs = list(zip(spread.reshape(K, T), values.reshape(K, T, n)))
     if not pairs:
         raise ShapeError("z holds no trajectory")
     counts = {values.shape[1] for _, values in pairs}
@@ -203,4 +205,5 @@ def _scale(axes: Axes, pairs: list[tuple[Array, Array]], shown: list[int]) -> No
     z = np.concatenate([np.abs(z[:, shown]).ravel() for _, z in pairs])
     z = z[(z < LARGEST) & (z > 0)]
     if len(z) and z.max() > HUGE:
+        axes.margins(y=0.01)  # more would pass the largest float
         axes.set_yscale("symlog", linthresh=max(1e-3, float(np.quantile(z, 0.01))))
