@@ -74,7 +74,7 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
         _scale_plane(axes, lam, unclear)
     if len(systems) == 1:
         _count_hidden(axes, lam)
-    add_labels(axes, "Re λ, growth rate (1/time)", "Im λ, angular frequency (1/time)")
+    add_labels(axes, "Re λ, growth rate (1/time)", "Im λ, frequency (rad/time)")
     handles: list[Any] = [
         Line2D(
             [], [], ls="", marker=marker, ms=4.5, mew=0, color=colour, label=f"system {i}" if several else "eigenvalue"

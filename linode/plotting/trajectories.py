@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ..errors import ShapeError
+from ..errors import DtypeError, ShapeError
 from .theme import COLOURS, DASHES, INK, LARGEST, MARKERS, add_labels, add_legend, check_text, make_axes, make_names
 from .values import Array, as_array, as_times, chosen, is_logarithmic
 
@@ -73,6 +73,7 @@ def plot_trajectories(
     by_trajectory = len(shown) == 1 and 1 < len(drawn) <= len(COLOURS)
     count = len(drawn) if by_trajectory else len(shown)
     axes = make_axes(ax, height=3.8 if count < 12 else 4.8)
+    is_marked = (is_complex and count > 1) or max(len(pairs[k][0]) for k in drawn) <= FEW
     n_gaps = 0
     for row, k in enumerate(drawn):
         times, values = pairs[k]
@@ -81,35 +82,30 @@ def plot_trajectories(
             curve = values[order, j]
             is_seen = np.abs(curve) < LARGEST
             n_gaps += len(curve) - int(is_seen.sum())
-            style = _style(
-                row if by_trajectory else i, is_complex and count > 1, len(drawn) if not by_trajectory else 1
-            )
-            parts = [(curve.real, "-"), (curve.imag, DASHES[1])] if is_complex else [(curve, style["ls"])]
-            for part, dashes in parts:
-                line = axes.plot(times[order], np.where(is_seen, part, np.nan), **{**style, "ls": dashes})[0]
-                _mark(line, is_seen, None if "marker" not in style else (row + i) % N_MARKERS)
+            number, n_alike = (row, 1) if by_trajectory else (i, len(drawn))
+            style = _style(number, is_complex, is_marked, n_alike)
+            for part, dashes in _parts(curve, is_complex, style["ls"]):
+                (line,) = axes.plot(times[order], np.where(is_seen, part, np.nan), **{**style, "ls": dashes})
+                _mark(line, is_seen, row + i)
     if ax is None:
         _scale(axes, [pairs[k] for k in drawn], shown)
     one = names[shown[0]] if len(shown) == 1 and (labels is not None or n > 1) else "state"
     add_labels(axes, xlabel, one if ylabel is None else ylabel)
-    handles = []
-    if count > 1:
-        words = [f"trajectory {k}" for k in drawn] if by_trajectory else [names[j] for j in shown]
-        handles = [
-            Line2D([], [], label=name, **{**_style(i, is_complex, 1), **({"ls": "-"} if is_complex else {})})
-            for i, name in enumerate(words)
-        ]
+    words = [f"trajectory {k}" for k in drawn] if by_trajectory else [names[j] for j in shown]
+    handles = [Line2D([], [], label=name, **_style(i, is_complex, is_marked, 1)) for i, name in enumerate(words)]
+    handles = handles if count > 1 else []
     if is_complex:
         ink = INK if count > 1 else COLOURS[0]
-        handles += [Line2D([], [], color=ink, lw=1.3, label="real part")]
-        handles += [Line2D([], [], color=ink, lw=1.3, ls=DASHES[1], label="imaginary part")]
+        both = _parts(np.zeros(0), is_complex, "-")
+        names_of_parts = ("real part", "imaginary part")
+        handles += [Line2D([], [], color=ink, lw=1.4, ls=ls, label=name) for (_, ls), name in zip(both, names_of_parts)]
     notes = []
     if states is None and len(shown) < n:
         notes.append(f"{len(shown)} of {n} states,\nthose that vary most")
     if trajectories is None and len(drawn) < K:
         notes.append(f"first {len(drawn)} of {K}\ntrajectories")
     if n_gaps:
-        notes.append(f"{n_gaps} value{'s' * (n_gaps > 1)} not finite" + "\nor beyond 1e300")
+        notes.append(f"{n_gaps} value{'s' * (n_gaps > 1)} not finite\nor beyond 1e300")
     if handles or notes:
         add_legend(axes, handles, is_own=ax is None, title="\n".join(notes))
     return axes
@@ -117,7 +113,9 @@ def plot_trajectories(
 
 def paired(t: Any, z: Any) -> list[tuple[Array, Array]]:
     """Times (T,) and states (T, n) of each trajectory."""
-    if isinstance(t, (list, tuple)) and any(np.ndim(_detached(x)) > 0 for x in t):
+    if isinstance(t, (list, tuple)) and any(np.ndim(x) > 0 for x in t):
+        if not hasattr(z, "__len__") or isinstance(z, str):
+            raise DtypeError(f"z is a {type(z).__name__}; it must hold one array for each of {len(t)} trajectories")
         if len(z) != len(t):
             raise ShapeError(f"t holds {len(t)} arrays and z {len(z)}; they must hold one for each trajectory")
         pairs = [
@@ -150,10 +148,6 @@ def paired(t: Any, z: Any) -> list[tuple[Array, Array]]:
     return pairs
 
 
-def _detached(x: Any) -> Any:
-    return x.detach() if hasattr(x, "detach") else x
-
-
 def _one(t: Array, z: Array, t_name: str, z_name: str) -> tuple[Array, Array]:
     if t.ndim != 1 or z.ndim not in (1, 2) or len(z) != len(t):
         raise ShapeError(
@@ -173,26 +167,32 @@ def _by_variation(curves: list[Array]) -> Array:
     return np.argsort(-np.maximum(high - low, -1.0), kind="stable")
 
 
-def _style(i: int, is_complex: bool, n_trajectories: int) -> dict[str, Any]:
-    style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "ls": DASHES[i % len(DASHES)], "lw": 1.4}
-    if n_trajectories > 1:
-        style |= {"lw": 1.0, "alpha": max(0.25, 1.0 - 0.1 * n_trajectories)}
-    return style | ({"marker": MARKERS[i % len(MARKERS)], "ms": 4.0} if is_complex else {})
+def _style(i: int, is_complex: bool, is_marked: bool, n_alike: int) -> dict[str, Any]:
+    """Of a curve, one of n_alike in this style; the dashes of complex ones tell their parts apart."""
+    style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "lw": 1.4}
+    style["ls"] = "-" if is_complex else DASHES[i % len(DASHES)]
+    if n_alike > 1:
+        style |= {"lw": 1.0, "alpha": max(0.25, 1.0 - 0.1 * n_alike)}
+    return style | ({"marker": MARKERS[i % len(MARKERS)], "ms": 4.0} if is_marked else {})
 
 
-def _mark(line: Line2D, is_seen: Array, offset: int | None) -> None:
-    """Dots where there are few samples and where no line joins a sample to another; else, if asked for, some."""
+def _parts(curve: Array, is_complex: bool, dashes: Any) -> list[tuple[Array, Any]]:
+    return [(curve.real, "-"), (curve.imag, DASHES[1])] if is_complex else [(curve, dashes)]
+
+
+def _mark(line: Line2D, is_seen: Array, number: int) -> None:
+    """Marks at all of few samples, and where no line joins a sample to another; at some where markers tell curves."""
     T = len(is_seen)
     joined = np.zeros(T, bool)
     both = is_seen[1:] & is_seen[:-1]
     joined[1:] |= both
     joined[:-1] |= both
     where = np.flatnonzero(is_seen if T <= FEW else is_seen & ~joined)
-    if offset is not None and T > FEW:
-        step = max(1, T // N_MARKERS)
-        where = np.union1d(where, np.arange(offset * step // N_MARKERS, T, step))
-    if line.get_marker() in ("None", None, "") and len(where):
+    if line.get_marker() == "None":
         line.set(marker=".", markersize=5.0)
+    elif T > FEW:
+        step = T // N_MARKERS
+        where = np.union1d(where, np.arange(number % N_MARKERS * step // N_MARKERS, T, step))
     line.set_markevery(where.tolist())
 
 
@@ -206,4 +206,5 @@ def _scale(axes: Axes, pairs: list[tuple[Array, Array]], shown: list[int]) -> No
     z = z[(z < LARGEST) & (z > 0)]
     if len(z) and z.max() > HUGE:
         axes.margins(y=0.01)  # more would pass the largest float
-        axes.set_yscale("symlog", linthresh=max(1e-3, float(np.quantile(z, 0.01))))
+        least = max(1e-3, float(np.quantile(z, 0.01)))
+        axes.set_yscale("symlog", linthresh=least, linscale=0.05 * np.log10(z.max() / least))
