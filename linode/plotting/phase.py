@@ -64,6 +64,8 @@ def plot_phase(
     names = make_names("labels", labels, 2, "state")
     axes = make_axes(ax, height=4.2)
     times = np.sort(as_times(t, "t").ravel()) if t is not None else _times(Xi)
+    if not len(times):
+        raise ShapeError("t holds no time; None chooses times")
     z = as_array(_restarted(ode, starts)(torch.as_tensor(times).to(ode.Xi.device)), "z").reshape(-1, len(times), 2)
     z = np.where((np.abs(z) < LARGEST).all(-1, keepdims=True), z, np.nan)
     rest, kernel = _equilibria(Xi, b)
@@ -100,6 +102,8 @@ def _system(ode: Any, z0: Any) -> tuple[Array, Array, Array]:
         raise ShapeError(f"ode has {Xi.shape[-1]} states; a phase portrait needs 2")
     if starts.ndim == 0 or starts.shape[-1] != 2:
         raise ShapeError(f"z0 has shape {starts.shape}; it must be (*batch, 2)")
+    if starts.size == 0:
+        raise ShapeError(f"z0 has shape {starts.shape}; z0 holds no start")
     for x, name, size in ((Xi, "Xi", 4), (b, "b", 2)):
         if x.size != size:
             raise ShapeError(

@@ -19,11 +19,16 @@ WIDE = 300.0  # ratio of gaps between times, or of decay rates, from which on th
 
 def as_array(x: Any, name: str) -> Array:
     """float64 or complex128; tensors may be anywhere and need gradients, also inside of lists."""
-    if isinstance(x, (list, tuple)) and any(isinstance(part, Tensor) for part in x):
-        parts = [as_array(part, f"{name}[{i}]") for i, part in enumerate(x)]
-        return as_array(np.asarray(parts) if len({part.shape for part in parts}) == 1 else parts, name)
+    x = _without_tensors(x, name) if isinstance(x, (list, tuple)) else x
     array = as_tensor(x, name, integers_become=torch.float64).numpy(force=True)
     return array.astype(complex if np.iscomplexobj(array) else float)
+
+
+def _without_tensors(x: Any, name: str) -> Any:
+    """Nested lists with arrays in place of tensors."""
+    if isinstance(x, Tensor):
+        return as_array(x, name)
+    return [_without_tensors(part, name) for part in x] if isinstance(x, (list, tuple)) else x
 
 
 def as_times(x: Any, name: str) -> Array:
