@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +163,10 @@ class LinearODE(Solver):
         C, D = (torch.as_tensor(x).to(z) for x in (self.C, self.D))
         y = z @ C.mT + sum(part(times).to(z) @ D.mT for part in self.forcing.inputs)
         return self._answer(y[..., 0, :] if is_scalar else y, t)
+
+    def plot_phase(self, ax: Any = None, **options: Any) -> Any:
+        """The phase portrait of two states; see `linode.plotting.plot_phase`. Needs matplotlib."""
+        return importlib.import_module("linode.plotting").plot_phase(self, ax=ax, **options)
 
     def _propagators(self, times: Tensor) -> Tensor:
         return exponential(self.Xi, times, self._planner).to(self.dtype)

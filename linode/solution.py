@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -86,3 +87,7 @@ class Solution:
     stats: Stats
     condition: Any
     error_estimate: Any
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """The states over time; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
+        return importlib.import_module("linode.plotting").plot_trajectories(self.t, self.z, ax=ax, **options)

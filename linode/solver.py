@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -203,6 +204,16 @@ class Solver(ABC):
                 f"status: {solution.status}",
             ]
         return "\n".join(lines)
+
+    def plot(self, t: Any, ax: Any = None, **options: Any) -> Any:
+        """The states at times t as curves; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
+        with torch.no_grad():
+            z = self(t)
+        return importlib.import_module("linode.plotting").plot_trajectories(t, z, ax=ax, **options)
+
+    def plot_eigenvalues(self, ax: Any = None, **options: Any) -> Any:
+        """Eigenvalues of Xi in the complex plane; see `linode.plotting.plot_eigenvalues`. Needs matplotlib."""
+        return importlib.import_module("linode.plotting").plot_eigenvalues(self, ax=ax, **options)
 
     def __repr__(self) -> str:
         shapes = f"Xi {tuple(self.Xi.shape)}, z0 {tuple(self.z0.shape)}"

@@ -1,0 +1,157 @@
+"""Data, the fitted curves, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from ..errors import OptionError
+from .theme import COLOURS, INK, add_labels, add_legend, check_text, make_axes, make_names
+from .values import Array, as_array, chosen, is_logarithmic, is_number
+
+MOST = 6  # channels, or trajectories, that one picture shows unasked
+N_TIMES, MOST_TIMES, PER_PERIOD = 600, 3000, 24  # of a curve
+Z = 1.959964  # standard deviations on each side that hold 95 %
+MANY = 300  # dots of a channel, from which on they are smaller
+
+
+class Fitted(Protocol):
+    """What of a `FitResult` is drawn."""
+
+    sigma: Any
+    eigenvalues: Any
+
+    @property
+    def observations(self) -> list[tuple[Array, Array]]: ...
+
+    def predict(self, t: Any, z0: Any = None, u: Any = None) -> Any: ...
+    def predict_stderr(self, t: Any, k: int = 0) -> Any: ...
+
+
+def plot_fit(
+    result: Fitted,
+    ax: Axes | None = None,
+    *,
+    channels: Sequence[int] | None = None,
+    trajectories: Sequence[int] | None = None,
+    ahead: float = 0.0,
+    band: bool = True,
+    labels: Sequence[str] | None = None,
+    xlabel: str = "time",
+    ylabel: str | None = None,
+) -> Axes:
+    """Data as dots, the fitted curves, and 95 % bands for new observations.
+
+    A band holds 95 % at each time by itself: noise, and what the data leave open of Xi and of initial states. Where
+    sigma is one of each value, the noise of new ones is unknown, and bands are those of the curves. There is no band
+    where errors are infinite. All this takes the model to be right and the noise to be independent: where residuals
+    hang together in time, bands are too narrow, those of forecasts by far.
+
+    Args:
+        result: of `linode.fit`.
+        ax: matplotlib axes; None: those of a new figure.
+        channels: which ones; None: all, or the six that vary most.
+        trajectories: which ones; None: all, or the first six.
+        ahead: how far beyond the last sample of each trajectory, units of time; there the curve is dashed.
+        band: whether to draw bands, which take some tenths of a second for each trajectory.
+        labels: names of all channels; None: their numbers.
+        xlabel, ylabel: of the axes, with units.
+
+    Raises:
+        OptionError: channels or trajectories are out of range, ahead is negative, labels are too few or too many.
+        DtypeError: ax is not matplotlib axes, labels are no texts.
+
+    Example:
+        >>> import numpy as np, linode
+        >>> t = np.linspace(0.0, 5.0, 40)
+        >>> result = linode.fit(t, np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(40))
+        >>> ax = result.plot(ahead=1.0, xlabel="time (h)")
+        >>> ax.get_xlabel()
+        'time (h)'
+    """
+    if not (is_number(ahead) and 0 <= ahead < np.inf):
+        raise OptionError(f"ahead must be a time of at least 0, got {ahead!r}")
+    check_text(xlabel=xlabel, ylabel=ylabel)
+    observations = result.observations
+    K, p = len(observations), observations[0][1].shape[1]
+    variance = np.nanvar(np.concatenate([y for _, y in observations]), axis=0)
+    names = make_names("labels", labels, p, "channel")
+    shown = chosen("channels", channels, p, np.argsort(-variance, kind="stable"), MOST)
+    drawn = chosen("trajectories", trajectories, K, np.arange(K), MOST)
+    axes = make_axes(ax, height=3.8 if len(shown) * len(drawn) <= MOST // 2 else 4.8)
+    fastest = float(np.abs(as_array(result.eigenvalues, "eigenvalues").imag).max(initial=0.0))
+    # of those that are not drawn the curve is asked for at one time: predict answers for all
+    times = [_dense(t, ahead, fastest) if k in drawn else t[:1] for k, (t, _) in enumerate(observations)]
+    with np.errstate(over="ignore", invalid="ignore"):  # a forecast may grow out of range; then the curve ends
+        curves = result.predict(times if K > 1 else times[0])
+    curves = curves if isinstance(curves, list) else [curves]
+    noise = _noise(result.sigma, p)
+    several, any_band = len(shown) > 1, False
+    for k in drawn:
+        (t, y), dense, curve = observations[k], times[k], _columns(curves[k])
+        seen, later = dense <= t[-1], dense >= t[-1]
+        width = (
+            Z * np.hypot(_columns(result.predict_stderr(dense, k)), 0.0 if noise is None else noise) if band else None
+        )
+        for i, j in enumerate(shown):
+            colour = COLOURS[i % MOST]
+            ink = colour if several else INK
+            axes.plot(t, y[:, j], "o", color=ink, alpha=0.5, ms=3 if len(t) < MANY else 2, mew=0, zorder=1.9)
+            axes.plot(dense[seen], curve[seen, j], color=colour, lw=1.3)
+            if ahead:
+                axes.plot(dense[later], curve[later, j], "--", color=colour, lw=1.3)
+            if width is not None and np.isfinite(width[:, j]).all():
+                any_band = True
+                low, high = curve[:, j] - width[:, j], curve[:, j] + width[:, j]
+                axes.fill_between(dense, low, high, color=colour, alpha=0.18, lw=0)
+    if ax is None and all(is_logarithmic(observations[k][0]) for k in drawn):
+        axes.set_xscale("log")
+    axes.margins(x=0.01)
+    alone = "observations" if several or (p == 1 and labels is None) else names[shown[0]]
+    add_labels(axes, xlabel, alone if ylabel is None else ylabel)
+    ink = INK if several else COLOURS[0]
+    handles: list[Any] = [Line2D([], [], color=COLOURS[i % MOST], lw=3, label=names[j]) for i, j in enumerate(shown)]
+    handles = handles if several else []
+    handles.append(Line2D([], [], ls="", marker="o", ms=3, mew=0, color=INK, label="data"))
+    handles.append(Line2D([], [], color=ink, lw=1.3, label="fit"))
+    if ahead:
+        handles.append(Line2D([], [], color=ink, lw=1.3, ls="--", label="forecast"))
+    if any_band:
+        words = "95 % band" if noise is not None else "95 % band of the fit"
+        handles.append(Patch(color=ink, alpha=0.18, lw=0, label=words))
+    notes = []
+    if channels is None and len(shown) < p:
+        notes.append(f"{len(shown)} of {p} channels,\nthose that vary most")
+    if trajectories is None and len(drawn) < K:
+        notes.append(f"first {len(drawn)} of {K}\ntrajectories")
+    add_legend(axes, handles, is_own=ax is None, title="\n".join(notes))
+    return axes
+
+
+def _columns(y: Any) -> Array:
+    y = as_array(y, "y")
+    return y[:, None] if y.ndim == 1 else y
+
+
+def _noise(sigma: Any, p: int) -> Array | None:
+    """Standard deviation of new observations, (p,); None where it is that of each value."""
+    if isinstance(sigma, (list, tuple)) and any(np.ndim(x) for x in sigma):
+        return None
+    size = as_array(sigma, "sigma")
+    return np.broadcast_to(size, (p,)) if size.shape in ((), (1,), (p,)) else None
+
+
+def _dense(t: Array, ahead: float, fastest: float) -> Array:
+    """Times to draw a curve at: evenly in time, evenly between samples, and the samples.
+
+    Samples may lie apart by orders of magnitude. fastest: angular frequency.
+    """
+    periods = fastest * (t[-1] + ahead - t[0]) / (2 * np.pi)
+    even = np.linspace(t[0], t[-1] + ahead, int(np.clip(PER_PERIOD * periods, N_TIMES, MOST_TIMES)))
+    between = np.interp(np.linspace(0.0, len(t) - 1.0, N_TIMES), np.arange(len(t)), t)
+    return np.unique(np.concatenate([even, between, t[:: max(1, len(t) // N_TIMES)], t[-1:]]))

@@ -1,0 +1,118 @@
+"""What all pictures share: colours, line styles and markers, axes, and text that is shown as it is.
+
+Colours are those of Okabe & Ito (2008), which people with colour-blindness tell apart, without their yellow, which is
+hard to see on white. A style is a colour with a dash pattern or a marker, so that pictures can be read in grey too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from ..errors import DtypeError, OptionError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # 7 colours, 4 dashes: 28 pairs
+MARKERS = ("o", "s", "^", "D", "v", "X", "<", "P", ">")
+INK, STABLE = "0.35", "0.94"
+LARGEST = 1e300  # what is beyond would overflow in matplotlib's own arithmetic
+MOST_ROWS, MOST_INSIDE = 20, 8  # of a legend, in one column; and of one that lies over the data
+
+
+def make_axes(ax: Any, height: float = 3.8, width: float = 7.0) -> Axes:
+    """The axes given, or those of a new figure that pyplot does not know."""
+    if ax is None:
+        axes = Figure(figsize=(width, height), layout="constrained").subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        return axes
+    if not isinstance(ax, Axes):
+        raise DtypeError(f"ax is a {type(ax).__name__}; it must be matplotlib axes, such as those of fig.subplots()")
+    if ax.name != "rectilinear":
+        raise DtypeError(f"ax is {ax.name}; it must be axes with an x and a y, such as those of fig.subplots()")
+    return ax
+
+
+def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "", points: Any = None) -> None:
+    """Beside the axes in a figure of their own, where it hides nothing and a title finds its place.
+
+    A long one too, where a layout makes room. Else where it hides the fewest lines, or, if lines are everywhere, the
+    fewest of `points` (N, 2).
+    """
+    names = [str(handle.get_label()) for handle in handles]
+    place: dict[str, Any] = {"loc": "best" if points is None else _emptiest_place(axes, points, names)}
+    has_room = is_own or (len(handles) > MOST_INSIDE and axes.figure.get_layout_engine() is not None)
+    if has_room:
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    legend = axes.legend(
+        handles,
+        ["x"] * len(handles),  # names that start with _ would be left out
+        title=title or None,
+        frameon=not has_room,
+        framealpha=0.8,
+        edgecolor="none",
+        fontsize="small",
+        title_fontsize="small",
+        handlelength=2.4,
+        ncols=1 + (len(handles) - 1) // (MOST_ROWS if has_room else MOST_INSIDE),
+        **place,
+    )
+    legend.set(alignment="left")
+    for text, name in zip(legend.get_texts(), names):
+        write(text, name)
+    write(legend.get_title(), title)
+
+
+def _emptiest_place(axes: Axes, points: Any, names: list[str]) -> str:
+    """Where a legend of about the size of these names hides the fewest points; corners first."""
+    x, y = (axes.transData + axes.transAxes.inverted()).transform(points).T
+    width, height = np.multiply(
+        axes.bbox.size, 72.0 / axes.figure.get_dpi()
+    )  # points, as fonts: a small one is 8.5 x 4.5
+    wide, high = (40.0 + 4.5 * max(map(len, names), default=0)) / width, (8.0 + 12.5 * len(names)) / height
+    left = {"right": 1 - wide, "left": 0.0, "center": (1 - wide) / 2}
+    low = {"upper": 1 - high, "lower": 0.0, "center": (1 - high) / 2}
+    places = [(v, h) for h in left for v in low]
+    places.sort(key=lambda place: place.count("center"))
+
+    def n_hidden(place: tuple[str, str]) -> int:
+        x0, y0 = left[place[1]], low[place[0]]
+        return int(((x >= x0) & (x <= x0 + wide) & (y >= y0) & (y <= y0 + high)).sum())
+
+    best = min(places, key=n_hidden)
+    return "center" if best == ("center", "center") else " ".join(best)
+
+
+def add_labels(axes: Axes, x: str, y: str) -> None:
+    write(axes.xaxis.label, x)
+    write(axes.yaxis.label, y)
+
+
+def write(text: Text, words: str) -> None:
+    """Words as they are: neither mathtext between dollars nor TeX."""
+    text.set_text(words)
+    text.set_parse_math(False)
+    text.set_usetex(False)
+
+
+def check_text(**named: Any) -> None:
+    for name, value in named.items():
+        if value is not None and not isinstance(value, str):
+            raise DtypeError(f"{name} must be text, got {type(value).__name__}")
+
+
+def make_names(name: str, labels: Any, count: int, what: str) -> list[str]:
+    """The labels given, one for each, or numbers: state 0, state 1, ..."""
+    if labels is None:
+        return [f"{what} {i}" for i in range(count)]
+    if isinstance(labels, str):
+        labels = [labels]
+    if not isinstance(labels, (Sequence, np.ndarray)) or not all(isinstance(x, str) for x in labels):
+        raise DtypeError(f"{name} must be a list of texts, one for each {what}, got {labels!r}")
+    if len(labels) != count:
+        raise OptionError(f"{name} has {len(labels)} texts, but there are {count}: one for each {what} is needed")
+    return [str(x) for x in labels]
