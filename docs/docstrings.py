@@ -15,7 +15,7 @@ import griffe
 
 import linode
 
-SECTION = re.compile(r"^( *)(Args|Attributes):\n((?:\1 +\S.*\n|[ ]*\n)+)", re.MULTILINE)
+SECTION = re.compile(r"^( *)(Args|Attributes|Returns|Raises):\n((?:\1 +\S.*\n|[ ]*\n)+)", re.MULTILINE)
 NAMES = r"(?!None|True|False)[A-Za-z_]\w*(?:, [A-Za-z_]\w*)*"
 ENTRY = re.compile(rf"(?:^|(?<=[.;] ))({NAMES}): ")
 SIZE = r"(?:\*batch|[A-Za-z]{1,2}|\d+)(?: \+ \d)?"  # of a shape
@@ -43,7 +43,9 @@ def readable(text: str) -> str:
 
 
 def _link(name: str) -> str:
-    return f"[`{name}`][{PATHS.get(name, 'linode.' + name)}]" if name in linode.__all__ else ""
+    if name not in linode.__all__ or name in ("methods", "nn"):
+        return ""
+    return f"[`{name}`][{PATHS.get(name, 'linode.' + name)}]"
 
 
 def _separated(section: re.Match[str]) -> str:
@@ -51,19 +53,23 @@ def _separated(section: re.Match[str]) -> str:
     own = re.match(r" *", body)[0]  # type: ignore[index]
     entries: list[list[str]] = []
     for line in body.rstrip("\n").split("\n"):
-        if line.startswith(own) and not line.startswith(own + " "):
+        if not entries or (line.startswith(own) and ENTRY.match(line[len(own) :])):
             entries.append([])
         entries[-1].append(line)
-    lines = [line for entry in entries for line in _entries(entry, own)]
+    lines = [line for entry in entries for line in _entries(entry, own, heading)]
     return f"{indent}{heading}:\n" + "\n".join(lines) + "\n" * (1 + body.endswith("\n\n"))
 
 
-def _entries(lines: list[str], own: str) -> list[str]:
+def _entries(lines: list[str], own: str, heading: str) -> list[str]:
     """One entry for each name of "a: first. b, c: second."; an entry with a list in it is left as it is."""
     if any(not line.strip() for line in lines[:-1]):
         return lines
     text = " ".join(line.strip() for line in lines).strip()
+    if heading == "Returns":
+        return [own + text]
     found = list(ENTRY.finditer(text))
     stops = [entry.start(1) for entry in found[1:]] + [len(text)]
     parts = [(entry[1], text[entry.end() : stop].strip()) for entry, stop in zip(found, stops, strict=True)]
+    if heading == "Raises":  # errors of one cause stay together
+        return [f"{own}{names}: {description}" for names, description in parts] or [own + text]
     return [f"{own}{name}: {description}" for names, description in parts for name in names.split(", ")] or lines
