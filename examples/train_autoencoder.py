@@ -43,16 +43,15 @@ model = Autoencoder()
 optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 700)
 for _ in range(700):
-    some = torch.randint(500, (50,))
     optimiser.zero_grad()
+    some = torch.randint(500, (50,))
     (model(x[some, 0], t[some]) - x[some]).square().mean().backward()
     optimiser.step()
     schedule.step()
 
 t_new, x_new, exact = record(200, duration=12.0)
 with torch.no_grad():
-    prediction = model(x_new[:, 0], t_new)
-    error = (prediction - exact).square().mean().sqrt()
+    error = ((prediction := model(x_new[:, 0], t_new)) - exact).square().mean().sqrt()
     mean = (x.mean((0, 1)) - exact).square().mean().sqrt()
     print("learned eigenvalues:", ", ".join(f"{x:.3f}" for x in torch.linalg.eigvals(model.dynamics.Xi).tolist()))
 ax = plot_trajectories(t_new[0], prediction[0, :, :3], labels=["predicted 0", "predicted 1", "predicted 2"])
