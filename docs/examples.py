@@ -1,6 +1,7 @@
 """mkdocs hook: examples are run when the pages are built, for their pictures and for what they print.
 
-A line `<!-- run: fit_system -->` of a page becomes the picture that examples/fit_system.py draws and its output. What
+A line `<!-- run: fit_system -->` of a page becomes the picture that examples/fit_system.py draws, what it prints, and
+its source. What
 was made is kept in .cache/examples under a hash of all that it depends on, so that a second build is quick.
 """
 
@@ -44,7 +45,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def _shown(found: re.Match[str]) -> str:
     name = found[1]
     output = (made(scripts()[name]) / "output.txt").read_text()
-    return f"![What {name}.py draws]({name}.png)\n\nIt prints\n\n```text\n{output}```"
+    source = scripts()[name].read_text()
+    picture = f"![What {name}.py draws]({name}.png)"
+    return f"{picture}\n\nIt prints\n\n```text\n{output}```\n\nThe program:\n\n```python\n{source}```"
 
 
 def made(script: Path) -> Path:

@@ -89,7 +89,6 @@ def test_every_example_has_a_picture_that_goes_where_it_is_told(name: str):
 def test_every_example_has_a_page_with_its_picture_output_and_source(name: str):
     page = (ROOT / "docs/pages/examples" / name.replace(".py", ".md")).read_text()
     assert f"<!-- run: {name.removesuffix('.py')} -->" in page
-    assert f'```python\n--8<-- "examples/{name}"\n```' in page
 
 
 def test_the_autoencoder_predicts_new_trajectories_twice_as_long(tmp_path: Path):
