@@ -37,7 +37,9 @@ N_CALLS, N_CALLS_PER_STEP = 360, 4
 @register
 @dataclass(frozen=True)
 class Chain(Method):
-    """No options.
+    """States a step apart, Taylor polynomials between them; small Xi, many times, neither stiff nor badly scaled.
+
+    No options.
 
     Example:
         >>> import linode

@@ -34,7 +34,9 @@ Array = NDArray[Any]
 @register
 @dataclass(frozen=True)
 class Eig(Method):
-    """Options: max_condition, the largest kappa_1(V), and the largest amplification of rounding in dL/dXi, accepted.
+    """Eigendecomposition; Xi with well-conditioned eigenvectors, however stiff.
+
+    Options: max_condition, the largest kappa_1(V), and the largest amplification of rounding in dL/dXi, accepted.
 
     Example:
         >>> import linode

@@ -51,7 +51,9 @@ DENSE_NODES = 0.25  # times are dense where there are at most this many steps a 
 @register
 @dataclass(frozen=True)
 class Propagator(Method):
-    """Options: precision, "auto" (by the check above), "double", "mixed" or "double-double".
+    """Powers of one step by matrix products; every matrix.
+
+    Options: precision, "auto" (by a check of its own rounding), "double", "mixed" or "double-double".
 
     Example:
         >>> import linode

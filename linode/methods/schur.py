@@ -36,7 +36,9 @@ CHECK, GRADIENT_CHECK = 3e-14, 3e-13  # relative differences that pass
 @register
 @dataclass(frozen=True)
 class Schur(Method):
-    """No options.
+    """Block-diagonalised real Schur form; every matrix, repeated eigenvalues included.
+
+    No options.
 
     Example:
         >>> import linode

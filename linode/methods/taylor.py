@@ -40,7 +40,9 @@ PRODUCTS_PER_UNIT, LEAST_PRODUCTS = 13, 60  # of |Xi| t_max; once for a plan
 @register
 @dataclass(frozen=True)
 class Taylor(Method):
-    """No options.
+    """Taylor polynomials of Xi acting on vectors; large Xi, moderate spans of time.
+
+    No options.
 
     Example:
         >>> import linode
