@@ -122,3 +122,19 @@ def test_a_start_from_a_doubtful_fit_warns():
     z = np.exp(-T)[:, None] * [1.0, 2.0, -1.0]
     with pytest.warns(UserWarning, match="not identifiable"):
         net.init_from_data(T, z + white(9, z.shape))
+
+
+@pytest.mark.parametrize(("p", "gaps"), [(6, False), (6, True), (2, False)])
+def test_bands_hold_the_curve_where_the_observation_matrix_was_fitted_too(p: int, gaps: bool):
+    Xi = np.array([[-0.2, 2.0, 0.0], [-2.0, -0.2, 0.5], [0.3, 0.0, -0.7]])
+    t, C, inside = np.linspace(0.0, 6.0, 40), np.random.default_rng(99).standard_normal((p, 3)), []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        clean = linode.LinearODE(Xi, rng.standard_normal((3, 3)))(t) @ C.T
+        z = clean + 0.05 * rng.standard_normal(clean.shape)
+        z[rng.uniform(size=z.shape) < 0.1 * gaps] = np.nan
+        result = linode.fit(t, z, rank=3)
+        predicted = result.predict(t)
+        for k in range(3):
+            inside.append(np.abs(predicted[k] - clean[k]) <= 1.96 * result.predict_stderr(t, k))
+    assert 0.88 <= np.mean(inside) <= 0.99

@@ -6,6 +6,7 @@ fitted to the data anew, in which they are linear, and their own noise is added.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..ode import LinearODE
 from .data import Data
 from .estimate import Estimate
 from .groups import make_groups
-from .states import Parts, StatesModel, observed
+from .states import Parts, StatesModel, observation_matrix, observed
 from .structures import Linear
 from .uncertainty import draws
 
@@ -69,23 +70,32 @@ def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -
 def _by_states(
     found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
 ) -> Array:
-    n, m = len(found.Xi), found.B.shape[1]
+    n, p, sizes = len(found.Xi), data.p, [found.Xi.size, found.B.size, len(found.Xi) * bias]
     mean = np.concatenate([found.Xi.ravel(), found.B.ravel(), found.b[: n * bias]])
-    rng = np.random.default_rng(1)
-    model = StatesModel(data, Linear(n, np.eye(n * n), is_free=True), found.C, bias, found.z0 if z0_is_known else None)
-    curves = []
-    for move in sigma * draws(found.covariance)[:N_DRAWS]:
-        Xi, B, b = np.split(mean + move, [n * n, n * (n + m)])
-        parts = Parts(Xi.reshape(n, n), B.reshape(n, m), b if bias else np.zeros(n), found.C)
+    covariance = found.covariance
+    if found.covariance_with_C is not None:
+        mean, covariance = np.concatenate([mean, found.C.ravel()]), found.covariance_with_C
+    rng, known, curves = np.random.default_rng(1), found.z0 if z0_is_known else None, []
+    for move in sigma * draws(covariance)[:N_DRAWS]:
+        Xi, B, b, C = np.split(mean + move, np.cumsum(sizes))
+        parts = Parts(Xi.reshape(n, n), B.reshape(n, -1), b if bias else np.zeros(n), found.C)
+        if C.size:
+            parts = replace(parts, C=C.reshape(p, n))
+        model = StatesModel(data, Linear(n, np.eye(n * n), is_free=True), parts.C, bias, known)
         fitted = model.eliminated(model.pack(parts.Xi.ravel(), parts.B, parts.b))
         if fitted is None:
             continue
-        z0 = fitted.z0[k]
+        z0, offset = fitted.z0[k], np.zeros(p)
         if not z0_is_known:
-            A = observed(found.C, model.respond(parts, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
+            A = observed(parts.C, model.respond(parts, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
             z0 = z0 + sigma * np.linalg.pinv(A.reshape(-1, n)) @ rng.standard_normal(A.size // n)
+        if found.C_is_refitted:
+            states = model.respond(parts, fitted.basis, fitted.z0, False).z
+            C, _, roots = observation_matrix(states, data, bias)
+            C += sigma * (roots @ rng.standard_normal((*C.shape, 1)))[..., 0]
+            parts, offset = replace(parts, C=C[:, :n]), C[:, n:].sum(-1)
         ode = LinearODE(parts.Xi, z0, b=parts.b if bias else None, B=parts.B if u is not None else None, u=u)
-        curves.append(np.asarray(ode(t)) @ found.C.T)
+        curves.append(np.asarray(ode(t)) @ parts.C.T + offset)
     return _spread(curves)
 
 

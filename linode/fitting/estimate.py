@@ -64,6 +64,7 @@ class Estimate:
     n_unknowns: those that the data can determine. null: directions in the space of covariance that they cannot,
     (k, size), each of length 1, beyond a change of basis where the states are free up to one.
     null_is_theta: null is in the space of theta, B and b. at_bounds: entries of theta that are at one, and where.
+    covariance_with_C: of Xi, B, b and C, where C was fitted beside them. C_is_refitted: it was fitted after them.
     offset: (p,) constant part of the observations that no state makes, y = C z + offset; None: none.
     rates: factors of the eigenvalues, their theta and its covariance, where these were what was fitted.
     theta: parameters of a structure, and their covariance.
@@ -83,6 +84,8 @@ class Estimate:
     is_realisation: bool
     null_is_theta: bool = False
     at_bounds: tuple[tuple[str, float], ...] = ()
+    covariance_with_C: Array | None = None
+    C_is_refitted: bool = False
     offset: Array | None = None
     rates: tuple[Factors, Array, Array] | None = None
     theta: Array | None = None

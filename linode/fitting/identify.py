@@ -14,7 +14,7 @@ from .estimate import Estimate
 from .many import fit_many, is_identity, typical_rate
 from .one import fit_one, strongest
 from .progress import Report
-from .states import Parts, simulate
+from .states import Parts, observation_matrix, simulate
 from .structures import Structure, make_structure
 
 Array = NDArray[Any]
@@ -98,13 +98,7 @@ def _of_strongest(question: Question, structure: Structure, report: Report) -> E
 def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
     """C anew, on all channels, by linear least squares."""
     n = len(found.Xi)
-    C, cost = np.zeros((data.p, n + bias)), 0.0
-    flat = states_of(found, data, bias).reshape(-1, n)
-    flat = np.concatenate([flat, np.ones((len(flat), int(bias)))], 1)
-    for j in range(data.p):
-        w, y = data.w[..., j].ravel(), data.y[..., j].ravel()
-        C[j] = np.linalg.lstsq(w[:, None] * flat, w * y, rcond=None)[0]
-        cost += float(((w * (y - flat @ C[j])) ** 2).sum())
+    C, cost, _ = observation_matrix(states_of(found, data, bias), data, bias)
     return replace(
         found,
         C=C[:, :n],
@@ -112,6 +106,7 @@ def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
         cost=cost,
         n_unknowns=found.n_unknowns + C.size - n * n,
         is_realisation=True,
+        C_is_refitted=True,
     )
 
 

@@ -185,9 +185,11 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
     cov, null_rows = inverse_of(best.gram)
     null = null_rows.T
     own, n_gains = model.structure.size, n * (m + model.bias)
-    L = np.zeros((n * n + n_gains, len(theta)))
+    size = n * n + n_gains
+    L = np.zeros((size + len(theta) - own - n_gains, len(theta)))
     L[: n * n, :own] = model.structure.slopes(theta[:own])
-    L[n * n :, own : own + n_gains] = np.eye(n_gains)
+    L[n * n :, own:] = np.eye(len(theta) - own)
+    every, L = matmul(matmul(L, cov), L.T), L[:size]
     is_realisation = free_basis(model) > 0
     if model.structure.names_theta:
         directions = null.T
@@ -206,7 +208,8 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         cost=best.cost,
         converged=best.converged,
         starts=starts,
-        covariance=matmul(matmul(L, cov), L.T),
+        covariance=every[:size, :size],
+        covariance_with_C=every if model.C is None else None,
         n_unknowns=len(theta) - null.shape[1] + (0 if model.z0 is not None else z0.size),
         null=directions / np.linalg.norm(directions, axis=1, keepdims=True),
         is_realisation=is_realisation,

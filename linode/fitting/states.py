@@ -26,7 +26,8 @@ from .race import count_spikes
 from .structures import Linear, Structure
 
 Array = NDArray[Any]
-SINGULAR = 1e-12  # of an initial state's direction, relative
+SINGULAR = 1e-12  # of an initial state's direction, or of a state, relative
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,24 @@ def exact_response(data: Data, parts: Parts, bias: bool, z0: Array | None, want_
     if not want_jacobian:
         return Response(np.stack(states), np.stack(by_z0), None, None)
     return Response(np.stack(states), np.stack(by_z0), np.stack(by_Xi), np.stack(by_B))
+
+
+def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, Array]:
+    """C (p, n), with a constant as last column where there is a bias, from states z (K, T, n) by least squares.
+
+    Also the cost, and for each channel a root of the covariance of its row, for noise of weight 1, (p, n, n).
+    """
+    flat = z.reshape(-1, z.shape[-1])
+    flat = np.concatenate([flat, np.ones((len(flat), int(bias)))], 1)
+    C, roots, cost = np.zeros((data.p, flat.shape[1])), np.zeros((data.p, flat.shape[1], flat.shape[1])), 0.0
+    for j in range(data.p):
+        w, y = data.w[..., j].ravel(), data.y[..., j].ravel()
+        U, s, Vt = np.linalg.svd(w[:, None] * flat, full_matrices=False)
+        inverse = np.where(s > SINGULAR * s[0], 1 / np.maximum(s, TINY), 0.0)
+        C[j] = Vt.T @ (inverse * (U.T @ (w * y)))
+        roots[j] = Vt.T * inverse
+        cost += sum_of_squares(w * (y - flat @ C[j]))
+    return C, cost, roots
 
 
 def simulate(data: Data, parts: Parts, bias: bool, z0: Array) -> Array:
