@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch, Rectangle
 from scipy.special import chdtri
 
-from ..errors import DtypeError, NonFiniteError, OptionError
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..problem import check_finite, make_matrix
 from .theme import COLOURS, MARKERS, STABLE, add_labels, add_legend, make_axes
 from .values import WIDE, Array, as_array, is_number
@@ -97,6 +97,8 @@ def _spectra(system: Any) -> tuple[list[Array], Array]:
     if isinstance(system, (str, bytes)) or system is None:
         raise DtypeError(f"system is a {type(system).__name__}; it must be a fit, a solver, or Xi (*batch, n, n)")
     Xi = make_matrix(getattr(system, "Xi", system), "Xi").detach()
+    if not Xi.numel():
+        raise ShapeError(f"Xi has shape {tuple(Xi.shape)}; it holds no system")
     check_finite(Xi, "Xi")
     n = Xi.shape[-1]
     lam = np.linalg.eigvals(as_array(Xi, "Xi").reshape(-1, n, n)).astype(complex)
