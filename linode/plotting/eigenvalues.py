@@ -125,7 +125,8 @@ def _scale_plane(axes: Axes, lam: Array, unclear: Array) -> None:
         axes.set(ylim=(-1.0, 1.0), yticks=[0.0])
     clear = np.abs(lam.real[(lam.real != 0) & ~unclear])
     if len(clear) and clear.max() > WIDE * clear.min():
-        axes.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(clear.min())))
+        least = max(clear.min(), clear.max() * 1e-30)  # more decades cannot be read, and overflow
+        axes.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(least)))
         axes.autoscale_view()
 
 
