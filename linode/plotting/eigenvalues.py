@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch, Rectangle
 from scipy.special import chdtri
 
-from ..errors import DtypeError, NonFiniteError, OptionError
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..problem import check_finite, make_matrix
 from .theme import COLOURS, MARKERS, STABLE, add_labels, add_legend, make_axes
 from .values import WIDE, Array, as_array, is_number
@@ -97,6 +97,8 @@ def _spectra(system: Any) -> tuple[list[Array], Array]:
     if isinstance(system, (str, bytes)) or system is None:
         raise DtypeError(f"system is a {type(system).__name__}; it must be a fit, a solver, or Xi (*batch, n, n)")
     Xi = make_matrix(getattr(system, "Xi", system), "Xi").detach()
+    if not Xi.numel():
+        raise ShapeError(f"Xi has shape {tuple(Xi.shape)}; it holds no system")
     check_finite(Xi, "Xi")
     n = Xi.shape[-1]
     lam = np.linalg.eigvals(as_array(Xi, "Xi").reshape(-1, n, n)).astype(complex)
@@ -123,7 +125,8 @@ def _scale_plane(axes: Axes, lam: Array, unclear: Array) -> None:
         axes.set(ylim=(-1.0, 1.0), yticks=[0.0])
     clear = np.abs(lam.real[(lam.real != 0) & ~unclear])
     if len(clear) and clear.max() > WIDE * clear.min():
-        axes.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(clear.min())))
+        least = max(clear.min(), clear.max() * 1e-30)  # more decades cannot be read, and overflow
+        axes.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(least)))
         axes.autoscale_view()
 
 
