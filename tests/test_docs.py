@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import linode
 from tests.documents import ROOT, blocks, is_alike, pages, run
 
 PAGES = {str(path.relative_to(ROOT)): path for path in pages()}
@@ -99,6 +100,15 @@ def help_of(module: tuple[str, ...]) -> str:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_every_status_and_every_error_has_its_place_where_things_go_wrong():
+    text = PAGES["docs/pages/trouble.md"].read_text()
+    statuses = [x for x in (*linode.Status, *linode.FitStatus) if not x]
+    assert len(statuses) > 5
+    assert all(f"**{status.name}**" in text for status in statuses)
+    errors = [name for name in linode.__all__ if name.endswith("Error") and name != "LinodeError"]
+    assert all(f"| `{name}` |" in text for name in errors)
 
 
 # ---- the checks themselves ---------------------------------------------------------------------------------------
