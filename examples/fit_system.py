@@ -6,6 +6,7 @@ Nothing is known of the system but that it has six states, all of them measured,
 import sys
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import linode
 
@@ -25,9 +26,11 @@ print(result.summary())
 
 module = result.to_module()  # a torch.nn.Module, to train on from here
 print(f"\nmodule starts from Xi: {bool(np.allclose(module.Xi.detach(), result.Xi))}")
-if len(sys.argv) > 1:  # a folder for pictures
-    result.plot(channels=[0, 1, 2], ahead=5.0).figure.savefig(f"{sys.argv[1]}/fit.png", dpi=150)
-    result.plot_eigenvalues().figure.savefig(f"{sys.argv[1]}/eigenvalues.png", dpi=150)
+figure = Figure(figsize=(12, 4.5), layout="constrained")
+left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+result.plot(left, channels=[0, 1, 2], ahead=5.0)
+result.plot_eigenvalues(right)
+figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "fit_system.png", dpi=150)
 inside = np.mean(np.abs(result.Xi - Xi) < 1.96 * result.stderr)
 error = np.linalg.norm(result.Xi - Xi) / np.linalg.norm(Xi)
 print(f"95 % intervals that hold the true entry: {inside:.2f}, relative error of Xi: {error:.3f}")

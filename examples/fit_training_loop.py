@@ -6,7 +6,7 @@ the training years, but the penalty was added after a look at the held-out error
 """
 
 import sys
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import linode
 
 torch.set_default_dtype(torch.float64)
-t, y = torch.from_numpy(np.genfromtxt(Path(__file__).parent / "data/co2.csv", delimiter=",", skip_header=1).T)
+t, y = torch.from_numpy(np.genfromtxt(files("linode.cli") / "data/co2.csv", delimiter=",", skip_header=1).T)
 t, y = t[~y.isnan()], y[~y.isnan()]  # years, ppm
 held_out = t >= t[-1] - 5
 t_train, y_train, t_test, y_test = t[~held_out], y[~held_out], t[held_out], y[held_out]

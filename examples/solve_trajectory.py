@@ -4,9 +4,12 @@ A chain of three radioactive decays, Po-218 -> Pb-214 -> Bi-214 -> decayed, with
 last line is the largest difference from its closed form, that of Bateman (1910).
 """
 
+import sys
+
 import numpy as np
 
 import linode
+from linode.plotting import plot_trajectories
 
 half_life = np.array([3.07, 27.06, 19.71])  # minutes: Po-218, Pb-214, Bi-214
 rate = np.log(2) / half_life
@@ -21,6 +24,16 @@ print("t (min)    Po-218    Pb-214    Bi-214    decayed")
 for time, shares in zip(t, z, strict=True):
     print(f"{time:7.1f}  " + "  ".join(f"{share:8.5f}" for share in shares))
 print(f"method: {solution.method}; {solution.status}")
+
+fine = np.linspace(0.0, 240.0, 500)
+ax = plot_trajectories(
+    fine,
+    linode.LinearODE(Xi, z0)(fine),
+    labels=["Po-218", "Pb-214", "Bi-214", "decayed"],
+    xlabel="time (min)",
+    ylabel="share of the atoms",
+)
+ax.figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "solve_trajectory.png", dpi=150)
 
 
 def bateman(times: np.ndarray, index: int) -> np.ndarray:

@@ -169,7 +169,7 @@ def tangent(
     n = Xi.shape[-1]
     y = Trajectory.apply(*_block(Xi, dXi, z0, dz0), t, planner.for_blocks)
     z, w = y[..., :n], y[..., n:]
-    return (w + dt[..., None] * (z @ Xi.mT)).contiguous(), y
+    return (w + dt[..., None].to(w.real.dtype) * (z @ Xi.mT)).contiguous(), y
 
 
 def second_order(
@@ -181,7 +181,7 @@ def second_order(
     n = Xi.shape[-1]
     M, y0 = _block(Xi, dXi, z0, dz0)
     dz, y = tangent(Xi, z0, t, dXi, dz0, dt, planner)
-    moved = dt[..., None] * g  # cotangent of Xi z, from dz's term dt Xi z
+    moved = dt[..., None].to(g.real.dtype) * g  # cotangent of Xi z, from dz's term dt Xi z
     G = torch.cat([moved @ Xi.conj(), g], -1)
     S, a, grad_t = TrajectoryVJP.apply(M, y0, t, G, planner.for_blocks, True)
     direct = (moved.mT @ y[..., :n].conj()).sum_to_size(Xi.shape)

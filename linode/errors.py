@@ -4,36 +4,101 @@ from __future__ import annotations
 
 
 class LinodeError(Exception):
-    """Base class of everything that linode raises on purpose."""
+    """Base class of everything that linode raises on purpose.
+
+    Example:
+        >>> import linode
+        >>> try:
+        ...     linode.expm([[1.0, 2.0]])
+        ... except linode.LinodeError as error:
+        ...     print(type(error).__name__, isinstance(error, ValueError))
+        ShapeError True
+    """
 
 
 class ShapeError(LinodeError, ValueError):
-    """An argument has the wrong shape; the message names it and says what was needed."""
+    """An argument has the wrong shape; the message names it and says what was needed.
+
+    Example:
+        >>> import linode
+        >>> linode.LinearODE([[1.0]], [1.0, 2.0])
+        Traceback (most recent call last):
+        linode.errors.ShapeError: z0 has last size 2, but Xi is 1 x 1; z0 must be (*batch, 1)
+    """
 
 
 class DtypeError(LinodeError, TypeError):
-    """An argument is of a type that cannot be a real or complex array."""
+    """An argument is of a type that cannot be a real or complex array.
+
+    Example:
+        >>> import linode
+        >>> linode.LinearODE("x", [1.0])
+        Traceback (most recent call last):
+        linode.errors.DtypeError: Xi must hold real or complex numbers, got str of <U1
+    """
 
 
 class DeviceError(LinodeError, ValueError):
-    """Arguments live on different devices."""
+    """Arguments live on different devices.
+
+    Example:
+        >>> import linode, torch
+        >>> linode.LinearODE(torch.eye(2), torch.ones(2, device="meta"))
+        Traceback (most recent call last):
+        linode.errors.DeviceError: Xi and z0 must be on one device, got Xi on cpu, z0 on meta
+    """
 
 
 class NonFiniteError(LinodeError, ValueError):
-    """An argument holds NaN or infinity."""
+    """An argument holds NaN or infinity.
+
+    Example:
+        >>> import linode
+        >>> linode.LinearODE([[float("nan")]], [1.0])
+        Traceback (most recent call last):
+        linode.errors.NonFiniteError: Xi must be finite, but Xi[0, 0] is nan
+    """
 
 
 class NotDifferentiableError(LinodeError, RuntimeError):
-    """A derivative that torch cannot carry through; the message names one that it can."""
+    """A derivative that torch cannot carry through; the message names one that it can.
+
+    Example:
+        >>> import linode, torch
+        >>> torch.func.jacfwd(torch.func.jacfwd(linode.expm))(torch.eye(2))  # hessian, or jacfwd(jacrev(f)), can
+        Traceback (most recent call last):
+        linode.errors.NotDifferentiableError: torch loses the outer tangents of a custom function ...
+    """
 
 
 class OrderError(LinodeError, ValueError):
-    """Times that must increase do not."""
+    """Times that must increase do not.
+
+    Example:
+        >>> import linode
+        >>> linode.ZeroOrderHold([0.0, 2.0, 1.0], [[1.0], [2.0], [3.0]])
+        Traceback (most recent call last):
+        linode.errors.OrderError: times must increase strictly, but times[2] = 1 comes after 2
+    """
 
 
 class OptionError(LinodeError, ValueError):
-    """An option has a value that means nothing."""
+    """An option has a value that means nothing.
+
+    Example:
+        >>> import linode
+        >>> linode.LinearODE([[1.0]], [1.0], rtol=-1.0)
+        Traceback (most recent call last):
+        linode.errors.OptionError: rtol must be None or a number between 0 and 1, got -1.0
+    """
 
 
 class MethodError(LinodeError, ValueError):
-    """The method is unknown, or cannot be accurate for this Xi; the message names one that can."""
+    """The method is unknown, or cannot be accurate for this Xi; the message names one that can.
+
+    Example:
+        >>> import linode
+        >>> linode.LinearODE([[1.0]], [1.0], method="dopri5")
+        Traceback (most recent call last):
+        linode.errors.MethodError: method 'dopri5' is unknown; known are 'auto', 'chain', ...
+    """

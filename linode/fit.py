@@ -73,7 +73,7 @@ def fit(
         >>> t = np.linspace(0.0, 5.0, 40)
         >>> z = linode.LinearODE([[-0.1, 2.0], [-2.0, -0.1]], [1.0, 0.0])(t)
         >>> result = linode.fit(t, z + 1e-3 * np.random.default_rng(0).standard_normal(z.shape))
-        >>> np.abs(result.Xi - [[-0.1, 2.0], [-2.0, -0.1]]).max() < 3 * result.stderr.max()
+        >>> bool(np.abs(result.Xi - [[-0.1, 2.0], [-2.0, -0.1]]).max() < 3 * result.stderr.max())
         True
     """
     if not (isinstance(stable, bool) or stable == "auto"):

@@ -43,6 +43,15 @@ class FitResult:
             given. dof: values less unknowns. chi2: sum of squared residuals over sigma^2.
         status: a `FitStatus`. converged: bool. message: what happened, in words. starts: each with name, cost, n_steps
             and converged.
+
+    Example:
+        >>> import numpy as np, linode
+        >>> t = np.linspace(0.0, 5.0, 40)
+        >>> z = np.exp(-t) + 1e-3 * np.random.default_rng(0).standard_normal(40)
+        >>> result = linode.fit(t, z)
+
+        >>> bool(result), result.Xi.shape, bool(abs(result.Xi + 1.0) < 4 * result.stderr)
+        (True, (1, 1), True)
     """
 
     def __init__(
@@ -114,6 +123,15 @@ class FitResult:
 
         Raises:
             ShapeError, DtypeError, NonFiniteError: an argument that cannot be used, by name.
+
+        Example:
+            >>> import numpy as np, linode
+            >>> t = np.linspace(0.0, 5.0, 40)
+            >>> z = np.exp(-t) + 1e-3 * np.random.default_rng(0).standard_normal(40)
+            >>> result = linode.fit(t, z)
+
+            >>> result.predict([10.0]).shape, bool(abs(result.predict(1.0) - np.exp(-1.0)) < 0.01)
+            ((1,), True)
         """
         if not self._is_list or z0 is not None:
             return self._predicted(t, 0, z0, u)
@@ -136,6 +154,18 @@ class FitResult:
 
         Returns:
             (T, p), or (T,) where z came as (T,); infinite where the data leave no freedom to judge by.
+
+        Raises:
+            ShapeError, DtypeError, OptionError: an argument that cannot be used, by name.
+
+        Example:
+            >>> import numpy as np, linode
+            >>> t = np.linspace(0.0, 5.0, 40)
+            >>> z = np.exp(-t) + 1e-3 * np.random.default_rng(0).standard_normal(40)
+            >>> result = linode.fit(t, z)
+
+            >>> bool((result.predict_stderr(t) < 1e-3).all())  # less than that of one observation
+            True
         """
         times = as_array(t, "t")
         if times.ndim != 1:
@@ -151,7 +181,18 @@ class FitResult:
 
     @property
     def observations(self) -> list[tuple[Array, Array]]:
-        """The data of each trajectory: times (T,) on their own axis, and values (T, p), NaN where nothing was seen."""
+        """The data of each trajectory: times (T,) on their own axis, and values (T, p), NaN where nothing was seen.
+
+        Example:
+            >>> import numpy as np, linode
+            >>> t = np.linspace(0.0, 5.0, 40)
+            >>> z = np.exp(-t) + 1e-3 * np.random.default_rng(0).standard_normal(40)
+            >>> result = linode.fit(t, z)
+
+            >>> times, values = result.observations[0]
+            >>> times.shape, values.shape
+            ((40,), (40, 1))
+        """
         data = self._data
         seen = np.where(data.w > 0, data.y, np.nan)
         return [(data.t[k, :n] + data.starts[k], seen[k, :n]) for k, n in enumerate(data.counts)]
@@ -161,11 +202,34 @@ class FitResult:
 
         Args:
             z0: (n,) or (*batch, n), state at t = 0; None: the fitted one.
+
+        Raises:
+            ShapeError, DtypeError, OptionError: an argument that cannot be used, by name.
+
+        Example:
+            >>> import numpy as np, linode
+            >>> t = np.linspace(0.0, 5.0, 40)
+            >>> z = np.exp(-t) + 1e-3 * np.random.default_rng(0).standard_normal(40)
+            >>> result = linode.fit(t, z)
+
+            >>> result.ode(z0=[2.0])(0.0).tolist()
+            [2.0]
         """
         return self._solver(z0, k, self._input(k))
 
     def to_module(self) -> LinearDynamics:
-        """A `linode.nn.LinearDynamics` that starts from this fit, to be trained further."""
+        """A `linode.nn.LinearDynamics` that starts from this fit, to be trained further.
+
+        Example:
+            >>> import numpy as np, linode
+            >>> t = np.linspace(0.0, 5.0, 40)
+            >>> z = np.exp(-t) + 1e-3 * np.random.default_rng(0).standard_normal(40)
+            >>> result = linode.fit(t, z)
+
+            >>> module = result.to_module()
+            >>> bool(np.allclose(module.Xi.detach(), result.Xi))
+            True
+        """
         n, m = self._found.B.shape
         dtype = torch.float64 if self._like is None else self.Xi.dtype
         module = LinearDynamics(n, m=m, bias=self.b is not None, dtype=dtype)
@@ -177,7 +241,17 @@ class FitResult:
         return module
 
     def summary(self) -> str:
-        """The result as text: what was fitted, how well, eigenvalues and matrices with their standard errors."""
+        """The result as text: what was fitted, how well, eigenvalues and matrices with their standard errors.
+
+        Example:
+            >>> import numpy as np, linode
+            >>> t = np.linspace(0.0, 5.0, 40)
+            >>> z = np.exp(-t) + 1e-3 * np.random.default_rng(0).standard_normal(40)
+            >>> result = linode.fit(t, z)
+
+            >>> print(result.summary().splitlines()[0])
+            1 states, 1 channels, 1 trajectories, 40 values
+        """
         found, data = self._found, self._data
         lam, spread = np.asarray(self.eigenvalues), np.asarray(self.eigenvalue_stderr)
         lines = [

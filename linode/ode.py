@@ -148,6 +148,13 @@ class LinearODE(Solver):
         """y(t) = C z(t) + D u(t), (*batch, T, p), of a system from `from_statespace`; impulses pass D unseen.
 
         Args and Raises as for calling. OptionError: there is no C.
+
+        Example:
+            >>> import linode, scipy.signal
+            >>> system = scipy.signal.StateSpace([[-1.0]], [[1.0]], [[2.0]], [[0.5]])
+            >>> u = linode.ZeroOrderHold([0.0], [[1.0]])
+            >>> linode.LinearODE.from_statespace(system, u=u).output([0.0]).tolist()
+            [[0.5]]
         """
         if self.C is None or self.D is None:
             raise OptionError("output needs C and D: make the solver by LinearODE.from_statespace")

@@ -9,7 +9,14 @@ from typing import Any
 
 
 class Status(Enum):
-    """A numerical outcome; its text is the advice. `Status.OK` is the only one that is truthy."""
+    """A numerical outcome; its text is the advice. `Status.OK` is the only one that is truthy.
+
+    Example:
+        >>> import linode
+        >>> status = linode.LinearODE([[1.0]], [1.0]).solve([1000.0]).status
+        >>> status.name, bool(status)
+        ('OVERFLOW', False)
+    """
 
     OK = "the trajectory is as accurate as its condition number allows"
     OVERFLOW = (
@@ -35,7 +42,18 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Stats:
-    """What the evaluation did: figures of the decomposition by name."""
+    """What the evaluation did: figures of the decomposition by name.
+
+    Attributes:
+        n: number of states. n_systems, n_times: of matrices and of times. reason: why this method.
+        rejected: methods that were passed over, each with its reason. details: figures of the decomposition by name.
+
+    Example:
+        >>> import linode
+        >>> stats = linode.LinearODE([[-1.0]], [1.0]).solve([0.0, 1.0]).stats
+        >>> stats.n, stats.n_systems, stats.n_times, stats.reason
+        (1, 1, 2, 'Xi is diagonal')
+    """
 
     n: int
     n_systems: int
@@ -49,10 +67,17 @@ class Stats:
 class Solution:
     """A trajectory and how far to trust it.
 
-    t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: the name of what evaluated it. status:
-    truthy where all is well, else its text is the advice. condition: relative condition number of z(t) with respect
-    to Xi, (*batch,);
-    error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the norm of the trajectory.
+    Attributes:
+        t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: the name of what evaluated it.
+        status: truthy where all is well, else its text is the advice. stats: a `Stats`.
+        condition: relative condition number of z(t) with respect to Xi, (*batch,).
+        error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the trajectory's norm.
+
+    Example:
+        >>> import linode
+        >>> solution = linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0]).solve([0.0, 1.0])
+        >>> solution.z.shape, solution.method, bool(solution.status), float(solution.error_estimate) < 1e-15
+        ((2, 2), 'eig', True, True)
     """
 
     t: Any

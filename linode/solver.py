@@ -44,6 +44,11 @@ class Solver(ABC):
         Raises:
             ShapeError, DtypeError, DeviceError, NonFiniteError: t cannot be used.
             MethodError: the method chosen by name cannot be accurate.
+
+        Example:
+            >>> import linode
+            >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [1.0, 2.0])([3.0, 0.0, -0.5]).tolist()
+            [[7.0, 2.0], [1.0, 2.0], [0.0, 2.0]]
         """
         times, is_scalar = self._times(t)
         z = self._evaluate(times)
@@ -139,6 +144,12 @@ class Solver(ABC):
     def decomposition(self) -> Plan:
         """What was precomputed for the present Xi, or for all that it switches between: factors, checks and the reason
         for the choice; reused over every call.
+
+        Example:
+            >>> import linode
+            >>> ode = linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 1.0])
+            >>> ode.decomposition.method, ode.decomposition.reason
+            ('eig', 'Xi is diagonal')
         """
         layout = Layout.of(self.Xi.shape, self.Xi.shape[-1:], torch.Size([0]))
         systems = systems_of(self.Xi.detach(), layout)
@@ -151,12 +162,28 @@ class Solver(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of results: that of Xi, z0 and the forcing together."""
+        """The dtype of results: that of Xi, z0 and the forcing together.
+
+        Example:
+            >>> import linode, torch
+            >>> linode.LinearODE(torch.eye(2), torch.ones(2, dtype=torch.complex64)).dtype
+            torch.complex64
+        """
         return self.forcing.dtype(torch.promote_types(self.Xi.dtype, self.z0.dtype))
 
     def explain(self, t: Any | None = None) -> str:
         """In words: which method, why, what was passed over and why, and with t the condition and the error to
         expect.
+
+        Args and Raises as for calling.
+
+        Example:
+            >>> import linode
+            >>> print(linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 1.0]).explain([1.0]))
+            Xi: 1 system of 2 x 2, torch.float64
+            method: eig, because Xi is diagonal
+            ...
+            status: OK: the trajectory is as accurate as its condition number allows
         """
         solution = self.solve(t) if t is not None else None
         plan = self.decomposition

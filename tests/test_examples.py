@@ -45,13 +45,17 @@ def test_the_fit_forecasts_the_held_out_years_within_one_ppm_and_saves_its_plot(
 
 
 def test_the_trajectory_is_that_of_the_closed_form(tmp_path: Path):
+    pytest.importorskip("matplotlib")
     output = run_example("solve_trajectory.py", tmp_path)
+    assert min(png_size(tmp_path / "solve_trajectory.png")) > 500
     assert last_number(output, "closed form:") < 1e-13  # shares of one
 
 
 def test_linode_meets_the_closed_forms_where_it_is_compared_with_torchdiffeq(tmp_path: Path):
     pytest.importorskip("torchdiffeq")
+    pytest.importorskip("matplotlib")
     output = run_example("compare_torchdiffeq.py", tmp_path)
+    assert min(png_size(tmp_path / "compare_torchdiffeq.png")) > 500
     assert last_number(output, "largest error of linode:") < 1e-11  # the stiff one: |Xi| t = 2000, 2000 eps = 4e-13
     for problem in ("non-stiff", "stiff"):
         for solver in ("with_linode", "with_torchdiffeq"):
@@ -66,20 +70,31 @@ def test_the_mass_stands_still_where_it_is_driven_to(tmp_path: Path):
 
 
 def test_a_system_is_identified_with_intervals_that_hold_it(tmp_path: Path):
-    output = run_example("fit_system.py", tmp_path)
+    pytest.importorskip("matplotlib")
+    output = run_example("fit_system.py", tmp_path, str(tmp_path / "here.png"))
+    assert min(png_size(tmp_path / "here.png")) > 500
     assert "converged from 2 starts, of which two agree" in output
     assert last_number(output, "the true entry:") > 0.85  # of 36, correlated
     assert last_number(output, "relative error of Xi:") < 0.1
 
 
-def test_the_pictures_of_a_fit_are_drawn(tmp_path: Path):
-    pytest.importorskip("matplotlib")
-    run_example("fit_system.py", tmp_path, str(tmp_path))
-    assert min(*png_size(tmp_path / "fit.png"), *png_size(tmp_path / "eigenvalues.png")) > 500
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_has_a_picture_that_goes_where_it_is_told(name: str):
+    source = (ROOT / "examples" / name).read_text()
+    own = "co2_fit.png" if name == "fit_training_loop.py" else name.replace(".py", ".png")
+    assert f'savefig(sys.argv[1] if len(sys.argv) > 1 else "{own}", dpi=150)' in source
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_has_a_page_with_its_picture_output_and_source(name: str):
+    page = (ROOT / "docs/pages/examples" / name.replace(".py", ".md")).read_text()
+    assert f"<!-- run: {name.removesuffix('.py')} -->" in page
 
 
 def test_the_autoencoder_predicts_new_trajectories_twice_as_long(tmp_path: Path):
+    pytest.importorskip("matplotlib")
     output = run_example("train_autoencoder.py", tmp_path)
+    assert min(png_size(tmp_path / "train_autoencoder.png")) > 500
     assert last_number(output, "relative error") < 0.1  # of predicting the mean
 
 

@@ -132,6 +132,12 @@ def test_what_data_do_not_determine_is_a_status_that_names_it(name: str):
     assert finite(result)
 
 
+def test_two_values_determine_one_rate():
+    result = linode.fit([0.0, 1.0], [1.0, 0.5])
+    assert result.status is linode.FitStatus.NO_FREEDOM
+    assert np.allclose(result.Xi, -np.log(2.0))
+
+
 def test_a_fit_without_freedom_has_no_errors_and_says_so():
     result = linode.fit(T[:3], Z[:3])
     assert result.status is linode.FitStatus.NO_FREEDOM

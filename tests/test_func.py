@@ -263,3 +263,21 @@ def test_nested_forward_mode_raises_and_names_what_works():
     # torch drops the outer tangents of a custom function there (pytorch issue 197867): it would be silently wrong
     with pytest.raises(linode.NotDifferentiableError, match=r"jacfwd\(jacrev\(f\)\)"):
         jacfwd(jacfwd(loss))(XI, Z0, TIMES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_second_derivatives_in_single_precision_are_those_of_double_rounded(dtype: torch.dtype, is_forced: bool):
+    def energy(Xi: torch.Tensor) -> torch.Tensor:
+        b = Xi[0] if is_forced else None
+        return linode.LinearODE(Xi, Xi[:, 0], b=b)(TIMES).abs().square().sum()
+
+    values = []
+    for precision in (dtype, torch.promote_types(dtype, torch.float64)):
+        Xi = XI.to(precision).requires_grad_()
+        (gradient,) = torch.autograd.grad(energy(Xi), Xi, create_graph=True)
+        values.append(torch.autograd.grad(gradient.abs().square().sum(), Xi)[0])
+        forward = torch.func.jvp(energy, (Xi.detach(),), (torch.ones_like(Xi),))[1]
+        assert forward.dtype == Xi.real.dtype
+    assert values[0].dtype == dtype
+    assert torch.dist(values[0].to(values[1]), values[1]) <= 1e-5 * values[1].norm()

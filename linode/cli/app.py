@@ -12,8 +12,8 @@ from .. import __version__
 app = typer.Typer(
     name="linode",
     help="Linear ODEs z' = Xi z (+ b): solve them, fit them to data, and say how far the result can be trusted.",
-    epilog="Exit codes: 0 done; 1 numerical trouble, told on stderr, results are written; 2 what was asked for cannot be "
-    "done; 3 a file cannot be read or written; 4 a package is missing; 130 interrupted.",
+    epilog="Exit codes: 0 done; 1 numerical trouble, told on stderr, results are written; 2 what was asked for cannot "
+    "be done; 3 a file cannot be read or written; 4 a package is missing; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 SystemFile = Annotated[
     Path,
-    typer.Argument(help="A system: .npz, .json or .mat with Xi (or A) and z0, b; or .csv, a matrix.", metavar="SYSTEM"),
+    typer.Argument(help="A file: .npz, .json or .mat with Xi (or A) and z0, b; .csv: a matrix.", metavar="SYSTEM"),
 ]
 Times = Annotated[
     str, typer.Option(help="START:STOP:COUNT, START:STOP:COUNT:log, numbers with commas between them, or a file.")
@@ -83,12 +83,8 @@ def explain(system: SystemFile, times: Times = "0:1:2", z0: Start = None, json: 
 def fit(
     data: Annotated[Path, typer.Argument(help="A table with a header: .csv, .tsv or .txt; empty cells are missing.")],
     time: Annotated[str, typer.Option(help="Column of the times.")] = "t",
-    columns: Annotated[
-        str | None, typer.Option(help="Columns to fit, with commas between them; all if left out.")
-    ] = None,
-    inputs: Annotated[
-        str | None, typer.Option(help="Columns of known inputs, each value holds until the next.")
-    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns to fit, with commas between; default: all.")] = None,
+    inputs: Annotated[str | None, typer.Option(help="Columns of known inputs, held until the next row.")] = None,
     group: Annotated[str | None, typer.Option(help="Column whose values tell trajectories apart.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Number of states; that of the columns if left out.")] = None,
     bias: Annotated[bool, typer.Option("--bias", help="With a constant forcing.")] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -109,9 +110,8 @@ def measured(Xi: Array, z0: Array, t: Array, budget: float) -> tuple[list[Row], 
             with np.errstate(all="ignore"):
                 row.error = float(np.max(np.abs(z[where] - truth) / np.where(scale > 0, scale, 1.0)))
         alive.append((row, contender))
-    for row, (forward, whole) in zip(
-        [r for r, _ in alive], interleaved([c for _, c in alive], A, start, times, budget)
-    ):
+    medians = interleaved([contender for _, contender in alive], A, start, times, budget)
+    for (row, _), (forward, whole) in zip(alive, medians):
         row.forward, row.step = forward, whole
     return rows, note
 
@@ -167,16 +167,15 @@ def limited(budget: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-# ---- contenders --------------------------------------------------------------------------------------------------------
+# ---- contenders ----------------------------------------------------------------------------------------------------
 
 
 def by_linode(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    return LinearODE(Xi, z0)(t)  # type: ignore[no-any-return]
+    return LinearODE(Xi, z0)(t)
 
 
 def by_torchdiffeq(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    from torchdiffeq import odeint
-
+    odeint = importlib.import_module("torchdiffeq").odeint
     order = torch.argsort(t)
     grid, inverse = torch.unique(t[order], return_inverse=True)
     zero = torch.zeros(1, dtype=t.dtype)
@@ -206,7 +205,7 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-# ---- truth -------------------------------------------------------------------------------------------------------------
+# ---- truth ----------------------------------------------------------------------------------------------------
 
 
 def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
@@ -215,7 +214,7 @@ def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
     if len(Xi) > MOST_TRUTH_STATES:
         return None, where, f"no errors: the truth takes too long for more than {MOST_TRUTH_STATES} states"
     try:
-        import flint
+        flint = importlib.import_module("flint")
     except ImportError:
         return None, where, "no errors: their truth needs python-flint, pip install 'linode-torch[compare]'"
     before, flint.ctx.prec = flint.ctx.prec, BITS
@@ -224,7 +223,7 @@ def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
         states = []
         for x in t[where].tolist():
             z = (A * flint.arb(x)).exp() * v
-            if any(not z[i, 0].rel_accuracy_bits() > 60 and not z[i, 0].mid() == 0 for i in range(len(Xi))):
+            if any(not z[i, 0].rel_accuracy_bits() > 60 and z[i, 0].mid() != 0 for i in range(len(Xi))):
                 return None, where, f"no errors: {BITS} bits are too few for this system"
             states.append([float(z[i, 0].mid()) for i in range(len(Xi))])
     finally:
@@ -233,8 +232,6 @@ def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
 
 
 def drawn(rows: list[Row]) -> Any:
-    from ..plotting import plot_comparison
-
     found = [
         {"name": row.name, "seconds": row.step, "error": max(row.error, 1e-17)}
         for row in rows
@@ -242,4 +239,4 @@ def drawn(rows: list[Row]) -> Any:
     ]
     if not found:
         raise Refusal("there is nothing to draw: no contender has a time and an error")
-    return plot_comparison(found).figure
+    return importlib.import_module("linode.plotting").plot_comparison(found).figure

@@ -5,8 +5,10 @@ Source of the data: C. D. Keeling, T. P. Whorf, Scripps Institution of Oceanogra
 
 from __future__ import annotations
 
+import importlib
 import time
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..fit import fit
 from ..fitted import FitResult
+from ..ode import LinearODE
 from .comparing import OverBudgetError, limited
 from .console import progress, seconds, show_table
 from .errors import OK
@@ -90,7 +93,7 @@ def band(t: Array, y: Array, ahead: Array) -> Array:
         errors.append(off[seen])
     lead, off = np.concatenate(leads), np.concatenate(errors)
     edges = np.linspace(0.0, float(ahead.max()), 13)
-    inside = [off[(lead > a) & (lead <= b)] for a, b in zip(edges, edges[1:])]
+    inside = [off[(lead > a) & (lead <= b)] for a, b in pairwise(edges)]
     steps = np.maximum.accumulate([np.quantile(x, LEVEL) if len(x) else 0.0 for x in inside])
     return np.asarray(np.interp(ahead, (edges[1:] + edges[:-1]) / 2, steps))
 
@@ -109,14 +112,12 @@ def beside_torchdiffeq(result: FitResult, t: Array) -> dict[str, Any]:
     force = torch.from_numpy(np.array(result.b))
 
     def by_linode(Xi: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
-        from ..ode import LinearODE
-
-        return LinearODE(Xi, z0, b=force)(since)  # type: ignore[no-any-return]
+        return LinearODE(Xi, z0, b=force)(since)
 
     def by_torchdiffeq(Xi: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
-        from torchdiffeq import odeint
-
-        return odeint(lambda _, z: Xi @ z + force, z0, since, rtol=1e-8, atol=1e-8, method="dopri5")
+        return importlib.import_module("torchdiffeq").odeint(
+            lambda _, z: Xi @ z + force, z0, since, rtol=1e-8, atol=1e-8, method="dopri5"
+        )
 
     def step(solve: Any) -> tuple[float, Array]:
         Xi, z0 = (x.clone().requires_grad_() for x in system)
@@ -139,28 +140,28 @@ def beside_torchdiffeq(result: FitResult, t: Array) -> dict[str, Any]:
 
 
 def shown(facts: dict[str, Any]) -> None:
-    other = facts["torchdiffeq_step_seconds"]
+    other, own = facts["torchdiffeq_step_seconds"], facts["step_seconds"]
+    share, white = (f"{100 * facts[name]:.0f} %" for name in ("band_holds", "naive_band_holds"))
+    compared = facts.get("torchdiffeq", "")
+    if other is not None:
+        compared = f"{seconds(other)} (dopri5, rtol 1e-8): {other / own:.0f} times as long, {facts['apart']:.0e} apart"
     rows = [
-        ("fit", f"{facts['weeks']} weeks ({facts['missing']} of all missing), 6 states, {seconds(facts['fit_seconds'])}"),
-        ("forecast", f"{facts['forecast_years']:.1f} years that were held out: error {facts['rmse']:.2f} ppm (RMS), "
-         f"{facts['relative']:.2f} of their standard deviation"),
-        ("95 % band", "from forecasts of the same kind made earlier, inside the fitted years; it holds "
-         f"{100 * facts['band_holds']:.0f} % of the held-out weeks"),
-        ("", f"one from standard errors for white noise holds {100 * facts['naive_band_holds']:.0f} %: residuals are not white"),
-        ("training step, linode", f"{seconds(facts['step_seconds'])} (states and gradients)"),
-        ("training step, torchdiffeq", facts["torchdiffeq"] if other is None else
-         f"{seconds(other)} (dopri5, rtol 1e-8), {other / facts['step_seconds']:.0f} times as long; "
-         f"states {facts['apart']:.0e} apart"),
+        ("fit", f"{facts['weeks']} weeks ({facts['missing']} of all are missing), 6 states"),
+        ("", f"{seconds(facts['fit_seconds'])}, with standard errors"),
+        ("forecast", f"{facts['forecast_years']:.1f} years that were held out"),
+        ("", f"error {facts['rmse']:.2f} ppm (RMS), {facts['relative']:.2f} of their standard deviation"),
+        ("95 % band", f"of forecasts from earlier years: holds {share} of the held-out weeks"),
+        ("", f"(of standard errors for white noise: {white}; residuals are not white)"),
+        ("step of training", f"{seconds(own)} by linode, states and gradients"),
+        ("by torchdiffeq", compared),
         ("picture", facts["picture"]),
-    ]  # fmt: skip
+    ]
     show_table("CO2 at Mauna Loa, 1958-2001", ("", ""), rows)
 
 
 def drawn(t: Array, y: Array, k: int, result: FitResult, width: Array) -> Any:
     """The whole record, and below it the years that were held out."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 6.4), layout="constrained")
+    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(8.0, 6.4), layout="constrained")
     whole, close = figure.subplots(2)
     year = 1958.24 + t
     fitted, forecast = result.predict(t[:k]), result.predict(t[k:])
@@ -168,21 +169,13 @@ def drawn(t: Array, y: Array, k: int, result: FitResult, width: Array) -> Any:
         axes.plot(year[first:], y[first:], ".", color="0.45", ms=2.5, label="weekly data", zorder=1)
         axes.plot(year[first:k], fitted[first:], color="#0072B2", lw=1.2, label="fit", zorder=2)
         axes.plot(year[k:], forecast, color="#D55E00", lw=1.2, label="forecast", zorder=3)
-        axes.fill_between(
-            year[k:],
-            forecast - width,
-            forecast + width,
-            color="#D55E00",
-            alpha=0.2,
-            lw=0,
-            label="95 % of earlier errors",
-        )
+        low, high = forecast - width, forecast + width
+        axes.fill_between(year[k:], low, high, color="#D55E00", alpha=0.2, lw=0, label="95 % of earlier errors")
         axes.axvline(year[k - 1], color="0.6", lw=0.8, ls=":")
         axes.set_ylabel("CO$_2$ (ppm)")
         axes.margins(x=0.01)
     whole.legend(frameon=False, loc="upper left")
     close.set_xlabel("year")
-    whole.set_title(
-        "CO$_2$ at Mauna Loa: six states fitted to four fifths of the record", fontsize="medium", loc="left"
-    )
+    title = "CO$_2$ at Mauna Loa: six states fitted to four fifths of the record"
+    whole.set_title(title, fontsize="medium", loc="left")
     return figure

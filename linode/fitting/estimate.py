@@ -15,7 +15,14 @@ AGREE = 1e-4  # relative difference of costs up to which two starts found the sa
 
 
 class FitStatus(Enum):
-    """How a fit ended; its text is the advice. `FitStatus.OK` is the only one that is truthy."""
+    """How a fit ended; its text is the advice. `FitStatus.OK` is the only one that is truthy.
+
+    Example:
+        >>> import linode
+        >>> result = linode.fit([0.0, 1.0], [1.0, 0.5])  # two values, two unknowns
+        >>> result.status.name, bool(result)
+        ('NO_FREEDOM', False)
+    """
 
     OK = "the fit converged, and the data determine all that was asked for"
     NOT_CONVERGED = (

@@ -16,7 +16,17 @@ from .pieces import Pieces
 
 
 class Input(ABC):
-    """u(t) of m channels. Inputs add up: `u1 + u2`."""
+    """u(t) of m channels. Inputs add up: `u1 + u2`.
+
+    Attributes:
+        m: number of channels. dtype: of u(t). batch: batch dimensions. tensors: what it is made of.
+
+    Example:
+        >>> import linode
+        >>> u = linode.ZeroOrderHold([0.0], [[1.0]]) + linode.Harmonics([0.0], [[2.0]])
+        >>> u.m, u([0.0, 1.0]).tolist()
+        (1, [[3.0], [3.0]])
+    """
 
     m: int
     tensors: tuple[Tensor, ...]  # that it is made of
@@ -47,7 +57,16 @@ class Input(ABC):
         return self if isinstance(other, int) and other == 0 else NotImplemented  # what sum() starts from
 
     def __call__(self, t: Any) -> Any:
-        """u(t), (*batch, T, m), for t (T,) or (*batch, T), or (*batch, m) for a scalar; impulses are left out."""
+        """u(t), (*batch, T, m), for t (T,) or (*batch, T), or (*batch, m) for a scalar; impulses are left out.
+
+        Raises:
+            DtypeError, NonFiniteError: t cannot be used.
+
+        Example:
+            >>> import linode
+            >>> linode.FirstOrderHold([0.0, 2.0], [[0.0], [2.0]])(0.5).tolist()
+            [0.5]
+        """
         times = as_tensor(t, "t", integers_become=torch.float64)
         if times.is_complex():
             raise DtypeError(f"t must be real, got {times.dtype}")

@@ -19,7 +19,16 @@ from .base import Method, Plan, SplitPlan, Workload, default, register, registry
 @register
 @dataclass(frozen=True)
 class Auto(Method):
-    """Tries methods in the order of their estimated cost; each judges its own decomposition."""
+    """Tries methods in the order of their estimated cost; each judges its own decomposition.
+
+    Options: candidates, the names of those among which to choose.
+
+    Example:
+        >>> import linode
+        >>> method = linode.methods.Auto(candidates=("eig", "schur"))
+        >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [1.0, 0.0], method=method).solve([1.0]).method
+        'schur'
+    """
 
     candidates: tuple[str, ...] = ("chain", "eig", "schur", "taylor", "propagator")
     name: ClassVar[str] = "auto"
@@ -83,7 +92,16 @@ def _ranked(candidates: tuple[str, ...], device_type: str, S: int, R: int, T: in
 
 
 def make_method(method: Any) -> Method:
-    """A method object from a name or a method object."""
+    """A method object from a name or a method object.
+
+    Raises:
+        MethodError: there is no method of that name.
+
+    Example:
+        >>> import linode
+        >>> linode.methods.make_method("eig")
+        Eig(max_condition=1000.0)
+    """
     if isinstance(method, Method):
         return method
     if isinstance(method, str) and method in registry():

@@ -23,7 +23,14 @@ from ..errors import MethodError
 
 @dataclass(frozen=True)
 class Workload:
-    """How much is asked: what a cost depends on beside Xi."""
+    """How much is asked: what a cost depends on beside Xi.
+
+    Example:
+        >>> import linode
+        >>> work = linode.methods.Workload(n_systems=1, n_trajectories=2, n_times=100, n=6, norm=3.0, t_max=10.0)
+        >>> work.span, work.n_rows
+        (30.0, 200)
+    """
 
     n_systems: int
     n_trajectories: int
@@ -46,7 +53,14 @@ Pullback = Callable[[Any, bool], tuple[Any, Any, Any]]  # (g, want_t) -> S, a, d
 
 
 class Plan(ABC):
-    """A decomposition of Xi that can be evaluated many times."""
+    """A decomposition of Xi that can be evaluated many times.
+
+    Example:
+        >>> import linode, torch
+        >>> plan = linode.methods.Eig().plan(torch.tensor([[[-1.0]]], dtype=torch.float64))
+        >>> plan.is_accepted, plan.reason
+        (True, 'Xi is diagonal')
+    """
 
     method: str
     Xi: Tensor
@@ -109,7 +123,15 @@ class HostPlan(Plan):
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A way to evaluate exp(Xi t) z0; options are fields, and two equal methods behave the same."""
+    """A way to evaluate exp(Xi t) z0; options are fields, and two equal methods behave the same.
+
+    Example:
+        >>> import linode
+        >>> linode.methods.Eig(max_condition=10.0) == linode.methods.Eig(max_condition=10.0)
+        True
+        >>> print(linode.methods.Taylor.summary)
+        Taylor polynomials by matrix-vector products; large Xi, moderate spans
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -159,14 +181,33 @@ MethodType = TypeVar("MethodType", bound=type[Method])
 
 
 def register(method: MethodType) -> MethodType:
-    """Class decorator, outermost: make the method known under its name."""
+    """Class decorator, outermost: make the method known under its name.
+
+    Example:
+        >>> import linode
+        >>> from dataclasses import dataclass
+        >>> @linode.methods.register
+        ... @dataclass(frozen=True)
+        ... class Cautious(linode.methods.Eig):
+        ...     max_condition: float = 2.0
+        ...     name = "cautious"
+        >>> linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0], method="cautious")([0.0]).tolist()
+        [[1.0, 0.0]]
+        >>> del linode.methods.base._REGISTRY["cautious"]
+    """
     method.options = tuple(option.name for option in fields(method))
     _REGISTRY[method.name] = method
     return method
 
 
 def registry() -> dict[str, type[Method]]:
-    """Every method by name."""
+    """Every method by name.
+
+    Example:
+        >>> import linode
+        >>> sorted(linode.methods.registry())
+        ['auto', 'chain', 'eig', 'propagator', 'schur', 'taylor']
+    """
     return dict(_REGISTRY)
 
 

@@ -37,7 +37,16 @@ N_CALLS, N_CALLS_PER_STEP = 360, 4
 @register
 @dataclass(frozen=True)
 class Chain(Method):
-    """No options."""
+    """States a step apart, Taylor polynomials between them; small Xi, many times, neither stiff nor badly scaled.
+
+    No options.
+
+    Example:
+        >>> import linode
+        >>> method = linode.methods.Chain()
+        >>> linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0], method=method).solve([1.0]).method
+        'chain'
+    """
 
     name: ClassVar[str] = "chain"
     summary: ClassVar[str] = "Taylor polynomials between the steps of a chain; small Xi, many times"

@@ -34,7 +34,16 @@ Array = NDArray[Any]
 @register
 @dataclass(frozen=True)
 class Eig(Method):
-    """Options: max_condition, the largest kappa_1(V), and the largest amplification of rounding in dL/dXi, accepted."""
+    """Eigendecomposition; Xi with well-conditioned eigenvectors, however stiff.
+
+    Options: max_condition, the largest kappa_1(V), and the largest amplification of rounding in dL/dXi, accepted.
+
+    Example:
+        >>> import linode
+        >>> method = linode.methods.Eig(max_condition=10.0)
+        >>> linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0], method=method).solve([1.0]).method
+        'eig'
+    """
 
     max_condition: float = MAX_CONDITION
     name: ClassVar[str] = "eig"

@@ -51,7 +51,16 @@ DENSE_NODES = 0.25  # times are dense where there are at most this many steps a 
 @register
 @dataclass(frozen=True)
 class Propagator(Method):
-    """Options: precision, "auto" (by the check above), "double", "mixed" or "double-double"."""
+    """Powers of one step by matrix products; every matrix.
+
+    Options: precision, "auto" (by a check of its own rounding), "double", "mixed" or "double-double".
+
+    Example:
+        >>> import linode
+        >>> method = linode.methods.Propagator(precision="double-double")
+        >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [1.0, 0.0], method=method).solve([1.0]).method
+        'propagator'
+    """
 
     precision: Precision = "auto"
     name: ClassVar[str] = "propagator"

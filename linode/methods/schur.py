@@ -36,7 +36,16 @@ CHECK, GRADIENT_CHECK = 3e-14, 3e-13  # relative differences that pass
 @register
 @dataclass(frozen=True)
 class Schur(Method):
-    """No options."""
+    """Block-diagonalised real Schur form; every matrix, repeated eigenvalues included.
+
+    No options.
+
+    Example:
+        >>> import linode
+        >>> method = linode.methods.Schur()
+        >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [1.0, 0.0], method=method).solve([1.0]).method
+        'schur'
+    """
 
     name: ClassVar[str] = "schur"
     summary: ClassVar[str] = "real Schur form, block-diagonalised; every matrix, repeated eigenvalues included"

@@ -40,7 +40,16 @@ PRODUCTS_PER_UNIT, LEAST_PRODUCTS = 13, 60  # of |Xi| t_max; once for a plan
 @register
 @dataclass(frozen=True)
 class Taylor(Method):
-    """No options."""
+    """Taylor polynomials of Xi acting on vectors; large Xi, moderate spans of time.
+
+    No options.
+
+    Example:
+        >>> import linode
+        >>> method = linode.methods.Taylor()
+        >>> linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0], method=method).solve([1.0]).method
+        'taylor'
+    """
 
     name: ClassVar[str] = "taylor"
     summary: ClassVar[str] = "Taylor polynomials by matrix-vector products; large Xi, moderate spans"

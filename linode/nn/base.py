@@ -22,6 +22,14 @@ class Parametrization(nn.Module, ABC):
     """A set of matrices Xi (n, n), for `torch.nn.utils.parametrize`; `forward` maps parameters onto it.
 
     Work on matrices that are assigned is done in float64 on the CPU.
+
+    Example:
+        >>> import torch, linode.nn
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> layer.weight.data = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+        >>> layer = torch.nn.utils.parametrize.register_parametrization(layer, "weight", linode.nn.Skew())
+        >>> layer.weight.tolist()
+        [[0.0, 1.0], [-1.0, 0.0]]
     """
 
     name: ClassVar[str]
@@ -29,12 +37,25 @@ class Parametrization(nn.Module, ABC):
 
     @classmethod
     def make(cls, rank: int) -> Parametrization:
-        """One of this kind; only those that have a rank look at it."""
+        """One of this kind; only those that have a rank look at it.
+
+        Example:
+            >>> import linode.nn
+            >>> linode.nn.Skew.make(rank=1)
+            Skew()
+        """
         return cls()
 
     @abstractmethod
     def parts(self, Xi: Tensor) -> tuple[Tensor, ...]:
-        """The arguments of `forward` that give the matrix in the set near to Xi (n, n), float64; tensors of its own."""
+        """The arguments of `forward` that give the matrix in the set near to Xi (n, n), float64; tensors of its own.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> linode.nn.Skew().parts(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
+            (tensor([[ 0.,  0.],
+                    [-1.,  0.]]),)
+        """
 
     def nearest(self, Xi: Tensor) -> Tensor:
         """The matrix in the set near to Xi (n, n), in the sense that the class states; Xi itself if it is in the set.
@@ -51,6 +72,12 @@ class Parametrization(nn.Module, ABC):
 
         Raises:
             OptionError: Xi is not in the set, by more than 1e-6 of its largest entry.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> linode.nn.Skew().right_inverse(torch.eye(2))
+            Traceback (most recent call last):
+            linode.errors.OptionError: Xi is not skew-symmetric ...
         """
         given = wide(Xi)
         parts = self.parts(given)
@@ -64,7 +91,14 @@ class Parametrization(nn.Module, ABC):
         return parts if len(parts) > 1 else parts[0]
 
     def initial(self, n: int) -> Tensor:
-        """Where training starts, (n, n): near to the `modest` matrix drawn."""
+        """Where training starts, (n, n): near to the `modest` matrix drawn.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> Xi = linode.nn.Skew().initial(3)
+            >>> bool(torch.equal(Xi, -Xi.mT))
+            True
+        """
         return self.nearest(modest(n))
 
 
@@ -88,13 +122,33 @@ ParametrizationType = TypeVar("ParametrizationType", bound=type[Parametrization]
 
 
 def register(parametrization: ParametrizationType) -> ParametrizationType:
-    """Class decorator: make the parametrisation known under its name."""
+    """Class decorator: make the parametrisation known under its name.
+
+    Example:
+        >>> import linode.nn
+        >>> @linode.nn.register
+        ... class Diagonal(linode.nn.Parametrization):
+        ...     name, summary = "diagonal", "diagonal"
+        ...     def forward(self, rates):
+        ...         return rates.diag()
+        ...     def parts(self, Xi):
+        ...         return (Xi.diagonal().clone(),)
+        >>> linode.nn.LinearDynamics(3, "diagonal").Xi.shape
+        torch.Size([3, 3])
+        >>> del linode.nn.base._REGISTRY["diagonal"]
+    """
     _REGISTRY[parametrization.name] = parametrization
     return parametrization
 
 
 def registry() -> dict[str, type[Parametrization]]:
-    """Every parametrisation by name."""
+    """Every parametrisation by name.
+
+    Example:
+        >>> import linode.nn
+        >>> sorted(linode.nn.registry())
+        ['compartmental', 'free', 'low_rank', 'skew', 'stable', 'symmetric']
+    """
     return dict(_REGISTRY)
 
 

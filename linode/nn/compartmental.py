@@ -20,6 +20,12 @@ class Compartmental(Parametrization):
 
     nearest: flows below zero are clipped; the diagonal is what it was, or lower where the column sums ask for it.
     Source: Jacquez & Simon (1993), Qualitative theory of compartmental systems, SIAM Review 35(1).
+
+    Example:
+        >>> import torch, linode.nn
+        >>> Xi = linode.nn.Compartmental().nearest(torch.tensor([[-1.0, 0.5], [1.0, -0.2]], dtype=torch.float64))
+        >>> Xi.round(decimals=6).tolist()  # more than 0.2 flows out of the second
+        [[-1.0, 0.5], [1.0, -0.5]]
     """
 
     name = "compartmental"

@@ -111,6 +111,13 @@ class LinearDynamics(nn.Module):
 
         Raises:
             OptionError: u came, but m = 0. Others as `linode.LinearODE`.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> net = linode.nn.LinearDynamics(2, m=1)
+            >>> u = linode.ZeroOrderHold(torch.arange(3.0), torch.ones(3, 1))
+            >>> net(torch.zeros(16, 2), torch.linspace(0.0, 3.0, 10), u).shape
+            torch.Size([16, 10, 2])
         """
         return self.ode(z0, u)(t)
 
@@ -132,7 +139,13 @@ class LinearDynamics(nn.Module):
 
     @property
     def parametrization(self) -> Any:
-        """The map from parameters to Xi: a `linode.nn.Parametrization`, or the module that was given."""
+        """The map from parameters to Xi: a `linode.nn.Parametrization`, or the module that was given.
+
+        Example:
+            >>> import linode.nn
+            >>> linode.nn.LinearDynamics(2, "skew").parametrization
+            Skew()
+        """
         return self.parametrizations.Xi[0]  # type: ignore[union-attr, index]
 
     def nearest(self, matrix: Any) -> Tensor:
@@ -192,7 +205,15 @@ class LinearDynamics(nn.Module):
             return torch.from_numpy(found.z0 if is_list else found.z0[0]).to(like)
 
     def reset_parameters(self) -> None:
-        """Start anew, at random by torch's global generator."""
+        """Start anew, at random by torch's global generator.
+
+        Example:
+            >>> import torch, linode.nn
+            >>> net, _ = linode.nn.LinearDynamics(2, "skew"), torch.manual_seed(0)
+            >>> net.reset_parameters()
+            >>> bool(torch.equal(net.Xi, -net.Xi.mT))
+            True
+        """
         self.Xi = initial(self.parametrization, self.n)
         self._reset_forcing()
 

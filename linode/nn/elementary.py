@@ -9,7 +9,13 @@ from .base import Parametrization, register
 
 @register
 class Free(Parametrization):
-    """Every matrix: the parameter is Xi."""
+    """Every matrix: the parameter is Xi.
+
+    Example:
+        >>> import torch, linode.nn
+        >>> linode.nn.Free().nearest(torch.tensor([[0.0, 1.0], [2.0, 0.0]])).tolist()
+        [[0.0, 1.0], [2.0, 0.0]]
+    """
 
     name = "free"
     summary = "a finite matrix"
@@ -26,6 +32,11 @@ class Skew(Parametrization):
     """Xi = -Xi^T: conserves z^T z; eigenvalues are imaginary. nearest: the skew part, closest in Frobenius' norm.
 
     The parameter is (n, n); what is on and above its diagonal has no effect.
+
+    Example:
+        >>> import torch, linode.nn
+        >>> linode.nn.Skew().nearest(torch.tensor([[1.0, 2.0], [0.0, 1.0]])).tolist()
+        [[0.0, 1.0], [-1.0, 0.0]]
     """
 
     name = "skew"
@@ -43,6 +54,11 @@ class Symmetric(Parametrization):
     """Xi = Xi^T: real eigenvalues, orthogonal modes. nearest: the symmetric part, closest in Frobenius' norm.
 
     The parameter is (n, n); what is above its diagonal has no effect.
+
+    Example:
+        >>> import torch, linode.nn
+        >>> linode.nn.Symmetric().nearest(torch.tensor([[1.0, 2.0], [0.0, 1.0]])).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
     """
 
     name = "symmetric"

@@ -35,6 +35,11 @@ class LowRank(Parametrization):
 
     Raises:
         OptionError: rank is not a positive int.
+
+    Example:
+        >>> import torch, linode.nn
+        >>> linode.nn.LowRank(rank=2)(torch.zeros(3), torch.eye(3)[:, :2], torch.eye(3)[:, :2]).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
 
     name = "low_rank"

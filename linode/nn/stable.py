@@ -42,6 +42,12 @@ class Stable(Parametrization):
     growth that was noise becomes a decay of the same size. Decay is at least 1e-12 |Xi|_2, or more where that is too
     close to growth to be factored, as for a double integrator.
     Source: the module's; Gustavsen & Semlyen (1999), IEEE Trans. Power Delivery 14(3), for the flips.
+
+    Example:
+        >>> import torch, linode.nn
+        >>> Xi = linode.nn.Stable().nearest(torch.tensor([[0.1, 2.0], [-2.0, 0.1]], dtype=torch.float64))
+        >>> Xi.round(decimals=9).tolist()
+        [[-0.1, 2.0], [-2.0, -0.1]]
     """
 
     name = "stable"

@@ -32,7 +32,11 @@ class Guess:
 
 
 def regressions(data: Data, bias: bool) -> Iterator[Guess]:
-    """Of data whose channels are the states."""
+    """Of data whose channels are the states; what too few samples do not determine is left out."""
+    return (guess for guess in _regressions(data, bias) if np.isfinite(guess.Xi).all())
+
+
+def _regressions(data: Data, bias: bool) -> Iterator[Guess]:
     seen = np.asarray((data.w > 0).all(-1))
     h = np.diff(data.t, axis=1)
     pair = seen[:, 1:] & seen[:, :-1] & (h > 0)
