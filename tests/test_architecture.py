@@ -33,6 +33,8 @@ LAYERS = (
     {"linode.plotting"},
     {"linode.fitted", "linode.fit"},
     {"linode"},
+    {"linode.cli"},
+    {"linode.__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PUBLIC = {"linode.errors", "linode.methods", "linode.ode", "linode.problem", "linode.solution"}
@@ -107,11 +109,13 @@ def test_kernels_import_numerics_the_standard_library_and_each_other_only(name: 
 
 @every_module
 def test_nothing_but_torch_numpy_and_scipy_is_needed(name: str):
-    """But for pictures, which nothing imports before they are asked for."""
-    drawing = {"matplotlib"} if unit(name) == "linode.plotting" else set()
+    """But for pictures and the command line, which nothing imports before they are asked for."""
+    drawing = {"linode.plotting": {"matplotlib"}, "linode.cli": {"typer", "rich"}}.get(unit(name), set())
     assert {other.split(".")[0] for other in imports(name)} <= {"linode", *NUMERICS, *drawing, *sys.stdlib_module_names}
     if unit(name) != "linode.plotting":
         assert "linode.plotting" not in {unit(other) for other in imports(name)}
+    if unit(name) not in ("linode.cli", "linode.__main__"):
+        assert "linode.cli" not in {unit(other) for other in imports(name)}
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))

@@ -60,9 +60,7 @@ def test_what_the_readme_says_of_the_defective_system_is_true():
     assert Xi.grad.isnan().any()
 
 
-@pytest.mark.parametrize(
-    ("index", "job"), [(0, ".venv/bin/python examples/fit_training_loop.py"), (1, ".venv/bin/pytest")]
-)
+@pytest.mark.parametrize(("index", "job"), [(0, ".venv/bin/linode demo"), (1, ".venv/bin/pytest")])
 def test_the_first_two_commands_set_up_and_run_from_one_line(index: int, job: str):
     command = blocks("bash")[index].rstrip("\n")
     assert "\n" not in command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from .errors import MISSING
@@ -12,13 +13,22 @@ def main(arguments: list[str] | None = None) -> None:
 
     Args:
         arguments: those after the name of the program; None: of this process.
+
+    Raises:
+        SystemExit: always; it holds the exit code.
+
+    Example:
+        >>> from linode.cli import main
+        >>> try:
+        ...     main(["--version"])
+        ... except SystemExit as end:
+        ...     print(end.code)
+        linode 0.1.0
+        0
     """
     try:
-        import rich  # noqa: F401
-        import typer  # noqa: F401
+        run = importlib.import_module("linode.cli.run").run
     except ImportError as error:
         print(f"linode: the command line needs {error.name}: pip install 'linode-torch[cli]'", file=sys.stderr)
         raise SystemExit(MISSING) from None
-    from .run import run
-
     raise SystemExit(run(sys.argv[1:] if arguments is None else arguments))

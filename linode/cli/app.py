@@ -1,15 +1,32 @@
-"""The commands and their options. What is heavy is imported by the command that needs it."""
+"""The commands and their options."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
+from . import comparing, demonstration, fitting, solving
+from .errors import INTERRUPTED, OK, Refusal
+
+
+class Commands(TyperGroup):
+    """What would be a traceback of typer's, or nothing at all, ends the command as everything else does."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Refusal("interrupted; no file was left half-written", INTERRUPTED) from None
+        except BrokenPipeError:  # of a reader that had enough, as in `linode solve ... | head`
+            raise Refusal("", OK) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     name="linode",
     help="Linear ODEs z' = Xi z (+ b): solve them, fit them to data, and say how far the result can be trusted.",
     epilog="Exit codes: 0 done; 1 numerical trouble, told on stderr, results are written; 2 what was asked for cannot "
@@ -66,16 +83,12 @@ def solve(
     force: Force = False,
 ) -> int:
     """States z(t) of a system at given times, in any order."""
-    from . import solving
-
     return solving.solve(system, times, z0, out, plot, inputs, method, as_json=json, force=force)
 
 
 @app.command()
 def explain(system: SystemFile, times: Times = "0:1:2", z0: Start = None, json: Json = False) -> int:
     """Which method solves a system, why, and how sure the result is."""
-    from . import solving
-
     return solving.explain(system, times, z0, as_json=json)
 
 
@@ -105,8 +118,6 @@ def fit(
     force: Force = False,
 ) -> int:
     """Identify a system from data, with standard errors, and forecast."""
-    from . import fitting
-
     question = fitting.Question(
         data, time, columns, inputs, group, rank, bias, stable, structure, sigma, forecast, holdout, delimiter
     )
@@ -124,8 +135,6 @@ def compare(
     force: Force = False,
 ) -> int:
     """Time and error of linode beside torchdiffeq, torch.linalg.matrix_exp and torch.linalg.eig."""
-    from . import comparing
-
     return comparing.compare(system, times, z0, budget, plot, as_json=json, force=force)
 
 
@@ -136,14 +145,10 @@ def demo(
     force: Force = False,
 ) -> int:
     """Fit the weekly CO2 record of Mauna Loa, forecast its last fifth, compare with torchdiffeq."""
-    from . import demonstration
-
     return demonstration.demo(out, as_json=json, force=force)
 
 
 @app.command()
 def methods(json: Json = False) -> int:
     """Methods by name."""
-    from . import solving
-
     return solving.methods(as_json=json)

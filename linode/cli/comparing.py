@@ -233,7 +233,7 @@ def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
 
 def drawn(rows: list[Row]) -> Any:
     found = [
-        {"name": row.name, "seconds": row.step, "error": max(row.error, 1e-17)}
+        {"method": row.name, "seconds": row.step, "error": max(row.error, 1e-17)}
         for row in rows
         if row.step is not None and row.error is not None and np.isfinite(row.error)
     ]

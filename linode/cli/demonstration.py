@@ -115,9 +115,8 @@ def beside_torchdiffeq(result: FitResult, t: Array) -> dict[str, Any]:
         return LinearODE(Xi, z0, b=force)(since)
 
     def by_torchdiffeq(Xi: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
-        return importlib.import_module("torchdiffeq").odeint(
-            lambda _, z: Xi @ z + force, z0, since, rtol=1e-8, atol=1e-8, method="dopri5"
-        )
+        odeint = importlib.import_module("torchdiffeq").odeint
+        return odeint(lambda _, z: Xi @ z + force, z0, since, rtol=1e-8, atol=1e-8, method="dopri5")
 
     def step(solve: Any) -> tuple[float, Array]:
         Xi, z0 = (x.clone().requires_grad_() for x in system)

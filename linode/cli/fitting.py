@@ -116,12 +116,12 @@ def fitted(question: Question, series: list[Series]) -> FitResult:
     zs = [x.z[: x.n_fitted] for x in series]
     us = None if series[0].u is None else [x.u[: x.n_fitted] for x in series if x.u is not None]
     is_one = len(series) == 1
-    options = {"rank": question.rank, "bias": question.bias, "stable": question.stable, "sigma": question.sigma}
+    names = ("rank", "bias", "stable", "structure", "sigma")
+    options: dict[str, Any] = {name: getattr(question, name) for name in names}
     return fit_data(
         ts[0] if is_one else ts,
         zs[0] if is_one else zs,
         us[0] if us is not None and is_one else us,
-        structure=question.structure,
         **options,
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from .errors import Refusal, bad_file, needs
@@ -88,14 +89,12 @@ def write_table(output: Output | None, columns: dict[str, Array], extra: dict[st
         return
     suffix = output.path.suffix.lower()
     if suffix == ".csv":
-        text = io.StringIO(newline="")
-        _write_csv(text, columns)
-        output.write(lambda file: file.write(text.getvalue().encode()))
+        output.write(lambda file: _write_csv_bytes(file, columns))
     elif suffix == ".json":
         found = as_json({**(extra or {}), **columns})
         output.write(lambda file: file.write(found.encode()))
     elif suffix == ".npz":
-        output.write(lambda file: np.savez_compressed(file, **columns))
+        output.write(lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
     else:
         frame = importlib.import_module("pandas").DataFrame(real_columns(columns))
         output.write(lambda file: frame.to_parquet(file, index=False))
@@ -107,11 +106,9 @@ def write_system(output: Output, arrays: dict[str, Array]) -> None:
         text = as_json(arrays)
         output.write(lambda file: file.write(text.encode()))
     elif suffix == ".npz":
-        output.write(lambda file: np.savez(file, **arrays))
+        output.write(lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     else:
-        from scipy.io import savemat
-
-        output.write(lambda file: savemat(file, arrays, oned_as="column"))
+        output.write(lambda file: scipy.io.savemat(file, arrays, oned_as="column"))
 
 
 def write_picture(output: Output, figure: Any) -> None:
@@ -125,6 +122,12 @@ def real_columns(columns: dict[str, Array]) -> dict[str, Array]:
     for name, x in columns.items():
         found |= {f"{name}.re": x.real, f"{name}.im": x.imag} if np.iscomplexobj(x) else {name: x}
     return found
+
+
+def _write_csv_bytes(file: BinaryIO, columns: dict[str, Array]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    _write_csv(text, columns)
+    text.detach()  # flushed, and left open
 
 
 def _write_csv(file: Any, columns: dict[str, Array]) -> None:

@@ -8,12 +8,11 @@ import sys
 import warnings
 from typing import Any
 
-import typer
 from typer.main import get_command
 
 from ..errors import LinodeError
 from .app import app
-from .errors import INTERRUPTED, OK, USAGE, Refusal
+from .errors import OK, USAGE, Refusal
 
 
 def run(arguments: list[str]) -> int:
@@ -25,13 +24,10 @@ def run(arguments: list[str]) -> int:
             code = get_command(app).main(arguments, prog_name="linode", standalone_mode=False)
             sys.stdout.flush()
             return code if isinstance(code, int) else OK
-    except (KeyboardInterrupt, typer.Abort):
-        return said("interrupted; no file was left half-written", INTERRUPTED)
-    except BrokenPipeError:  # of a reader that had enough, as in `linode solve ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except BrokenPipeError:
+        return quiet()
     except Refusal as error:
-        return said(str(error), error.code)
+        return quiet() if error.code == OK else said(str(error), error.code)
     except LinodeError as error:
         return said(str(error), USAGE)
     except MemoryError:
@@ -43,6 +39,12 @@ def run(arguments: list[str]) -> int:
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def quiet() -> int:
+    """Nobody reads any more: nothing is said, at the end of the process either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OK
 
 
 def said(message: str, code: int) -> int:

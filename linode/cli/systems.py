@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from .errors import Refusal, bad_file
-from .tables import MOST_BYTES, is_number, read_bytes, read_matrix, read_text
+from .tables import MOST_BYTES, is_number, read_bytes, read_matrix, read_table, read_text
 
 Array = NDArray[Any]
 MATRICES = {"Xi": 2, "B": 2, "C": 2, "z0": 1, "b": 1}  # with their dimensions
@@ -85,8 +86,6 @@ def read_array(path: Path, names: tuple[str, ...], what: str) -> Array:
         return _numeric(path, name, found[name]).ravel()
     rows = read_text(path).split()
     if rows and not is_number(rows[0].split(",")[0]):  # a header
-        from .tables import read_table
-
         table = read_table(path)
         return table.numbers(next((x for x in names if x in table.names), table.names[0]), may_miss=False)
     return read_matrix(path).ravel()
@@ -150,11 +149,9 @@ def _complex(path: Path, name: str, x: Any) -> Any:
 
 
 def _mat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
-
     data = read_bytes(path)
     try:
-        found = loadmat(io.BytesIO(data))
+        found = scipy.io.loadmat(io.BytesIO(data))
     except NotImplementedError:
         raise bad_file(path, "is a MATLAB 7.3 file: save it with -v7") from None
     except (Exception, MemoryError) as error:

@@ -102,7 +102,8 @@ def read_rows(path: Path, delimiter: str | None) -> tuple[list[list[str]], list[
         delimiter = max(DELIMITERS, key=first.count)
     elif len(delimiter) != 1:
         raise Refusal(f"--delimiter must be one character, got {delimiter!r}")
-    rows, lines = [], []
+    rows: list[list[str]] = []
+    lines: list[int] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:

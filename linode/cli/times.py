@@ -30,7 +30,7 @@ def read_times(text: str) -> Array:
     cells = text.split(",")
     if all(is_number(cell) for cell in cells):
         t = np.array([float(cell) for cell in cells])
-    elif Path(text).exists():
+    elif Path(text).is_file():
         t = np.asarray(read_array(Path(text), ("t", "time", "times"), "--times"))
     else:
         raise Refusal(f"--times {text!r} must be {FORM}")
