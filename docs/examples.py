@@ -52,7 +52,8 @@ def _shown(found: re.Match[str]) -> str:
 
 def made(script: Path) -> Path:
     """The folder with picture.png and output.txt of a script, run now if it or what it uses has changed."""
-    sources = [script, *sorted((ROOT / "linode").rglob("*.py")), *sorted((ROOT / "examples/data").glob("*.csv"))]
+    data = [*(ROOT / "linode").rglob("*.csv"), *(ROOT / "examples/data").glob("*.csv")]
+    sources = [script, *sorted((ROOT / "linode").rglob("*.py")), *sorted(data)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     folder = CACHE / f"{script.stem}-{digest}"
     if not (folder / "output.txt").exists():

@@ -78,6 +78,13 @@ def test_a_system_is_identified_with_intervals_that_hold_it(tmp_path: Path):
     assert last_number(output, "relative error of Xi:") < 0.1
 
 
+def test_all_kinds_of_pictures_are_drawn_beside_each_other(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    output = run_example("draw_pictures.py", tmp_path)
+    assert min(png_size(tmp_path / "draw_pictures.png")) > 1000
+    assert 0.9 < last_number(output, "within 95 % bands:") < 0.99
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_has_a_picture_that_goes_where_it_is_told(name: str):
     source = (ROOT / "examples" / name).read_text()

@@ -55,8 +55,8 @@ def test_a_contender_that_fails_or_hangs_is_counted(monkeypatch: pytest.MonkeyPa
         raise ValueError("no convergence")
 
     monkeypatch.setattr(command, "PAUSE", 0.0)
-    monkeypatch.setitem(peers.PEERS, "failing", failing)
-    row = command.peer_row("stiff", "failing", 2)
+    monkeypatch.setattr(command, "COVERAGE_SEEDS", 2)
+    _, row = command.measured("stiff", 2, {"failing": failing})
     assert row["n_failed"] == 2
     assert row["notes"] == ["seed 0: ValueError: no convergence", "seed 1: ValueError: no convergence"]
 

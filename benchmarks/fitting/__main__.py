@@ -7,6 +7,8 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from benchmarks.harness import Settings
 RESULTS = Path(__file__).parents[1] / "results"
 NEAR = 1.05  # times the error of the minimum that is reached from the truth
 PAUSE = 0.2  # seconds: threads of what ran before still spin for as long as that
+OWN = "linode"
 LIMIT = 20  # seconds, after which a contender hangs
 COVERAGE_SEEDS = 100  # of the share of intervals that hold the truth
 Z = 1.959964  # of a 95 % interval
@@ -68,51 +71,66 @@ def covered(case: Problem, result: linode.FitResult) -> list[bool]:
     return [*inside, *(np.abs(off.imag) <= Z * result.eigenvalue_stderr.imag)[moving]]
 
 
-def linode_row(name: str, n_seeds: int) -> dict[str, Any]:
-    fitted(problem(name, 0))  # warm
-    ratios, errors, times, inside, notes = [], [], [], [], []
+@dataclass
+class Found:
+    """What a contender reached on the seeds that it was given: errors over those of the best, and over the bound."""
+
+    name: str
+    n_seeds: int
+    ratios: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    reason: str | None = None  # why it takes no part
+    inside: list[bool] = field(default_factory=list)
+
+    def attempt(self, case: Problem, seed: int, solve: Callable[[Problem], Any]) -> Any:
+        """One seed; what came, or None."""
+        try:
+            result, seconds = within_limit(lambda: solve(case))
+            error = peers.error_of(case, estimate_of(case, result) if self.name == OWN else result)
+        except peers.NotDone as reason:
+            self.reason = f"not for {reason}"
+        except ImportError as reason:
+            self.reason = f"not installed: {reason}"
+        except (Exception, Hangs) as reason:
+            self.notes.append(f"seed {seed}: {type(reason).__name__}: {str(reason)[:80]}".rstrip(": "))
+        else:
+            best = reference(case)
+            self.ratios.append(error / best.error)
+            self.errors.append(error / best.bound)
+            self.times.append(seconds)
+            return result
+        return None
+
+    def row(self) -> dict[str, Any]:
+        if self.reason is not None:
+            return {"contender": self.name, "note": self.reason}
+        found = row(self.name, self.n_seeds, self.ratios, self.errors, self.times, self.notes)
+        return found | ({"coverage": float(np.mean(self.inside))} if self.inside else {})
+
+
+def measured(name: str, n_seeds: int, contenders: dict[str, Callable[[Problem], Any]]) -> list[dict[str, Any]]:
+    """Rows of linode and others. Of each seed one after another, so that a slow moment of the machine meets all."""
+    every = {OWN: fitted, **contenders}
+    rows = {x: Found(x, min(n_seeds, peers.FEW_SEEDS.get(x, n_seeds))) for x in every}
+    for x, solve in every.items():  # warm, and whether it takes part
+        if x not in peers.FEW_SEEDS:
+            warm = Found(x, 1)
+            warm.attempt(problem(name, 0), 0, solve)
+            rows[x].reason = warm.reason
     for seed in range(n_seeds):
         case = problem(name, seed)
-        best = reference(case)
-        try:
-            result, seconds = within_limit(lambda case=case: fitted(case))
-        except (Exception, Hangs) as error:
-            notes.append(f"seed {seed}: {type(error).__name__}: {error}")
-            continue
-        error = peers.error_of(case, estimate_of(case, result))
-        ratios.append(error / best.error)
-        errors.append(error / best.bound)
-        times.append(seconds)
-        inside += covered(case, result)
-        if not result:
-            notes.append(f"seed {seed}: {result.status.name}")
+        for x, solve in every.items():
+            if rows[x].reason is None and seed < rows[x].n_seeds:
+                result = rows[x].attempt(case, seed, solve)
+                if x == OWN and result is not None:
+                    rows[x].inside += covered(case, result)
+                    rows[x].notes += [] if result else [f"seed {seed}: {result.status.name}"]
     for seed in range(n_seeds, COVERAGE_SEEDS):
         case = problem(name, seed)
-        inside += covered(case, fitted(case))
-    return row("linode", n_seeds, ratios, errors, times, notes) | {"coverage": float(np.mean(inside))}
-
-
-def peer_row(name: str, peer: str, n_seeds: int) -> dict[str, Any]:
-    n_seeds, solve = min(n_seeds, peers.FEW_SEEDS.get(peer, n_seeds)), peers.PEERS[peer]
-    ratios, errors, times, notes = [], [], [], []
-    for seed in range(-1 if peer not in peers.FEW_SEEDS else 0, n_seeds):  # the first one warms it up
-        case = problem(name, max(seed, 0))
-        try:
-            result, seconds = within_limit(lambda case=case: peers.quietly(solve, case))
-            error = peers.error_of(case, result)
-        except peers.NotDone as reason:
-            return {"contender": peer, "note": f"not for {reason}"}
-        except ImportError as reason:
-            return {"contender": peer, "note": f"not installed: {reason}"}
-        except (Exception, Hangs) as reason:
-            notes.append(f"seed {seed}: {type(reason).__name__}: {str(reason)[:80]}".rstrip(": "))
-            continue
-        if seed >= 0:
-            best = reference(case)
-            ratios.append(error / best.error)
-            errors.append(error / best.bound)
-            times.append(seconds)
-    return row(peer, n_seeds, ratios, errors, times, [x for x in notes if not x.startswith("seed -1")])
+        rows[OWN].inside += covered(case, fitted(case))
+    return [x.row() for x in rows.values()]
 
 
 def row(
@@ -145,9 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
     path = options.output / "fit.json"
     results = json.loads(path.read_text()) if path.exists() else {"problems": {}, "series": []}
     for name in options.problem:
-        rows = [linode_row(name, options.seeds)]
-        if not options.no_peers:
-            rows += [peer_row(name, peer, options.seeds) for peer in peers.PEERS]
+        others = {} if options.no_peers else {x: partial(peers.quietly, solve) for x, solve in peers.PEERS.items()}
+        rows = measured(name, options.seeds, others)
         results["problems"][name] = rows
         print(name, *(f"  {x}" for x in rows), sep="\n", flush=True)
     if not options.no_series:
