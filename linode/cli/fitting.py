@@ -14,7 +14,7 @@ from ..fitted import FitResult
 from ..fitting.estimate import FitStatus
 from .console import progress, remark
 from .errors import OK, TROUBLE, Refusal, bad_file
-from .output import PICTURES, SYSTEMS, TABLES, Output, as_json, write_picture, write_system, write_table
+from .output import PICTURES, SYSTEMS, TABLES, Output, as_json, keep_apart, write_picture, write_system, write_table
 from .tables import Table, read_table
 
 Array = NDArray[Any]
@@ -56,6 +56,9 @@ def fit(
     table_out = None if out is None else Output(out, TABLES, force)
     picture = None if plot is None else Output(plot, PICTURES, force)
     system = None if save is None else Output(save, SYSTEMS, force)
+    keep_apart([question.path], [table_out, picture, system])
+    if not np.isfinite(question.forecast):
+        raise Refusal(f"--forecast must be finite, got {question.forecast}")
     table = read_table(question.path, question.delimiter)
     names = columns_of(question, table)
     series = series_of(question, table, names)
@@ -87,6 +90,8 @@ def columns_of(question: Question, table: Table) -> list[str]:
     names = split(question.columns) or [name for name in table.names if name not in taken]
     if not names:
         raise bad_file(question.path, f"has no column beside {', '.join(map(repr, table.names))}")
+    if len(set(names)) < len(names):
+        raise Refusal(f"--columns: {next(x for x in names if names.count(x) > 1)!r} is there twice")
     if set(names) & taken:
         raise Refusal(f"--columns: {sorted(set(names) & taken)[0]!r} is the time, the group or an input too")
     return names
@@ -134,7 +139,10 @@ def forecast_of(question: Question, result: FitResult, k: int, own: Series) -> t
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else question.forecast
         count = int(np.clip(np.ceil(question.forecast / step), 1, MOST_FORECAST))
         t = np.r_[t, t[-1] + question.forecast * np.arange(1, count + 1) / count]
-    y = result.predict(t) if k == 0 and not result._is_list else result.predict([t] * len(result.observations))[k]
+    # the input of all rows, those held out too, not only of those that were fitted; after the last row it holds on
+    u = None if own.u is None else np.concatenate([own.u, np.repeat(own.u[-1:], len(t) - len(own.t), axis=0)])
+    K = len(result.observations)
+    y = result.predict(t, u=u) if K == 1 else result.predict([t] * K, u=[u] * K)[k]
     spread = result.predict_stderr(t, k)
     return t, y.reshape(len(t), -1), spread.reshape(len(t), -1)
 

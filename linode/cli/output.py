@@ -32,13 +32,14 @@ class Output:
 
     def __init__(self, path: Path, suffixes: tuple[str, ...], force: bool) -> None:
         self.path, self.force = path, force
+        self.target = Path(os.path.realpath(path))  # a link stays one, and what it points to is replaced
         if path.suffix.lower() not in suffixes:
             raise Refusal(f"{path}: must end with one of {', '.join(suffixes)}")
         if path.exists() and not path.is_file():
             raise Refusal(f"{path}: is no file that could be replaced")
         if path.exists() and not force:
             raise Refusal(f"{path}: is there already; --force replaces it")
-        folder = path.parent
+        folder = self.target.parent
         if not folder.is_dir():
             raise bad_file(path, f"there is no folder {folder}")
         if not os.access(folder, os.W_OK):
@@ -52,7 +53,7 @@ class Output:
         """In a file beside it, which takes its name when it is complete."""
         name = ""
         try:
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            handle, name = tempfile.mkstemp(dir=self.target.parent, prefix=f".{self.path.name[:100]}.")
             with os.fdopen(handle, "wb") as file:
                 fill(file)
                 file.flush()
@@ -61,7 +62,7 @@ class Output:
             os.umask(mask)
             os.chmod(name, 0o666 & ~mask)
             if self.force:
-                os.replace(name, self.path)
+                os.replace(name, self.target)
             else:
                 self._take_name(name)
         except OSError as error:
@@ -73,13 +74,27 @@ class Output:
     def _take_name(self, name: str) -> None:
         """Fails where another file has come up meanwhile."""
         try:
-            os.link(name, self.path)
+            os.link(name, self.target)
         except FileExistsError:
             raise Refusal(f"{self.path}: is there already; --force replaces it") from None
         except OSError:  # no links on this file system
             if self.path.exists():
                 raise Refusal(f"{self.path}: is there already; --force replaces it") from None
-            os.replace(name, self.path)
+            os.replace(name, self.target)
+
+
+def keep_apart(inputs: list[Path | None], outputs: list[Output | None]) -> None:
+    """Nothing that is read is written to, with --force neither, and no file is written twice.
+
+    Raises:
+        Refusal: two of them are the same file.
+    """
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for output in outputs:
+        if output is not None:
+            if str(output.target) in taken:
+                raise Refusal(f"{output.path}: is read, or written, by this command already; give another name")
+            taken.add(str(output.target))
 
 
 def write_table(output: Output | None, columns: dict[str, Array], extra: dict[str, Any] | None = None) -> None:

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from ..errors import LinodeError
 from .app import app
-from .errors import OK, USAGE, Refusal
+from .errors import BAD_FILE, OK, USAGE, Refusal
 
 
 def run(arguments: list[str]) -> int:
@@ -21,6 +21,8 @@ def run(arguments: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is in a status
+            if sys.stdout is None:  # closed by who called
+                return said("standard output is closed; --out FILE or > /dev/null", BAD_FILE)
             code = get_command(app).main(arguments, prog_name="linode", standalone_mode=False)
             sys.stdout.flush()
             return code if isinstance(code, int) else OK
@@ -30,12 +32,16 @@ def run(arguments: list[str]) -> int:
         return quiet() if error.code == OK else said(str(error), error.code)
     except LinodeError as error:
         return said(str(error), USAGE)
+    except OSError as error:  # of stdout, such as a full disk: files that are read or written have a Refusal
+        return unwritten(error)
     except MemoryError:
         return said("not enough memory for that: ask for fewer times or states", USAGE)
     except Exception as error:
         if not hasattr(error, "format_message"):  # of click, which typer brings under several names
             raise
-        return said(error.format_message(), getattr(error, "exit_code", USAGE))
+        message = error.format_message()  # none where help was shown instead
+        code = getattr(error, "exit_code", USAGE)
+        return said(message, code) if message else code
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
@@ -45,6 +51,12 @@ def quiet() -> int:
     """Nobody reads any more: nothing is said, at the end of the process either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
+
+
+def unwritten(error: OSError) -> int:
+    """Standard output takes nothing more; what is left of it is not tried again at the end of the process."""
+    quiet()
+    return said(f"standard output cannot be written: {error.strerror or error}", BAD_FILE)
 
 
 def said(message: str, code: int) -> int:

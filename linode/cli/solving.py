@@ -14,9 +14,9 @@ from ..methods import registry
 from ..ode import LinearODE
 from .console import progress, remark, show_table
 from .errors import OK, TROUBLE, Refusal, bad_file
-from .output import PICTURES, TABLES, Output, as_json, write_picture, write_table
+from .output import PICTURES, TABLES, Output, as_json, keep_apart, write_picture, write_table
 from .systems import System, read_system
-from .tables import read_table
+from .tables import is_there, read_table
 from .times import read_times
 
 Array = NDArray[Any]
@@ -36,6 +36,7 @@ def solve(
 ) -> int:
     table = None if out is None else Output(out, TABLES, force)
     picture = None if plot is None else Output(plot, PICTURES, force)
+    keep_apart([path, inputs, *files_among(times, z0)], [table, picture])
     system, t = read_system(path, z0), read_times(times)
     ode = make_ode(system, method, inputs)
     with progress(f"{len(t)} times of {system.n} states"):
@@ -120,6 +121,11 @@ def make_ode(system: System, method: str, inputs: Path | None) -> LinearODE:
     elif "B" in arrays and arrays["B"].any():
         remark(f"{system.path} holds B, but there are no --inputs: they are taken as 0")
     return LinearODE(arrays["Xi"], arrays["z0"], method=method, **forcing)
+
+
+def files_among(*texts: str | None) -> list[Path | None]:
+    """Those of the options that name a file."""
+    return [Path(text) for text in texts if text is not None and is_there(Path(text))]
 
 
 def as_json_line(x: Any) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from .errors import Refusal, bad_file
-from .tables import MOST_BYTES, is_number, read_bytes, read_matrix, read_table, read_text
+from .matfile import arrays_of_mat
+from .tables import MOST_BYTES, is_number, is_there, read_bytes, read_matrix, read_table, read_text
 
 Array = NDArray[Any]
 MATRICES = {"Xi": 2, "B": 2, "C": 2, "z0": 1, "b": 1}  # with their dimensions
@@ -74,7 +74,7 @@ def read_vector(text: str) -> Array:
 def read_array(path: Path, names: tuple[str, ...], what: str) -> Array:
     """A flat array from .npy, .npz, .json, .mat or text; of files with names, the first of these."""
     suffix = path.suffix.lower()
-    if not path.exists():
+    if not is_there(path):
         raise bad_file(path, f"no such file, and no numbers for {what} either")
     if suffix == ".npy":
         return _numeric(path, what, _load(path)).ravel()
@@ -149,14 +149,10 @@ def _complex(path: Path, name: str, x: Any) -> Any:
 
 
 def _mat(path: Path) -> dict[str, Any]:
-    data = read_bytes(path)
     try:
-        found = scipy.io.loadmat(io.BytesIO(data))
-    except NotImplementedError:
-        raise bad_file(path, "is a MATLAB 7.3 file: save it with -v7") from None
-    except (Exception, MemoryError) as error:
-        raise bad_file(path, f"is no readable .mat file: {error}") from None
-    return {name: value for name, value in found.items() if not name.startswith("__")}
+        return dict(arrays_of_mat(read_bytes(path)))
+    except ValueError as error:
+        raise bad_file(path, str(error)) from None
 
 
 def _csv(path: Path) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def number(path: Path, cell: str, line: int, column: object, may_miss: bool) -> 
     if may_miss and text.lower() in MISSING:
         return math.nan
     try:
-        value = float(text)
+        value = as_float(text)
     except ValueError:
         value = math.nan
         if text.lower() not in MISSING:
@@ -88,10 +88,25 @@ def read_matrix(path: Path, delimiter: str | None = None) -> Array:
 
 def is_number(text: str) -> bool:
     try:
-        float(text)
+        as_float(text)
     except ValueError:
         return False
     return True
+
+
+def as_float(text: str) -> float:
+    """As float, but without the underscores of Python's own numbers: in a table 1_000 is a slip."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something to read; a name that no file can have, being too long for one, is not there."""
+    try:
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def read_rows(path: Path, delimiter: str | None) -> tuple[list[list[str]], list[int]]:

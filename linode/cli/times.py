@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import Refusal
 from .systems import read_array
-from .tables import is_number
+from .tables import is_number, is_there
 
 Array = NDArray[Any]
 FORM = "START:STOP:COUNT (as in 0:10:1001), START:STOP:COUNT:log, numbers with commas between them, or a file"
@@ -30,7 +30,7 @@ def read_times(text: str) -> Array:
     cells = text.split(",")
     if all(is_number(cell) for cell in cells):
         t = np.array([float(cell) for cell in cells])
-    elif Path(text).is_file():
+    elif is_there(Path(text)):
         t = np.asarray(read_array(Path(text), ("t", "time", "times"), "--times"))
     else:
         raise Refusal(f"--times {text!r} must be {FORM}")
