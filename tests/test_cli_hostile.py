@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import linode
 pytest.importorskip("typer")
 
 from linode.cli import main
+from linode.cli.comparing import OverBudgetError, limited
 from linode.cli.errors import BAD_FILE, OK, TROUBLE, USAGE
 from linode.cli.matfile import arrays_of_mat
 
@@ -188,3 +190,23 @@ def test_a_column_that_is_named_twice_is_refused(capsys):
 def test_an_endless_forecast_is_refused_before_the_fit(capsys):
     Path("d.csv").write_text("t,a\n0,1\n1,2\n2,3\n")
     refused(capsys, USAGE, "--forecast must be finite", "fit", "d.csv", "--forecast", "inf")
+
+
+# ---- budgets ---------------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """Its finaliser takes a while, and loses what is raised in it."""
+
+    def __del__(self) -> None:
+        time.sleep(0.4)
+
+
+def test_an_alarm_that_is_lost_in_a_finaliser_comes_again(capsys):
+    start = time.monotonic()
+    with pytest.raises(OverBudgetError), limited(0.1):
+        thing = Slow()
+        del thing
+        time.sleep(20.0)
+    assert time.monotonic() - start < 10.0
+    assert capsys.readouterr().err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,12 +160,21 @@ def limited(budget: float) -> Iterator[None]:
     except (AttributeError, ValueError):  # another system, or thread
         yield
         return
-    signal.setitimer(signal.ITIMER_REAL, budget)
+    shown = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is not OverBudgetError:
+            shown(unraisable)
+
+    sys.unraisablehook = hook
+    # again and again: what is raised inside a finaliser is lost
+    signal.setitimer(signal.ITIMER_REAL, budget, 0.05)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        sys.unraisablehook = shown
 
 
 # ---- contenders ----------------------------------------------------------------------------------------------------
