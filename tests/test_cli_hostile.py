@@ -192,6 +192,23 @@ def test_an_endless_forecast_is_refused_before_the_fit(capsys):
     refused(capsys, USAGE, "--forecast must be finite", "fit", "d.csv", "--forecast", "inf")
 
 
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_a_saved_system_says_how_its_states_make_the_columns(capsys, suffix: str):
+    t = 5.0 + 0.1 * np.arange(60)
+    y = np.exp(-(t - 5.0))[:, None] * [1.0, 2.0, -1.0] + [3.0, 5.0, -1.0]
+    y += 1e-3 * np.random.default_rng(0).standard_normal(y.shape)
+    lines = [",".join(map(repr, row)) for row in np.column_stack([t, y]).tolist()]
+    Path("d.csv").write_text("t,a,b,c\n" + "\n".join(lines))
+    assert run(capsys, "fit", "d.csv", "--rank", "1", "--bias", "--save", f"s.{suffix}")[0] == OK
+    _, out, _ = run(capsys, "solve", f"s.{suffix}", "--times", "0,1,2")
+    z = np.array([[float(x) for x in line.split(",")] for line in out.splitlines()[1:]])[:, 1:]
+    saved = np.load("s.npz") if suffix == "npz" else json.loads(Path("s.json").read_text())
+    shown = z @ np.array(saved["C"]).T + saved["offset"]
+    result = linode.fit(t, y, rank=1, bias=True)
+    assert result.offset is not None
+    assert np.allclose(shown, result.predict(float(saved["t0"]) + np.arange(3.0)), atol=1e-12)
+
+
 # ---- budgets ---------------------------------------------------------------------------------------------------------
 
 

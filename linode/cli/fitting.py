@@ -161,9 +161,13 @@ def holdout_errors(forecasts: list[tuple[Array, Array, Array]], series: list[Ser
 
 
 def system_arrays(result: FitResult) -> dict[str, Array]:
-    """What `linode solve` reads; z0 is that of the first trajectory, at its first time."""
-    z0 = np.atleast_2d(result.z0)[0]
-    found = {"Xi": result.Xi, "z0": z0, "b": result.b, "B": result.B, "C": result.C, "stderr": result.stderr}
+    """What `linode solve` reads, and what makes the columns of its states: y = C z(t - t0) + offset.
+
+    z0 is that of the first trajectory, at its first time t0.
+    """
+    names = ("Xi", "b", "B", "C", "offset", "stderr")
+    found = {name: getattr(result, name) for name in names}
+    found |= {"z0": np.atleast_2d(result.z0)[0], "t0": result.observations[0][0][0]}
     return {name: np.asarray(x) for name, x in found.items() if x is not None}
 
 
