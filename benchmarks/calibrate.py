@@ -6,6 +6,7 @@ of several samples each; ratios are what matters to the choice, and they carry o
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import platform
 import time
@@ -87,6 +88,7 @@ def measured() -> dict[str, tuple[object, str]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.calibrate", description=__doc__).parse_args()
     torch.set_num_threads(2)
     lines = [
         '"""Seconds of the pieces of work that costs of methods are made of; only ratios matter.',

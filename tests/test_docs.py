@@ -99,6 +99,7 @@ def help_of(module: tuple[str, ...]) -> str:
     command = [sys.executable, "-m", *module, "--help"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout.lower()  # and nothing was run
     return done.stdout
 
 

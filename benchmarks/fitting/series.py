@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -54,5 +55,6 @@ def choose(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.fitting.series", description=choose.__doc__).parse_args()
     for name in OPTIONS:
         print(name, choose(name))
