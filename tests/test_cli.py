@@ -424,10 +424,18 @@ def test_a_missing_package_is_named(capsys, monkeypatch: pytest.MonkeyPatch):
 # ---- as a program ----------------------------------------------------------------------------------------------------
 
 
+# a parent in the background may ignore SIGINT, which children inherit
+LAUNCHER = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "linode", *sys.argv[1:]])
+"""
+
+
 def program(*arguments: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(Path(linode.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-m", "linode", *arguments], env=environment, stdout=pipe, stderr=pipe)
+    command, pipe = [sys.executable, "-c", LAUNCHER, *arguments], subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe)
 
 
 def test_a_reader_that_had_enough_is_no_error():
