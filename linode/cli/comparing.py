@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,13 @@ from numpy.typing import NDArray
 from ..ode import LinearODE
 from .console import progress, seconds, show_table
 from .errors import OK, Refusal
-from .output import PICTURES, Output, as_json, write_picture
+from .output import PICTURES, Output, json_text, write_picture
 from .systems import read_system
 from .times import read_times
 
 Array = NDArray[Any]
 MOST_ROUNDS, MOST_TRUTH_STATES, N_TRUTH_TIMES = 20, 100, 8
 BITS = 400
-DTYPE = torch.float64
 Contender = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -52,15 +52,15 @@ def compare(
     system, t = read_system(path, z0), read_times(times)
     if "b" in system.arrays and system.arrays["b"].any():
         raise Refusal(f"{path} holds a constant forcing b, which the other packages' code here does not take")
-    Xi, start = (np.asarray(system.arrays[name], float) for name in ("Xi", "z0"))
-    if np.iscomplexobj(system.arrays["Xi"]) or np.iscomplexobj(system.arrays["z0"]):
+    Xi, start = system.arrays["Xi"], system.arrays["z0"]
+    if np.iscomplexobj(Xi) or np.iscomplexobj(start):
         raise Refusal(f"{path} is complex; compare takes real systems")
     with progress("comparing"):
         rows, note = measured(Xi, start, t, budget)
     if picture is not None:
         write_picture(picture, drawn(rows))
     if as_json:
-        print(print_json(rows, note))
+        print(json_text({"rows": [vars(row) for row in rows], "note": note}))
         return OK
     table = [
         (
@@ -78,10 +78,6 @@ def compare(
     return OK
 
 
-def print_json(rows: list[Row], note: str) -> str:
-    return as_json({"rows": [vars(row) for row in rows], "note": note})
-
-
 def measured(Xi: Array, z0: Array, t: Array, budget: float) -> tuple[list[Row], str]:
     """A row for each contender, and what errors are measured against."""
     A, start, times = (torch.from_numpy(np.array(x, float)) for x in (Xi, z0, t))
@@ -94,9 +90,7 @@ def measured(Xi: Array, z0: Array, t: Array, budget: float) -> tuple[list[Row], 
         try:
             with limited(budget):
                 z = contender(A, start, times).detach().numpy()
-                began = time.perf_counter()
                 step(contender, A, start, times)
-                row.step = time.perf_counter() - began
         except OverBudgetError:
             row.note = f"took more than {budget:g} s"
             continue
@@ -128,14 +122,11 @@ def interleaved(
     """Median seconds of each, in turns, so that a slow moment of the machine meets all."""
     forwards: list[list[float]] = [[] for _ in contenders]
     steps: list[list[float]] = [[] for _ in contenders]
-    for i, contender in enumerate(contenders):  # each once, then in turns those that have time left
-        forwards[i].append(timed(lambda contender=contender: contender(Xi, z0, t)))  # type: ignore[misc]
-        steps[i].append(timed(lambda contender=contender: step(contender, Xi, z0, t)))  # type: ignore[misc]
-    for _ in range(MOST_ROUNDS):
-        for i, contender in enumerate(contenders):
-            if sum(forwards[i]) + sum(steps[i]) < budget / 2:
-                forwards[i].append(timed(lambda contender=contender: contender(Xi, z0, t)))  # type: ignore[misc]
-                steps[i].append(timed(lambda contender=contender: step(contender, Xi, z0, t)))  # type: ignore[misc]
+    for _ in range(1 + MOST_ROUNDS):
+        for contender, own, whole in zip(contenders, forwards, steps):
+            if not own or sum(own) + sum(whole) < budget / 2:
+                own.append(timed(partial(contender, Xi, z0, t)))
+                whole.append(timed(partial(step, contender, Xi, z0, t)))
     return [(float(np.median(f)), float(np.median(s))) for f, s in zip(forwards, steps)]
 
 

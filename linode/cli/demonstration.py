@@ -22,7 +22,7 @@ from ..ode import LinearODE
 from .comparing import OverBudgetError, limited
 from .console import progress, seconds, show_table
 from .errors import OK
-from .output import PICTURES, Output, as_json, write_picture
+from .output import PICTURES, Output, json_text, write_picture
 
 Array = NDArray[Any]
 SHARE = 0.8  # of the record that is fitted
@@ -54,20 +54,16 @@ def demo(out: Path, *, as_json: bool, force: bool) -> int:
         "forecast_years": float(t[-1] - t[k - 1]),
         "rmse": error,
         "relative": error / float(np.std(held[seen])),
-        "band_holds": float(np.mean(np.abs(forecast - held)[seen] <= width[seen])),
-        "naive_band_holds": naive(result, t[k:], held),
+        "band_holds": held_share(forecast, held, width),
+        "naive_band_holds": held_share(forecast, held, 1.959964 * np.hypot(result.predict_stderr(t[k:]), result.sigma)),
     }
     with progress("the same by torchdiffeq"):
         facts |= beside_torchdiffeq(result, t[:k])
     with progress("drawing"):
         write_picture(picture, drawn(t, y, k, result, width))
     facts["picture"] = str(out)
-    print(print_json(facts)) if as_json else shown(facts)
+    print(json_text(facts)) if as_json else shown(facts)
     return OK
-
-
-def print_json(facts: dict[str, Any]) -> str:
-    return as_json(facts)
 
 
 def record() -> tuple[Array, Array]:
@@ -98,11 +94,10 @@ def band(t: Array, y: Array, ahead: Array) -> Array:
     return np.asarray(np.interp(ahead, (edges[1:] + edges[:-1]) / 2, steps))
 
 
-def naive(result: FitResult, t: Array, held: Array) -> float:
-    """The share that the band for white noise holds."""
-    width = 1.959964 * np.hypot(result.predict_stderr(t), result.sigma)
+def held_share(forecast: Array, held: Array, width: Array) -> float:
+    """Of the values that were seen, how many a band of this half width holds."""
     seen = ~np.isnan(held)
-    return float(np.mean(np.abs(result.predict(t) - held)[seen] <= width[seen]))
+    return float(np.mean(np.abs(forecast - held)[seen] <= width[seen]))
 
 
 def beside_torchdiffeq(result: FitResult, t: Array) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..fitted import FitResult
 from ..fitting.estimate import FitStatus
 from .console import progress, remark
 from .errors import OK, TROUBLE, Refusal, bad_file
-from .output import PICTURES, SYSTEMS, TABLES, Output, as_json, keep_apart, write_picture, write_system, write_table
+from .output import PICTURES, SYSTEMS, TABLES, Output, json_text, keep_apart, write_picture, write_system, write_table
 from .tables import Table, read_table
 
 Array = NDArray[Any]
@@ -63,7 +63,7 @@ def fit(
     names = columns_of(question, table)
     series = series_of(question, table, names)
     result = fitted(question, series)
-    forecasts = [forecast_of(question, result, k, x) for k, x in enumerate(series)]
+    forecasts = forecasts_of(question, result, series)
     errors = None if not question.holdout else holdout_errors(forecasts, series)
     if system is not None:
         write_system(system, system_arrays(result))
@@ -131,20 +131,24 @@ def fitted(question: Question, series: list[Series]) -> FitResult:
     )
 
 
-def forecast_of(question: Question, result: FitResult, k: int, own: Series) -> tuple[Array, Array, Array]:
-    """Times of the data and beyond, predictions there and their standard errors; (T,), (T, p), (T, p)."""
-    t = own.t
-    if question.forecast:
-        steps = np.diff(t)
-        step = float(np.median(steps[steps > 0])) if (steps > 0).any() else question.forecast
-        count = int(np.clip(np.ceil(question.forecast / step), 1, MOST_FORECAST))
-        t = np.r_[t, t[-1] + question.forecast * np.arange(1, count + 1) / count]
-    # the input of all rows, those held out too, not only of those that were fitted; after the last row it holds on
-    u = None if own.u is None else np.concatenate([own.u, np.repeat(own.u[-1:], len(t) - len(own.t), axis=0)])
-    K = len(result.observations)
-    y = result.predict(t, u=u) if K == 1 else result.predict([t] * K, u=[u] * K)[k]
-    spread = result.predict_stderr(t, k)
-    return t, y.reshape(len(t), -1), spread.reshape(len(t), -1)
+def forecasts_of(question: Question, result: FitResult, series: list[Series]) -> list[tuple[Array, Array, Array]]:
+    """Of each trajectory times of the data and beyond, predictions there and their errors; (T,), (T, p), (T, p)."""
+    ts = [times_and_beyond(x.t, question.forecast) for x in series]
+    # the inputs of all rows, those held out too, not only of those that were fitted; after the last row they hold on
+    us = [None if x.u is None else x.u[np.minimum(np.arange(len(t)), len(x.u) - 1)] for x, t in zip(series, ts)]
+    ys = [result.predict(ts[0], u=us[0])] if len(series) == 1 else result.predict(ts, u=us)
+    errors = [result.predict_stderr(t, k) for k, t in enumerate(ts)]
+    return [(t, y.reshape(len(t), -1), e.reshape(len(t), -1)) for t, y, e in zip(ts, ys, errors)]
+
+
+def times_and_beyond(t: Array, ahead: float) -> Array:
+    """With more of them, a usual step apart, until `ahead` after the last."""
+    if not ahead:
+        return t
+    steps = np.diff(t)
+    step = float(np.median(steps[steps > 0])) if (steps > 0).any() else ahead
+    count = int(np.clip(np.ceil(ahead / step), 1, MOST_FORECAST))
+    return np.r_[t, t[-1] + ahead * np.arange(1, count + 1) / count]
 
 
 def holdout_errors(forecasts: list[tuple[Array, Array, Array]], series: list[Series]) -> list[tuple[float, float]]:
@@ -198,4 +202,4 @@ def json_of(
         found["holdout"] = {name: {"rmse": e, "relative": r} for name, (e, r) in zip(names, errors)}
     if forecasts is not None:
         found["forecast"] = [{"t": t, "z": y, "stderr": e} for t, y, e in forecasts]
-    return as_json(found)
+    return json_text(found)

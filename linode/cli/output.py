@@ -19,7 +19,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from .errors import Refusal, bad_file, needs
+from .errors import MISSING, Refusal, bad_file, needs
 
 Array = NDArray[Any]
 TABLES = (".csv", ".npz", ".json", ".parquet")
@@ -45,7 +45,7 @@ class Output:
         if not os.access(folder, os.W_OK):
             raise bad_file(path, f"the folder {folder} cannot be written to")
         if path.suffix.lower() == ".parquet" and not _has_parquet():
-            raise Refusal(f"{path}: parquet needs pandas and pyarrow: pip install pandas pyarrow", 4)
+            raise Refusal(f"{path}: parquet needs pandas and pyarrow: pip install pandas pyarrow", MISSING)
         if path.suffix.lower() in PICTURES and importlib.util.find_spec("matplotlib") is None:
             raise needs("matplotlib", "plot")
 
@@ -106,7 +106,7 @@ def write_table(output: Output | None, columns: dict[str, Array], extra: dict[st
     if suffix == ".csv":
         output.write(lambda file: _write_csv_bytes(file, columns))
     elif suffix == ".json":
-        found = as_json({**(extra or {}), **columns})
+        found = json_text({**(extra or {}), **columns})
         output.write(lambda file: file.write(found.encode()))
     elif suffix == ".npz":
         output.write(lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def write_table(output: Output | None, columns: dict[str, Array], extra: dict[st
 def write_system(output: Output, arrays: dict[str, Array]) -> None:
     suffix = output.path.suffix.lower()
     if suffix == ".json":
-        text = as_json(arrays)
+        text = json_text(arrays)
         output.write(lambda file: file.write(text.encode()))
     elif suffix == ".npz":
         output.write(lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
@@ -153,7 +153,7 @@ def _write_csv(file: Any, columns: dict[str, Array]) -> None:
         writer.writerow([repr(x) if isinstance(x, float) else x for x in row])
 
 
-def as_json(x: Any) -> str:
+def json_text(x: Any) -> str:
     """Digits that give the same floats again; what is not finite is null."""
     return json.dumps(_plain(x), allow_nan=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..methods import registry
 from ..ode import LinearODE
 from .console import progress, remark, show_table
 from .errors import OK, TROUBLE, Refusal, bad_file
-from .output import PICTURES, TABLES, Output, as_json, keep_apart, write_picture, write_table
+from .output import PICTURES, TABLES, Output, json_text, keep_apart, write_picture, write_table
 from .systems import System, read_system
 from .tables import is_there, read_table
 from .times import read_times
@@ -50,7 +49,7 @@ def solve(
         with progress("drawing"):
             write_picture(picture, solution.plot(labels=list(columns)[1:]).figure)
     if as_json:
-        print(as_json_line({**facts, "t": t, "z": z} if table is None else {**facts, "out": str(out)}))
+        print(json_text({**facts, "t": t, "z": z} if table is None else {**facts, "out": str(out)}))
     elif table is None and picture is None:
         write_table(None, columns)
     else:
@@ -68,9 +67,9 @@ def explain(path: Path, times: str, z0: str | None, *, as_json: bool) -> int:
         system.arrays["z0"] = np.ones(system.n)
         remark(f"{path} holds no z0: ones are taken")
     ode, t = make_ode(system, "auto", None), read_times(times)
+    lam = np.linalg.eigvals(system.arrays["Xi"])
     if as_json:
         solution = ode.solve(t)
-        lam = np.linalg.eigvals(system.arrays["Xi"])
         facts = {
             "n": system.n,
             "method": solution.method,
@@ -81,10 +80,9 @@ def explain(path: Path, times: str, z0: str | None, *, as_json: bool) -> int:
             "error_estimate": solution.error_estimate,
             "eigenvalues": lam,
         }
-        print(as_json_line(facts))
+        print(json_text(facts))
         return OK if solution.status else TROUBLE
     print(ode.explain(t))
-    lam = np.linalg.eigvals(system.arrays["Xi"])
     lam = lam[np.argsort(-lam.real, kind="stable")]
     print("eigenvalues: " + ", ".join(f"{x:.6g}" for x in lam[:20]) + (", ..." if len(lam) > 20 else ""))
     largest = lam.real.max()
@@ -95,7 +93,7 @@ def explain(path: Path, times: str, z0: str | None, *, as_json: bool) -> int:
 def methods(*, as_json: bool) -> int:
     rows = [(name, kind.summary) for name, kind in sorted(registry().items())]
     if as_json:
-        print(as_json_line(dict(rows)))
+        print(json_text(dict(rows)))
     else:
         show_table("Methods", ("name", "what it is"), rows)
     return OK
@@ -126,8 +124,3 @@ def make_ode(system: System, method: str, inputs: Path | None) -> LinearODE:
 def files_among(*texts: str | None) -> list[Path | None]:
     """Those of the options that name a file."""
     return [Path(text) for text in texts if text is not None and is_there(Path(text))]
-
-
-def as_json_line(x: Any) -> str:
-    sys.stdout.flush()
-    return as_json(x)
