@@ -22,10 +22,11 @@ import linode
 pytest.importorskip("typer")
 pytest.importorskip("matplotlib")
 
-from linode.cli import demonstration, main
+from linode.cli import demonstration
 from linode.cli.errors import BAD_FILE, INTERRUPTED, MISSING, OK, TROUBLE, USAGE, Refusal
 from linode.cli.output import Output
 from linode.cli.times import read_times
+from tests.shell import refused, run
 
 XI, Z0 = np.array([[0.0, 1.0], [-1.0, -0.1]]), np.array([1.0, 0.5])
 
@@ -35,23 +36,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     np.savez("system.npz", Xi=XI, z0=Z0)
     return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    with pytest.raises(SystemExit) as end:
-        main([str(x) for x in arguments])
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
-
-
-def refused(capsys: pytest.CaptureFixture[str], code: int, words: str, *arguments: str) -> None:
-    """One line on stderr, nothing on stdout."""
-    found, out, err = run(capsys, *arguments)
-    assert (found, out) == (code, ""), err
-    assert err.startswith("linode: ")
-    assert err.count("\n") == 1
-    assert words in err
 
 
 def csv_of(text: str) -> tuple[list[str], np.ndarray]:

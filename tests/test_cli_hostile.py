@@ -20,10 +20,10 @@ import linode
 
 pytest.importorskip("typer")
 
-from linode.cli import main
 from linode.cli.comparing import OverBudgetError, limited
 from linode.cli.errors import BAD_FILE, OK, TROUBLE, USAGE
 from linode.cli.matfile import arrays_of_mat
+from tests.shell import refused, run
 
 XI, Z0 = np.array([[0.0, 1.0], [-1.0, -0.1]]), np.array([1.0, 0.5])
 SYSTEM = {"Xi": XI, "z0": Z0}
@@ -35,22 +35,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     np.savez("system.npz", **SYSTEM)
     return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
-
-
-def refused(capsys: pytest.CaptureFixture[str], code: int, words: str, *arguments: str) -> None:
-    found, out, err = run(capsys, *arguments)
-    assert (found, out) == (code, ""), err
-    assert err.startswith("linode: ")
-    assert err.count("\n") == 1
-    assert words in err
 
 
 def bytes_of(suffix: str) -> bytes:

@@ -110,6 +110,15 @@ def test_what_a_structure_leaves_open_is_told_in_its_own_parameters():
     assert "theta[0] - 1 theta[1]" in result.message or "theta[1] - 1 theta[0]" in result.message
 
 
+def test_inputs_and_observations_keep_their_names_beside_those_of_a_structure():
+    def decay(theta: torch.Tensor) -> torch.Tensor:
+        return -theta.reshape(1, 1)
+
+    z = np.exp(-0.5 * T) + white(10, T.shape, 0.01)
+    result = linode.fit(T, z, np.zeros((80, 1)), structure=(decay, [1.0]))  # an input that does nothing
+    assert "not identifiable from these data: B[0, 0];" in result.message + ";"
+
+
 def test_predictions_past_the_largest_float_are_infinite_with_a_sign():
     z = linode.LinearODE([[1.0, 0.0], [0.0, -1.0]], [1.0, 1.0])(T) @ [[1.0, -2.0, 0.5], [1.0, 0.5, 2.0]]
     result = linode.fit(T, z, rank=2)

@@ -2,18 +2,17 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+from tests import documents
+from tests.documents import ROOT
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    """Of README.md, in order."""
+    return [block.code for block in documents.blocks(ROOT / "README.md", language)]
 
 
 @pytest.fixture

@@ -75,13 +75,14 @@ def _by_states(
     covariance = found.covariance
     if found.covariance_with_C is not None:
         mean, covariance = np.concatenate([mean, found.C.ravel()]), found.covariance_with_C
-    rng, known, curves = np.random.default_rng(1), found.z0 if z0_is_known else None, []
+    free, known = Linear(n, np.eye(n * n), is_free=True), found.z0 if z0_is_known else None
+    rng, curves = np.random.default_rng(1), []
     for move in sigma * draws(covariance)[:N_DRAWS]:
         Xi, B, b, C = np.split(mean + move, np.cumsum(sizes))
         parts = Parts(Xi.reshape(n, n), B.reshape(n, -1), b if bias else np.zeros(n), found.C)
         if C.size:
             parts = replace(parts, C=C.reshape(p, n))
-        model = StatesModel(data, Linear(n, np.eye(n * n), is_free=True), parts.C, bias, known)
+        model = StatesModel(data, free, parts.C, bias, known)
         fitted = model.eliminated(model.pack(parts.Xi.ravel(), parts.B, parts.b))
         if fitted is None:
             continue

@@ -63,7 +63,8 @@ class Estimate:
     covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet times sigma^2).
     n_unknowns: those that the data can determine. null: directions in the space of covariance that they cannot,
     (k, size), each of length 1, beyond a change of basis where the states are free up to one.
-    null_is_theta: null is in the space of theta, B and b. at_bounds: entries of theta that are at one, and where.
+    null_names: of null's entries, where they are not those of Xi, B and b.
+    at_bounds: entries of theta that are at one, and where.
     covariance_with_C: of Xi, B, b and C, where C was fitted beside them. C_is_refitted: it was fitted after them.
     offset: (p,) constant part of the observations that no state makes, y = C z + offset; None: none.
     rates: factors of the eigenvalues, their theta and its covariance, where these were what was fitted.
@@ -82,7 +83,7 @@ class Estimate:
     n_unknowns: int
     null: Array
     is_realisation: bool
-    null_is_theta: bool = False
+    null_names: tuple[str, ...] = ()
     at_bounds: tuple[tuple[str, float], ...] = ()
     covariance_with_C: Array | None = None
     C_is_refitted: bool = False

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.blocked import sum_of_squares
 from .data import Data
 from .estimate import Estimate, FitStatus, agreed
 from .noise import correlation
 from .states import residuals_of
-from .uncertainty import named_directions
+from .uncertainty import named_directions, names_of
 
 Array = NDArray[Any]
 MANY_SIGMA = 5.0  # standard deviations from what noise does
@@ -33,7 +34,7 @@ def judge(found: Estimate, data: Data, bias: bool, sigma_is_known: bool) -> tupl
     words = [f"converged from {count}, {agreement}" if found.converged else f"not converged from {count}"]
     unknown = unidentified(found, data, 1.0 if sigma_is_known else found.cost / max(dof, 1))
     misfit = misfits(found, data, bias, dof, sigma_is_known)
-    if len(unknown):
+    if unknown:
         words.append(f"not identifiable from these data: {', '.join(unknown)}")
     words += misfit
     words += [f"{name} ended at its bound {bound:.6g}" for name, bound in found.at_bounds]
@@ -60,7 +61,7 @@ def misfits(found: Estimate, data: Data, bias: bool, dof: int, sigma_is_known: b
     words = []
     if sigma_is_known and dof > 0 and found.cost > dof + MANY_SIGMA * np.sqrt(2 * dof):
         words.append(f"chi2 is {found.cost / dof:.3g} times the degrees of freedom: the model, or sigma, is wrong")
-    total = float(((data.w * data.y) ** 2).sum())
+    total = sum_of_squares(data.w * data.y)
     if dof > 0 and found.cost > EXACT * total:
         rho, n_pairs = correlation(residuals_of(found, data, bias), data.w > 0)
         if rho > max(LEAST_CORRELATION, MANY_SIGMA / np.sqrt(max(1, n_pairs))):
@@ -70,9 +71,8 @@ def misfits(found: Estimate, data: Data, bias: bool, dof: int, sigma_is_known: b
 
 def unidentified(found: Estimate, data: Data, variance: float) -> list[str]:
     """Names of what the data do not determine; variance: of noise of weight 1."""
-    n, m = found.B.shape
-    names = [*named_directions(found.null, n, m, found.null_is_theta)] if len(found.null) else []
-    if names or found.theta is not None or m:
+    names = named_directions(found.null, found.null_names or names_of(*found.B.shape))
+    if names or found.theta is not None or found.B.size:
         return names
     lam = faint_eigenvalues(found, data, variance)
     shown = [f"{x.real:.3g}" if x.imag == 0 else f"{x.real:.3g} +- {x.imag:.3g}i" for x in lam if x.imag >= 0]
@@ -90,9 +90,9 @@ def faint_eigenvalues(found: Estimate, data: Data, variance: float) -> Array:
         start = z0 + b / np.where(b == 0, 1.0, lam)  # off the state at rest, (K, n)
         weights = (data.w**2).reshape(-1, data.p) @ np.abs(found.C @ V) ** 2  # (K T, n)
         growth = np.exp(2 * lam.real * data.t[..., None]) * np.abs(start[:, None]) ** 2
-        floor = LOST * float(((data.w * data.y) ** 2).sum()) / data.n_values
+        floor = LOST * sum_of_squares(data.w * data.y) / data.n_values
         energy = (weights.reshape(growth.shape) * growth).sum((0, 1)) / max(variance, floor)
         energy = np.where(lam.imag != 0, 2 * energy, energy)  # of a pair
-    freedom = np.where(lam.imag != 0, 2, 1) * min(data.p, data.n_values) * data.K
+    freedom = np.where(lam.imag != 0, 2, 1) * data.p * data.K
     rarity = 2 * np.log(max(2, data.t.shape[1]))  # of so many rates and frequencies
     return lam[energy < freedom + 2 * np.sqrt(freedom * rarity) + 2 * rarity]

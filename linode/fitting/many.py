@@ -23,6 +23,7 @@ from .starts.hankel import delayed
 from .starts.regression import Guess, regressions
 from .states import StatesModel
 from .structures import Structure
+from .uncertainty import names_of
 
 Array = NDArray[Any]
 SHORTEST, GROWTH = 4, 4  # times in the first windows; by how much they grow
@@ -185,19 +186,19 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
     cov, null_rows = inverse_of(best.gram)
     null = null_rows.T
     own, n_gains = model.structure.size, n * (m + model.bias)
-    size = n * n + n_gains
-    L = np.zeros((size + len(theta) - own - n_gains, len(theta)))
+    size = n * n + n_gains  # of Xi, B and b; C follows
+    L = np.zeros((n * n + len(theta) - own, len(theta)))
     L[: n * n, :own] = model.structure.slopes(theta[:own])
     L[n * n :, own:] = np.eye(len(theta) - own)
     every, L = matmul(matmul(L, cov), L.T), L[:size]
-    is_realisation = free_basis(model) > 0
+    n_free = free_basis(model)
     if model.structure.names_theta:
         directions = null.T
     else:
         directions = matmul(L, null).T
         length = np.linalg.norm(directions, axis=1)
         directions = directions[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
-        if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= free_basis(model):
+        if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= n_free:
             directions = directions[:0]
     return Estimate(
         Xi=parts.Xi,
@@ -212,8 +213,8 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         covariance_with_C=every if model.C is None else None,
         n_unknowns=len(theta) - null.shape[1] + (0 if model.z0 is not None else z0.size),
         null=directions / np.linalg.norm(directions, axis=1, keepdims=True),
-        is_realisation=is_realisation,
-        null_is_theta=model.structure.names_theta,
+        is_realisation=n_free > 0,
+        null_names=theta_names(model) if model.structure.names_theta else (),
         at_bounds=at_bounds(model, theta),
         theta=theta[:own] if model.structure.is_given else None,
         theta_covariance=cov[:own, :own],
@@ -228,6 +229,14 @@ def free_basis(model: StatesModel) -> int:
     seen = min(model.data.p, n) if model.C is None else int(np.linalg.matrix_rank(model.C))
     without_C = n * n if model.C is None else n * (n - seen)
     return without_C + model.bias * (n - seen)  # states that are not seen have no zero of their own
+
+
+def theta_names(model: StatesModel) -> tuple[str, ...]:
+    n, p, own = model.n, model.data.p, model.structure.size
+    _, n_B, n_b, n_C = model.sizes
+    gains = names_of(n, model.data.m)[n * n :]
+    C = [f"C[{i}, {j}]" for i in range(p) for j in range(n)]
+    return (*(f"theta[{i}]" for i in range(own)), *gains[: n_B + n_b], *C[:n_C])
 
 
 def at_bounds(model: StatesModel, theta: Array) -> tuple[tuple[str, float], ...]:

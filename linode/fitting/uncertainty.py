@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,11 +88,14 @@ def matched(moved: Array, lam: Array) -> Array:
     return np.take_along_axis(moved, nearest, -1)
 
 
-def named_directions(null: Array, n: int, m: int, is_theta: bool) -> list[str]:
-    """Directions (k, size) in the space of Xi, or theta, and B and b, in words."""
+def names_of(n: int, m: int) -> list[str]:
+    """Of the entries of Xi, B and b, row by row."""
     names = [f"Xi[{i}, {j}]" for i in range(n) for j in range(n)]
-    names = [f"theta[{i}]" for i in range(null.shape[1])] if is_theta else names
-    names += [f"B[{i}, {j}]" for i in range(n) for j in range(m)] + [f"b[{i}]" for i in range(n)]
+    return names + [f"B[{i}, {j}]" for i in range(n) for j in range(m)] + [f"b[{i}]" for i in range(n)]
+
+
+def named_directions(null: Array, names: Sequence[str]) -> list[str]:
+    """Directions (k, size) in words; names: of their entries."""
     words = []
     for direction in null[:MOST_NAMED]:
         largest = np.abs(direction).max()
