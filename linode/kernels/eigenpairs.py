@@ -2,7 +2,7 @@
 
 Diagonal, Hermitian and skew-Hermitian matrices are found exactly and have unitary eigenvectors. For the rest one Newton
 step on all pairs leaves the errors that rounding the matrix entry by entry would make, which stiff and graded ones
-need. Of a real matrix one of each conjugate pair is kept, pairs first.
+need. Conjugate pairs of a real matrix are exactly that, in the order of `pairs`.
 Sources: LAPACK geev, heevd; Golub & Van Loan (2013), 7.2 (condition of an eigenvalue); Newton step: Dongarra, Moler &
 Wilkinson (1983), SIAM J. Numer. Anal. 20.
 """
@@ -22,7 +22,7 @@ from scipy.linalg import lapack
 from .arrays import MOST_STATES_OF_NUMPY, one_norm, product
 from .gaps import NEAR
 from .modal import Modes
-from .rows import Rows
+from .pairs import Pairs
 
 Array = NDArray[Any]
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
@@ -59,7 +59,7 @@ def unitary_modes(A: Array, kind: str) -> Modes:
         # rounding must not split a null space into pairs: its eigenvectors are no conjugates of each other
         noise = A.shape[-1] * EPS * np.abs(omega).max(-1, keepdims=True)
         lam = -1j * np.where(np.abs(omega) <= noise, 0.0, omega)
-    return keep_one_of_each_pair(lam, V, V.swapaxes(-1, -2).conj(), np.iscomplexobj(A))
+    return arranged(lam, V, V.swapaxes(-1, -2).conj(), np.iscomplexobj(A))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
     with np.errstate(over="ignore", invalid="ignore"):  # of bases near singular, which are refused
         modes = _modes(A)
         s = _row_norms(modes.V_inv)  # conditions: columns of V have length 1
-        kappa = math.sqrt(A.shape[-1]) * (modes.weight * s).sum(-1)  # a bound, seldom far above kappa_1
+        kappa = math.sqrt(A.shape[-1]) * s.sum(-1)  # a bound, seldom far above kappa_1
         amplification = np.square(s.max(-1)) / NEAR  # a bound whatever the gaps
         t_needed, accepted = np.zeros(len(A)), (kappa <= limit) & (amplification <= GRADIENT_SLACK * limit)
         if not accepted.all():
@@ -110,12 +110,12 @@ def _judged(
     The limit is larger where the condition of the problem explains it: the componentwise condition of z(t) is about
     t |w_j| |A| |v_j|, with w_j and v_j the left and right eigenvectors of the mode that dominates it.
     """
-    A, s, lam, weight = A[index], s[index], modes.lam[index], modes.weight[index]
+    A, s, lam, p = A[index], s[index], modes.lam[index], modes.n_kept
     size, basis = np.abs(modes.V_inv[index]), np.abs(modes.V[index])
-    kappa = basis.sum(-2).max(-1) * (weight[..., None] * size).sum(-2).max(-1)
+    kappa = basis.sum(-2).max(-1) * size.sum(-2).max(-1)
     kappa = np.where(np.isfinite(kappa), kappa, np.inf)
-    gap = np.abs(lam[:, :, None] - modes.every(lam, -1)[:, None])
-    pairs = s[:, :, None] * np.concatenate((s, s[:, : modes.n_pairs]), axis=-1)[:, None]
+    gap = np.abs(lam[:, :p, None] - lam[:, None])
+    pairs = s[:, :p, None] * s[:, None]
     pairs = np.where(np.isfinite(pairs), pairs, np.inf)
     t_short = t_max / REACH
     loss = np.where(gap > 0, 1 / np.clip(gap * t_short, NEAR, 1), 1)  # equal eigenvalues are not subtracted at all
@@ -129,7 +129,7 @@ def _judged(
     t_needed = np.where(accepted & (pairs.max((-1, -2)) <= NEAR * GRADIENT_SLACK * limit), 0.0, t_short)
     if accepted.all():
         return kappa, amplification, accepted, t_needed
-    rate = np.where(weight > 0, (size * (np.abs(A) @ basis).swapaxes(-1, -2)).sum(-1), np.inf)
+    rate = (size * (np.abs(A) @ basis).swapaxes(-1, -2)).sum(-1)
     explained = limit / UNITS * np.maximum(rate.min(-1), TINY)
     late = np.minimum(worst, 1e100) / explained
     decay = np.maximum(-lam.real.max(-1), TINY)  # of the slowest mode: later states are too small to matter
@@ -150,20 +150,17 @@ def _modes(A: Array) -> Modes:
     if len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_STATES_OF_NUMPY:
         return _modes_of_one(A[0])
     try:
-        lam, V = torch.linalg.eig(torch.from_numpy(A))  # for small matrices half the time of numpy's
+        lam, V = (x.numpy() for x in torch.linalg.eig(torch.from_numpy(A)))  # for small matrices half of numpy's time
     except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
         raise np.linalg.LinAlgError(str(error)) from None
     if A.dtype.kind == "c":
-        return keep_one_of_each_pair(lam.numpy(), V.numpy(), _inverse(V.numpy()), True)
+        return Modes(lam, V, _inverse(V))
     # a pair's v and conj(v) side by side become Re v and Im v, whose inverse is real
-    values, vectors = lam.numpy(), V.numpy()
-    below = values.imag < 0
-    X = np.where(below[:, None], -vectors.imag, vectors.real)
-    Y = _inverse(X)
+    Y = _inverse(np.where((lam.imag < 0)[:, None], -V.imag, V.real))
     V_inv = Y.astype(np.complex128)
-    s, j = (values.imag > 0).nonzero()
+    s, j = (lam.imag > 0).nonzero()
     V_inv[s, j] = (Y[s, j] - 1j * Y[s, j + 1]) / 2
-    return keep_one_of_each_pair(values, vectors, V_inv, False)
+    return arranged(lam, V, V_inv, False)
 
 
 def _inverse(X: Array) -> Array:
@@ -183,56 +180,60 @@ def _modes_of_one(A: Array) -> Modes:
     factors, pivots, singular = lapack.dgetrf(X)
     Y = np.full_like(X, np.inf) if singular else lapack.dgetri(factors, pivots)[0]
     if not im.any():
-        return Modes(re[None], X[None], Y[None], np.ones((1, len(re))), 0)
+        return Modes(re[None], X[None], Y[None])
     # X has Re v and Im v of a pair side by side: z = 2 Re(v c) with c = (Y_re - i Y_im) z / 2
     layout = _pair_layout(np.sign(im).tobytes())
-    lam = (re + 1j * im)[layout.kept]
-    return Modes(lam[None], (X @ layout.columns)[None], (layout.rows @ Y)[None], layout.weight[None], layout.n_pairs)
+    lam = np.empty(re.shape, np.complex128)
+    lam.real, lam.imag = re, im
+    return Modes(lam[layout.order][None], (X @ layout.columns)[None], (layout.rows @ Y)[None], layout.pairs)
 
 
 @dataclass(frozen=True)
 class PairLayout:
-    """Where geev puts the n_pairs eigenvalues above the real axis, and the real ones: pairs first."""
+    """From the order of geev to that of `Pairs`."""
 
-    kept: Array  # (p,)
-    columns: Array  # (n, p): V = X columns
-    rows: Array  # (p, n): V^-1 = rows X^-1
-    weight: Array  # (p,)
-    n_pairs: int
+    order: Array  # (n,)
+    columns: Array  # (n, n): V = X columns
+    rows: Array  # (n, n): V^-1 = rows X^-1
+    pairs: Pairs
 
 
 @lru_cache(maxsize=64)
 def _pair_layout(signs: bytes) -> PairLayout:
     """From the signs (n,) of the imaginary parts."""
     sign = np.frombuffer(signs)
-    upper, single = (sign > 0).nonzero()[0], (sign == 0).nonzero()[0]
-    m, kept = len(upper), np.concatenate((upper, single))
-    weight, columns = np.ones(len(kept)), np.zeros((len(sign), len(kept)), np.complex128)
-    weight[:m] = 2.0
-    columns[kept, np.arange(len(kept))] = 1
-    columns[upper + 1, np.arange(m)] = 1j
-    return PairLayout(kept, columns, columns.T.conj() / weight[:, None], weight, m)
+    order, pairs = np.argsort(-sign, kind="stable"), Pairs.alike(len(sign), int((sign > 0).sum()))
+    columns = np.eye(len(sign))[:, order] @ pairs.U[0]
+    return PairLayout(order, columns, columns.T.conj() / (1 + np.abs(sign[order]))[:, None], pairs)
 
 
-def keep_one_of_each_pair(lam: Array, V: Array, V_inv: Array, is_complex: bool) -> Modes:
-    """Modes for a complex Xi; for a real one without the conjugates, and real where all eigenvalues are.
-
-    lam (S, n), V (S, n, n), V_inv (S, n, n).
+def arranged(lam: Array, V: Array, V_inv: Array, is_complex: bool, exists: Array | None = None) -> Modes:
+    """Modes from eigenvalues lam (S, e), V (S, n, e) and V_inv (S, e, n), of complex Xi or of real ones; of these, of
+    each pair that with Im lam < 0 is made anew from the other.
     """
     if is_complex or lam.dtype.kind != "c":
-        return Modes(lam, V, V_inv, np.ones(lam.shape), 0)
+        return Modes(lam, V, V_inv, None, exists)
     if not (lam.imag.any() or V.imag.any()):
-        return Modes(lam.real, V.real, V_inv.real, np.ones(lam.shape), 0)
-    weight = 1.0 + np.sign(lam.imag)  # 2 for the kept one of a pair, 1 for a real eigenvalue, 0 for the other
-    order = np.argsort(-weight, axis=-1, kind="stable")  # pairs lead
-    order = order[:, : np.count_nonzero(weight, axis=-1).max()]
-    system = np.arange(len(lam))[:, None]
-    lam, weight = lam[system, order], weight[system, order]
-    V, V_inv = V.swapaxes(-1, -2)[system, order].swapaxes(-1, -2), V_inv[system, order]
-    padding = weight == 0
-    if padding.any():
-        lam[padding], V_inv[padding], V.swapaxes(-1, -2)[padding] = 0, 0, 0
-    return Modes(lam, V, V_inv, weight, int(np.count_nonzero(weight > 1, axis=-1).max()))
+        return Modes(lam.real, V.real, V_inv.real, None, exists)
+    pairs = Pairs.of(np.count_nonzero(lam.imag > 0, axis=-1), lam.shape[-1])
+    order = np.argsort(-np.sign(lam.imag), axis=-1, kind="stable")
+    lam, V = np.take_along_axis(lam, order, -1), np.take_along_axis(V, order[:, None], -1)
+    V_inv = np.take_along_axis(V_inv, order[..., None], -2)
+    exists = None if exists is None else np.take_along_axis(exists, order, -1)
+    return Modes(*_conjugated(pairs, lam, V, V_inv), pairs, exists)
+
+
+def _conjugated(pairs: Pairs, lam: Array, V: Array, V_inv: Array) -> tuple[Array, Array, Array]:
+    """The last modes of every system as the conjugates of its first."""
+    place = np.arange(lam.shape[-1])
+    is_conjugate = np.broadcast_to(pairs.is_conjugate, lam.shape)
+    source = np.where(is_conjugate, place - np.count_nonzero(~is_conjugate, axis=-1)[:, None], place)
+    lam, V = np.take_along_axis(lam, source, -1), np.take_along_axis(V, source[:, None], -1)
+    V_inv = np.take_along_axis(V_inv, source[..., None], -2)
+    masks = ((lam, is_conjugate), (V, is_conjugate[:, None]), (V_inv, is_conjugate[..., None]))
+    for x, mask in masks:
+        np.conjugate(x, out=x, where=mask)
+    return lam, V, V_inv
 
 
 def _refine(A: Array, modes: Modes, noise: Array, index: Array) -> None:
@@ -241,30 +242,20 @@ def _refine(A: Array, modes: Modes, noise: Array, index: Array) -> None:
     Eigenvalues closer than noise (S,), which rounding could have split, are left as they are: any basis of their space
     will do.
     """
-    A, noise, weight = A[index], noise[index, None, None], modes.weight[index]
+    A, noise = A[index], noise[index, None, None]
     lam, V, V_inv = modes.lam[index], modes.V[index], modes.V_inv[index]
-    basis, dual, every = modes.every(V, -1), modes.every(V_inv, -2), modes.every(lam, -1)
-    alone = weight[:, : modes.n_pairs] < 2  # leading modes without a conjugate, beside those with
-    if alone.any():
-        dual[:, lam.shape[-1] :][alone] = 0
-    difference = lam[:, None] - every[:, :, None]  # (S, n, p)
-    F = product(dual, product(A, V) - V * lam[:, None])
+    difference = lam[:, None] - lam[:, :, None]
+    F = product(V_inv, product(A, V) - V * lam[:, None])
     turn = np.divide(F, difference, out=np.zeros_like(F), where=np.abs(difference) > noise)
-    lam, V = lam + np.diagonal(F, axis1=-2, axis2=-1), V + product(basis, turn)
-    single = (weight == 1).nonzero() if modes.n_pairs else None  # real modes of a real matrix stay real
-    if single is not None:
-        s, j = single
-        lam.imag[s, j], V.imag[s, :, j] = 0, 0
-    modes.replace(index, lam, V, _dual(V, weight, modes.n_pairs))
-
-
-def _dual(V: Array, weight: Array, n_pairs: int) -> Array:
-    """V^-1 (S, p, n) anew, by LU factors: Newton's iteration for it would lose kappa(V) more than they do."""
-    if not n_pairs:
-        return _inverse(V)
-    # of a pair, z = 2 Re(v c) is a combination of Re v and Im v, whose inverse has rows a and b: c = (a - i b) z / 2
-    rows = Rows.of(np.zeros(weight.shape, V.dtype), weight, n_pairs)
-    Y = _inverse(np.take_along_axis(np.concatenate((V.real, V.imag), axis=-1), rows.index[:, None], -1))
-    V_inv = np.take_along_axis(Y, rows.cosine[..., None], -2).astype(V.dtype)
-    V_inv.imag[:] = -np.take_along_axis(Y, rows.sine[..., None], -2) * (weight > 1)[..., None]
-    return V_inv / np.maximum(weight, 1)[..., None] * (weight > 0)[..., None]
+    lam, V = lam + np.diagonal(F, axis1=-2, axis2=-1), V + product(V, turn)
+    if modes.pairs is None:
+        modes.lam[index], modes.V[index], modes.V_inv[index] = lam, V, _inverse(V)
+        return
+    # V^-1 anew by LU factors, of the real basis: Newton's iteration for it would lose kappa(V) more than they do
+    pairs = modes.pairs.subset(index)
+    single = modes.lam[index].imag == 0  # real modes of a real matrix stay real
+    lam.imag[single], V.imag[np.broadcast_to(single[:, None], V.shape)] = 0, 0
+    lam, V, _ = _conjugated(pairs, lam, V, V_inv)
+    Y = _inverse(np.where(pairs.is_conjugate[:, None], -V.imag, V.real))
+    weight = np.where(single, 1.0, 2.0)[..., None]
+    modes.lam[index], modes.V[index], modes.V_inv[index] = lam, V, product(pairs.UH, Y) / weight

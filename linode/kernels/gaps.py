@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .arrays import as_type, conj, namespace, nonzero, of_kind, real, split
+from .arrays import as_type, conj, copy, namespace, nonzero, of_kind, real, split
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
@@ -20,9 +20,8 @@ NEAR, NEAR_RELATIVE = 0.03, 0.01
 
 @dataclass
 class Gaps:
-    """|lam_j - lam_k| and the inverse of its conjugate, (S, p, q), infinite and 0 where it is not used; the smallest
-    that is, (S, 1, 1); and the mask of pairs that are near whatever the times, or None. q counts the conjugates of the
-    pairs behind the p modes kept.
+    """|lam_j - lam_k| and the inverse of its conjugate, (S, p, e), infinite and 0 where it is not used; the smallest
+    that is, (S, 1, 1); and the mask of pairs that are near whatever the times, or None. j counts the leading p modes.
     """
 
     size: Any
@@ -31,22 +30,22 @@ class Gaps:
     near: Any
 
     @classmethod
-    def of(cls, lam: Any, every: Any, weight: Any, delicate: Any) -> Gaps:
-        """Of the modes lam (S, p) among every (S, q); weight and delicate as in `Modes`."""
-        xp, p = namespace(lam), lam.shape[-1]
-        difference = conj(lam[:, :, None] - every[:, None])
-        size, magnitude = abs(difference), abs(every)
+    def of(cls, lam: Any, p: int, exists: Any, delicate: Any) -> Gaps:
+        """Of modes lam (S, e); exists and delicate as in `Modes`."""
+        xp = namespace(lam)
+        difference, magnitude = conj(lam[:, :p, None] - lam[:, None]), abs(lam)
+        size = abs(difference)
         unused = size <= NEAR_RELATIVE * xp.maximum(magnitude[:, :p, None], magnitude[:, None])
         if delicate is not None:
             unused |= delicate
         near = None
         if int(unused.sum()) > unused.shape[0] * p:  # more than the diagonal
-            j, heads = xp.arange(p), weight[:, : every.shape[-1] - p]
-            there = xp.concatenate((weight > 0, heads > 1), axis=-1)
-            exists = there[:, :p, None] & there[:, None]
-            near = unused & exists
+            j, near = xp.arange(p), copy(unused)
             near[:, j, j] = False
-            unused |= ~exists
+            if exists is not None:
+                there = exists[:, :p, None] & exists[:, None]
+                near &= there
+                unused |= ~there
             near = near if bool(near.any()) else None
         size = xp.where(unused, torch.inf, size)
         inverse = xp.where(unused, 0, 1 / xp.where(unused, 1, difference))
@@ -61,16 +60,16 @@ class Gaps:
         return namespace(near).where(near, 0, self.inverse), near if self.near is None else near | self.near
 
 
-def add_close_pairs(M: Any, near: Any, lam: Any, every: Any, weighted: Any, cH: Any, t: Any, g: Any) -> None:
-    """Entries of M for near pairs: R T work a pair, as many at a time as there are modes."""
-    xp, lam, every, weighted, cH = (namespace(t), *(of_kind(x, t) for x in (lam, every, weighted, cH)))
+def add_close_pairs(M: Any, near: Any, lam: Any, VH: Any, cH: Any, t: Any, g: Any) -> None:
+    """Entries of M (S, p, e) for near pairs: R T work a pair, as many at a time as there are modes."""
+    xp, lam, VH, cH = (namespace(t), *(of_kind(x, t) for x in (lam, VH, cH)))
     system, first, second = (of_kind(index, t) for index in nonzero(near))
     which, own = xp.unique(system, return_inverse=True)
     modes, row = xp.unique(first, return_inverse=True)
-    ghat = as_type(g[which], lam) @ conj(weighted[which][:, None, :, modes])  # (systems, R, T, modes)
+    ghat = as_type(g[which], lam) @ VH[which][:, None, modes].mT  # (systems, R, T, modes)
     for s, j, k, i, m in zip(*(split(index, lam.shape[-1], 0) for index in (system, first, second, own, row))):
         times = t[s]  # (P, R, T)
-        x_j, x_k = lam[s, j][:, None, None], every[s, k][:, None, None]
+        x_j, x_k = lam[s, j][:, None, None], lam[s, k][:, None, None]
         # the larger exponential goes outside, so that neither overflows alone
         swap = real((x_j - x_k) * times) > 0
         w = xp.where(swap, x_k - x_j, x_j - x_k) * times

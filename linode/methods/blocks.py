@@ -9,7 +9,7 @@ Sources: Davies & Higham (2003), SIAM J. Matrix Anal. 25, 464 (Schur-Parlett, fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 
-from ..kernels.eigenpairs import keep_one_of_each_pair
+from ..kernels.eigenpairs import arranged
 from ..kernels.modal import Modes
 from .propagator import Propagator, PropagatorPlan
 
@@ -165,7 +165,7 @@ def _pairs(B: Tensor, lam: Tensor, starts: Tensor) -> Tensor:
 
 
 def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, like: Tensor) -> Modes | None:
-    """Simple eigenvalues first, one of each pair; padded, where systems have fewer than others."""
+    """Of the simple eigenvalues; padded, where systems have fewer than others."""
     p = int(simple.sum(-1).amax()) if simple.numel() else 0
     if p == 0:
         return None
@@ -175,8 +175,7 @@ def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, like: Tensor) 
     V = torch.where(kept[:, None], V.gather(-1, order[:, None].expand(-1, V.shape[1], -1)), 0)
     V_inv = torch.where(kept[..., None], V_inv.gather(-2, order[..., None].expand(-1, -1, V.shape[1])), 0)
     values, basis, dual = (x.cpu().numpy() for x in (lam, V, V_inv))
-    modes = keep_one_of_each_pair(values, basis, dual, like.is_complex()).tensors(like.device)
-    return replace(modes, weight=torch.where((modes.V_inv == 0).all(-1), 0, modes.weight))
+    return arranged(values, basis, dual, like.is_complex(), kept.cpu().numpy()).tensors(like.device)
 
 
 def _sylvester(B: Matrix, first: Matrix, simple: Matrix, right: Matrix) -> Matrix:

@@ -60,9 +60,10 @@ def _steady(plan: Plan, z0: Any, h: Any, d: Any) -> Any:
 
 def _modal(modes: Modes, z0: Any, h: Any, d: Any) -> Any:
     """A mode at a time."""
-    dual, basis = modes.V_inv.mT[:, None], modes.weighted.mT[:, None]
-    E = _exp(modes.lam[:, None, None], h[..., None])
-    if not modes.n_pairs:
+    p = modes.n_kept
+    dual, basis = modes.V_inv[:, :p].mT[:, None], modes.weighted.mT[:, None]
+    E = _exp(modes.lam[:, None, None, :p], h[..., None])
+    if modes.pairs is None:
         return changing(E, d @ dual, z0 @ dual[:, 0]) @ basis
     x = changing(E, _complex(d @ dual.real, d @ dual.imag), _complex(z0 @ dual[:, 0].real, z0 @ dual[:, 0].imag))
     return x.real @ basis.real - x.imag @ basis.imag
