@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .kernels.arrays import (
     MOST_STATES_OF_NUMPY,
+    amax,
     as_host,
     as_tensor,
     as_tensor_of,
@@ -162,7 +163,7 @@ class Evaluation:
 
     def _norm(self) -> float:
         """Largest |Xi|_1."""
-        norm = float(one_norm(self.systems).max())
+        norm = float(amax(one_norm(self.systems)))
         if not math.isfinite(norm):
             check_finite(self.asked[0], "Xi")
         return norm
@@ -177,8 +178,8 @@ class Evaluation:
             z, self.pullback = self.plan.record(starts, times)
         else:
             z = self.plan.evaluate(starts, times)
-        s, r, i = nonzero(times == 0)
-        if len(s):
+        if not (self.is_host and times.all()):
+            s, r, i = nonzero(times == 0)
             z[s, r, i] = of_kind(starts[of_kind(s, starts), of_kind(r, starts)], z)  # to the last bit
         if self.is_host:
             return as_tensor_of(layout.batched(z), z0)

@@ -119,7 +119,7 @@ def test_a_plan_serves_longer_times_by_the_propagator():
 
 def test_auto_takes_it_where_eigenvalues_cost_more_than_its_calls():
     def first(n: int, n_times: int, norm: float) -> str:
-        return Auto().ranked(Workload(1, 1, n_times, n, norm, 10.0), "cpu")[0].name
+        return Auto().ranked(Workload(1, 1, n_times, n, norm, 10.0), "cpu")[0]
 
     assert first(40, 1000, 8.0) == "chain"
     assert first(3, 50, 3.0) == "eig"  # fewer calls

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from linode import LinearODE
+from linode.kernels.arrays import one_norm
 from linode.kernels.dense import dense, dense_vjp
 from linode.kernels.eigenpairs import eigenpairs
 from linode.kernels.gaps import NEAR, NEAR_RELATIVE
@@ -188,7 +189,7 @@ def test_a_delicate_pair_is_divided_analytically_and_keeps_its_digits():
     V = np.eye(3)
     V[:, 1] = V[:, 0] + 0.02 * normal(rng, 3)
     Xi = V * np.array([-1.0, -1.3, -2.0]) @ np.linalg.inv(V)
-    pairs = eigenpairs(Xi[None], 1000.0, 0.4)
+    pairs = eigenpairs(Xi[None], one_norm(Xi[None]), 1000.0, 0.4)
     assert pairs.accepted.all()
     assert pairs.modes.delicate.any()
     z0, t, g = np.ones(3), np.linspace(0.05, 0.4, 6), normal(rng, 6, 3)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any] | Tensor
-FEW_VALUES = 4096  # for which numpy's exp takes no longer than torch's, with what it costs to wake torch up
+# values up to which numpy's function takes no longer than torch's, with what it costs to wake torch up: of float64 it
+# has a vector form of exp only
+FEW_VALUES = {"exp": 4096, "sin": 400, "cos": 400}
 MANY_PRODUCTS, SMALL_PRODUCT = 16, 2**16  # multiplications in one
 # states up to which LAPACK and products by NumPy stay in one thread; beyond, theirs would wait for work beside torch's
 MOST_STATES_OF_NUMPY = 64
@@ -45,7 +47,7 @@ def elementwise(name: str, x: Any, out: Any) -> Any:
     """exp, sin or cos of float64 into `out`; torch's are the faster ones, beyond what it costs to ask it."""
     if isinstance(x, Tensor):
         return getattr(torch, name)(x, out=out)
-    if x.size < FEW_VALUES or not x.dtype == out.dtype == np.float64:
+    if x.size < FEW_VALUES[name] or not x.dtype == out.dtype == np.float64:
         return getattr(np, name)(x, out=out)
     getattr(torch, name)(torch.from_numpy(x), out=torch.from_numpy(out))
     return out
@@ -56,11 +58,11 @@ def product(a: Any, b: Any) -> Any:
 
     Large ones go through torch: the threads of NumPy's BLAS would wait for work beside torch's, each for the other.
     """
-    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    work = a.shape[-2] * a.shape[-1] * b.shape[-1]
     if isinstance(a, Tensor):
-        if a.is_cpu and m * k * n <= SMALL_PRODUCT and a.shape[:-2].numel() >= MANY_PRODUCTS:
+        if a.is_cpu and work <= SMALL_PRODUCT and a.shape[:-2].numel() >= MANY_PRODUCTS:
             return torch.from_numpy(a.numpy() @ b.numpy())
-    elif m * k * n > (MOST_OF_ONE_THREAD_COMPLEX if is_complex(a) or is_complex(b) else MOST_OF_ONE_THREAD):
+    elif work > MOST_OF_ONE_THREAD_COMPLEX and (work > MOST_OF_ONE_THREAD or is_complex(a) or is_complex(b)):
         dtype = np.result_type(a, b)
         return (_shared(a.astype(dtype, copy=False)) @ _shared(b.astype(dtype, copy=False))).numpy()
     return a @ b
@@ -95,14 +97,24 @@ def split(x: Any, size: int, axis: int) -> list[Any]:
     return [x[(slice(None),) * axis + (slice(i, i + size),)] for i in starts]
 
 
+def amax(x: Any, axis: Any = None) -> Any:
+    """The largest values along axes; NumPy's own function wraps this in some Python."""
+    return x.amax(() if axis is None else axis) if isinstance(x, Tensor) else np.maximum.reduce(x, axis=axis)
+
+
+def amin(x: Any, axis: Any) -> Any:
+    """The smallest, as `amax`."""
+    return x.amin(axis) if isinstance(x, Tensor) else np.minimum.reduce(x, axis=axis)
+
+
 def largest(x: Any) -> float:
     """max |x|, NaN where there is one."""
-    return float(abs(x).max())
+    return float(amax(abs(x)))
 
 
 def one_norm(A: Any) -> Any:
     """|A|_1 (S,) of A (S, n, n)."""
-    return namespace(A).amax(abs(A).sum(-2), -1)
+    return amax(abs(A).sum(-2), -1)
 
 
 def of_kind(x: Any, like: Array) -> Any:

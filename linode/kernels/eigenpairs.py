@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from .arrays import MOST_STATES_OF_NUMPY, one_norm, product
+from .arrays import MOST_STATES_OF_NUMPY, amax, product
 from .gaps import NEAR
 from .modal import Modes
 from .pairs import Pairs
@@ -75,9 +75,9 @@ class Eigenpairs:
     amplification: Array
 
 
-def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
-    """Of A (S, n, n), for times up to t_max: accepted where kappa_1(V) is below the limit, and the amplification of
-    rounding in dL/dXi below GRADIENT_SLACK times that.
+def eigenpairs(A: Array, size: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
+    """Of A (S, n, n), of 1-norms size (S,), for times up to t_max: accepted where kappa_1(V) is below the limit, and
+    the amplification of rounding in dL/dXi below GRADIENT_SLACK times that.
 
     The entries of a gradient for modes j and k cancel in V^-H M V^H to 1 / (s_j s_k), s the conditions of eigenvalues,
     and lost 1 / (gap t) before, where their difference was divided by the gap; pairs that cannot afford the second are
@@ -85,19 +85,21 @@ def eigenpairs(A: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
     """
     with np.errstate(over="ignore", invalid="ignore"):  # of bases near singular, which are refused
         modes = _modes(A)
-        s = _row_norms(modes.V_inv)  # conditions: columns of V have length 1
-        kappa = math.sqrt(A.shape[-1]) * s.sum(-1)  # a bound, seldom far above kappa_1
-        amplification = np.square(s.max(-1)) / NEAR  # a bound whatever the gaps
+        square = _row_squares(modes.V_inv)
+        s = np.sqrt(square)  # conditions: columns of V have length 1
+        kappa = np.add.reduce(s, -1) * math.sqrt(A.shape[-1])  # a bound, seldom far above kappa_1
+        amplification = amax(square, -1) / NEAR  # a bound whatever the gaps
         t_needed, accepted = np.zeros(len(A)), (kappa <= limit) & (amplification <= GRADIENT_SLACK * limit)
         if not accepted.all():
             i = (~accepted).nonzero()[0]
             kappa[i], amplification[i], accepted[i], t_needed[i] = _judged(A, modes, s, limit, t_max, i)
             if not accepted.all():  # what is near infinity must not reach the others
                 modes.clear(~accepted)
-        size = one_norm(A)
-        graded = accepted & (size[:, None] * s > GRADED * np.abs(modes.lam)).any(-1)
+        graded = size[:, None] * s > np.abs(modes.lam) * GRADED
         if graded.any():
-            _refine(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED), graded.nonzero()[0])
+            i = (accepted & graded.any(-1)).nonzero()[0]
+            if len(i):
+                _refine(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED), i)
         return Eigenpairs(modes, accepted, t_needed, kappa, amplification)
 
 
@@ -137,9 +139,10 @@ def _judged(
     return kappa, amplification, accepted | by_condition, np.where(accepted, t_needed, np.maximum(late, t_short))
 
 
-def _row_norms(x: Array) -> Array:
+def _row_squares(x: Array) -> Array:
     y = x.view(np.float64) if x.dtype.kind == "c" else x
-    return np.sqrt(np.einsum("...j,...j->...", y, y))
+    squares: Array = np.einsum("...j,...j->...", y, y)
+    return squares
 
 
 # ---- factors ---------------------------------------------------------------------------------------------------

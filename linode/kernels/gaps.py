@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .arrays import as_type, conj, copy, namespace, nonzero, of_kind, real, split
+from .arrays import amax, amin, as_type, conj, namespace, nonzero, of_kind, real, split
 
 # Pairs with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those with a gap below
 # NEAR_RELATIVE beside the eigenvalues themselves, since some times may be too short to resolve it. Both bound the
@@ -32,28 +32,34 @@ class Gaps:
     @classmethod
     def of(cls, lam: Any, p: int, exists: Any, delicate: Any) -> Gaps:
         """Of modes lam (S, e); exists and delicate as in `Modes`."""
-        xp = namespace(lam)
+        diagonal = slice(None, None, lam.shape[-1] + 1)
         difference, magnitude = conj(lam[:, :p, None] - lam[:, None]), abs(lam)
         size = abs(difference)
+        size.reshape(len(lam), -1)[:, diagonal] = torch.inf
+        difference.reshape(len(lam), -1)[:, diagonal] = 1
+        smallest = amin(size, (1, 2))
+        if exists is None and delicate is None and bool((smallest > NEAR_RELATIVE * amax(magnitude, -1)).all()):
+            return cls(size, 1 / difference, smallest[:, None, None], None)
+        xp = namespace(lam)
         unused = size <= NEAR_RELATIVE * xp.maximum(magnitude[:, :p, None], magnitude[:, None])
         if delicate is not None:
             unused |= delicate
         near = None
-        if int(unused.sum()) > unused.shape[0] * p:  # more than the diagonal
-            j, near = xp.arange(p), copy(unused)
-            near[:, j, j] = False
+        if bool(unused.any()):
+            near = unused & (size < torch.inf)
             if exists is not None:
                 there = exists[:, :p, None] & exists[:, None]
                 near &= there
                 unused |= ~there
             near = near if bool(near.any()) else None
         size = xp.where(unused, torch.inf, size)
+        unused |= size == torch.inf
         inverse = xp.where(unused, 0, 1 / xp.where(unused, 1, difference))
-        return cls(size, inverse, xp.amin(size, (1, 2))[:, None, None], near)
+        return cls(size, inverse, amin(size, (1, 2))[:, None, None], near)
 
     def at(self, t: Any) -> tuple[Any, Any]:
         """For times t (S, R, T): the inverse, 0 for near pairs, and the mask of the near pairs or None."""
-        t_max = of_kind(namespace(t).amax(abs(t), (1, 2)), self.size)[:, None, None]
+        t_max = of_kind(amax(abs(t), (1, 2)), self.size)[:, None, None]
         if bool((self.smallest * t_max >= NEAR).all()):
             return self.inverse, self.near
         near = self.size * t_max < NEAR

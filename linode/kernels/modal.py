@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .arrays import (
+    amax,
     as_type,
     conj,
     elementwise,
@@ -36,9 +37,9 @@ from .arrays import (
 )
 from .gaps import Gaps, add_close_pairs
 from .pairs import Pairs
+from .single import Gradients, functions, is_single, record
 
 CHUNK_ENTRIES = 2**19  # of F at a time
-Gradients = tuple[Any, Any, Any]
 
 
 @dataclass
@@ -80,8 +81,15 @@ class Modes:
             basis = conj(self.V).mT
             kept = basis if self.pairs is None else basis[:, : self.n_kept] * self.pairs.weight[:, None]
             dual = conj(self.V_inv[:, : self.n_kept]).mT
-            self._adjoint = known = (kept, dual, basis, namespace(basis).amax(abs(self.lam), -1)[:, None, None])
+            self._adjoint = known = (kept, dual, basis, amax(abs(self.lam), -1)[:, None, None])
         return known
+
+    @property
+    def gaps(self) -> Gaps:
+        """Between the modes kept and all."""
+        if self._gaps is None:
+            self._gaps = Gaps.of(self.lam, self.n_kept, self.exists, self.delicate)
+        return self._gaps
 
     def subset(self, index: Any) -> Modes:
         """The modes of some of the systems."""
@@ -105,26 +113,30 @@ class Modes:
 
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
-        K = of_kind(self._expanded(z0)[1], t)
+        if is_single(self, z0, t):
+            return (functions(self, t[0, 0]).T @ self.expanded(z0)[1][0, 0])[None, None]
+        K = of_kind(self.expanded(z0)[1], t)
         parts = [product(self._functions(part).mT, K) for part in self._chunks(t)]
         return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Callable[[Any, bool], Gradients]]:
         """The states, and what gives the gradients; it keeps the exponentials where they are not many."""
+        if is_single(self, z0, t):
+            return record(self, z0, t)
         chunks = self._chunks(t)
         if len(chunks) > 1:
             return self.evaluate(z0, t), lambda g, want_t: self.vjp(z0, t, g, want_t)
-        c, K = self._expanded(z0)
+        c, K = self.expanded(z0)
         F = self._functions(chunks[0])
         z = product(F.mT, of_kind(K, t))
-        return z, lambda g, want_t: self._gradients(c, t, g, want_t, [(chunks[0], F)])
+        return z, lambda g, want_t: self.gradients(c, t, g, want_t, [(chunks[0], F)])
 
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool) -> Gradients:
         """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
-        return self._gradients(self._expanded(z0)[0], t, g, want_t, [(part, None) for part in self._chunks(t)])
+        return self.gradients(self.expanded(z0)[0], t, g, want_t, [(part, None) for part in self._chunks(t)])
 
-    def _gradients(self, c: Any, t: Any, g: Any, want_t: bool, chunks: list[tuple[Any, Any]]) -> Gradients:
-        K = of_kind(self._synthesis(c * self.lam[:, None]), t) if want_t else None  # of Xi z
+    def gradients(self, c: Any, t: Any, g: Any, want_t: bool, chunks: list[tuple[Any, Any]]) -> Gradients:
+        K = of_kind(self.synthesis(c * self.lam[:, None]), t) if want_t else None  # of Xi z
         cotangents = split(g, chunks[0][0].shape[2], 2) if len(chunks) > 1 else [g]
         rates, sums = [], None
         for (part, F), h in zip(chunks, cotangents):
@@ -188,22 +200,22 @@ class Modes:
 
     # ---- n x n -----------------------------------------------------------------------------------------------------
 
-    def _expanded(self, z0: Any) -> tuple[Any, Any]:
+    def expanded(self, z0: Any) -> tuple[Any, Any]:
         """c and K of z0, kept for the next call where z0 is small and on the host."""
         if isinstance(z0, Tensor):
             c = self._coefficients(z0)
-            return c, self._synthesis(c)
+            return c, self.synthesis(c)
         known, key = self._start, z0.tobytes()  # one read: another thread may replace it
         if known is None or known[0] != key or known[1].shape[1] != z0.shape[1]:
             c = self._coefficients(z0)
-            self._start = known = (key, c, self._synthesis(c))
+            self._start = known = (key, c, self.synthesis(c))
         return known[1], known[2]
 
     def _coefficients(self, z0: Any) -> Any:
         """c = V^-1 z0, (S, R, e)."""
         return as_type(z0, self.V_inv) @ self.V_inv.mT
 
-    def _synthesis(self, c: Any) -> Any:
+    def synthesis(self, c: Any) -> Any:
         """K (S, R, e, n): F^T K are the states with coefficients c (S, R, e)."""
         if self.pairs is None:
             return c[..., None] * self.V.mT[:, None]
@@ -220,9 +232,7 @@ class Modes:
         parts = (VH[:, None, None] * Q[:, :, :, :p]).sum(-1)
         diagonal, own = parts[:, :, 0], parts[:, :, 1]  # (S, R, p): Q_jj, and D_jj(t) = t exp(lam_j t)
         a = (diagonal + as_type(sums[:, :, -1], VH) @ VH.mT) @ dual.mT
-        if self._gaps is None:
-            self._gaps = Gaps.of(self.lam, p, self.exists, self.delicate)
-        inverse_gap, near = self._gaps.at(t)
+        inverse_gap, near = self.gaps.at(t)
         cH = conj(c)
         right = cH[..., None] * Q[:, :, 0]
         right = right.sum(1) if R > 1 else right[:, 0]  # (S, e, n)

@@ -50,10 +50,11 @@ class Auto(Method):
         tried: set[str] = set()
         while len(tried) < len(self.candidates):
             ranked = self.ranked(work, Xi.device.type if isinstance(Xi, Tensor) else "cpu")
-            method = next((method for method in ranked if method.name not in tried), None)
-            if method is None:
+            name = next((name for name in ranked if name not in tried), None)
+            if name is None:
                 break
-            tried.add(method.name)
+            tried.add(name)
+            method = default(name)
             plan = method.try_plan(method.given(Xi if todo is None else Xi[todo]), work, rtol)
             if plan.is_accepted:
                 if todo is not None:
@@ -71,12 +72,12 @@ class Auto(Method):
             work = replace(work, n_systems=len(todo))
         raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
 
-    def ranked(self, work: Workload, device_type: str) -> list[Method]:
-        """Candidates by estimated cost; off the CPU without those that belong on one."""
+    def ranked(self, work: Workload, device_type: str) -> list[str]:
+        """Names of candidates by estimated cost; off the CPU without those that belong on one."""
         # to a tenth of the span: the order of a training loop's last step is that of this one, seldom computed anew
         span = round(10 * math.log2(work.span + 1))
         key = (self.candidates, device_type, work.n_systems, work.n_trajectories, work.n_times, work.n, span)
-        return [default(name) for name in _ranked(*key)]
+        return _ranked(*key)
 
     def cost(self, work: Workload) -> float:
         return min(default(name).cost(work) for name in self.candidates)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.arrays import as_array, one_norm
+from ..kernels.arrays import amax, amin, as_array, one_norm
 from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_modes
 from ..kernels.modal import Modes
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
@@ -121,10 +121,11 @@ class EigPlan(HostPlan):
 
 def _general(Xi: Any, A: Array, limit: float, t_max: float) -> Plan:
     size = one_norm(A)
-    if ((size > 0) & ((size < 1 / MOST_SIZE) | (size > MOST_SIZE))).any():
-        return _rejected(Xi, A, f"powers of |Xi| = {size.max():.3g} leave the range of floats")
+    least, most = float(amin(size, None)), float(amax(size))
+    if not (most <= MOST_SIZE and (least >= 1 / MOST_SIZE or (size[size < 1 / MOST_SIZE] == 0).all())):
+        return _rejected(Xi, A, f"powers of |Xi| = {most:.3g} leave the range of floats")
     try:
-        pairs = eigenpairs(A, limit, t_max)
+        pairs = eigenpairs(A, size, limit, t_max)
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
     check = Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
