@@ -17,7 +17,6 @@ Array = NDArray[Any] | Tensor
 # values up to which numpy's function takes no longer than torch's, with what it costs to wake torch up: of float64 it
 # has a vector form of exp only
 FEW_VALUES = {"exp": 4096, "sin": 400, "cos": 400}
-MANY_PRODUCTS, SMALL_PRODUCT = 16, 2**16  # multiplications in one
 # states up to which LAPACK and products by NumPy stay in one thread; beyond, theirs would wait for work beside torch's
 MOST_STATES_OF_NUMPY = 64
 # multiplications in one that OpenBLAS leaves to one thread: interface/gemm.c, and as measured
@@ -54,18 +53,18 @@ def elementwise(name: str, x: Any, out: Any) -> Any:
 
 
 def product(a: Any, b: Any) -> Any:
-    """a @ b. On the CPU many small products are faster through NumPy, which does not share them out among threads.
-
-    Large ones go through torch: the threads of NumPy's BLAS would wait for work beside torch's, each for the other.
+    """a @ b. Large products of arrays, and many of them, go through torch: the threads of NumPy's BLAS would wait for
+    work beside torch's, each for the other, and it takes batches one at a time.
     """
-    work = a.shape[-2] * a.shape[-1] * b.shape[-1]
     if isinstance(a, Tensor):
-        if a.is_cpu and work <= SMALL_PRODUCT and a.shape[:-2].numel() >= MANY_PRODUCTS:
-            return torch.from_numpy(a.numpy() @ b.numpy())
-    elif work > MOST_OF_ONE_THREAD_COMPLEX and (work > MOST_OF_ONE_THREAD or is_complex(a) or is_complex(b)):
-        dtype = np.result_type(a, b)
-        return (_shared(a.astype(dtype, copy=False)) @ _shared(b.astype(dtype, copy=False))).numpy()
-    return a @ b
+        return a @ b
+    work, n_products = a.shape[-2] * a.shape[-1] * b.shape[-1], a.size // (a.shape[-2] * a.shape[-1])
+    if work * n_products <= MOST_OF_ONE_THREAD_COMPLEX:
+        return a @ b
+    if n_products == 1 and work <= MOST_OF_ONE_THREAD and not (is_complex(a) or is_complex(b)):
+        return a @ b
+    dtype = np.result_type(a, b)
+    return (_shared(a.astype(dtype, copy=False)) @ _shared(b.astype(dtype, copy=False))).numpy()
 
 
 def _shared(x: NDArray[Any]) -> Tensor:

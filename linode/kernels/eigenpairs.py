@@ -220,23 +220,22 @@ def arranged(lam: Array, V: Array, V_inv: Array, is_complex: bool, exists: Array
         return Modes(lam.real, V.real, V_inv.real, None, exists)
     pairs = Pairs.of(np.count_nonzero(lam.imag > 0, axis=-1), lam.shape[-1])
     order = np.argsort(-np.sign(lam.imag), axis=-1, kind="stable")
-    lam, V = np.take_along_axis(lam, order, -1), np.take_along_axis(V, order[:, None], -1)
-    V_inv = np.take_along_axis(V_inv, order[..., None], -2)
     exists = None if exists is None else np.take_along_axis(exists, order, -1)
-    return Modes(*_conjugated(pairs, lam, V, V_inv), pairs, exists)
+    return Modes(*_ordered(pairs, order, lam, V, V_inv), pairs, exists)
 
 
-def _conjugated(pairs: Pairs, lam: Array, V: Array, V_inv: Array) -> tuple[Array, Array, Array]:
-    """The last modes of every system as the conjugates of its first."""
-    place = np.arange(lam.shape[-1])
+def _ordered(pairs: Pairs, order: Array, lam: Array, V: Array, V_inv: Array) -> tuple[Array, Array, Array]:
+    """Modes in an order (S, e), with the last ones of every system made from its first, as their conjugates."""
+    system, place = np.arange(len(lam))[:, None], np.arange(lam.shape[-1])
     is_conjugate = np.broadcast_to(pairs.is_conjugate, lam.shape)
-    source = np.where(is_conjugate, place - np.count_nonzero(~is_conjugate, axis=-1)[:, None], place)
-    lam, V = np.take_along_axis(lam, source, -1), np.take_along_axis(V, source[:, None], -1)
-    V_inv = np.take_along_axis(V_inv, source[..., None], -2)
-    masks = ((lam, is_conjugate), (V, is_conjugate[:, None]), (V_inv, is_conjugate[..., None]))
-    for x, mask in masks:
-        np.conjugate(x, out=x, where=mask)
-    return lam, V, V_inv
+    n_others = np.count_nonzero(~is_conjugate, axis=-1)[:, None]
+    index = order[system, place - n_others * is_conjugate]
+    lam, V, V_inv = lam[system, index], V.swapaxes(-1, -2)[system, index], V_inv[system, index]
+    sign = np.where(is_conjugate, -1.0, 1.0)
+    lam.imag *= sign
+    V.imag *= sign[..., None]
+    V_inv.imag *= sign[..., None]
+    return lam, np.ascontiguousarray(V.swapaxes(-1, -2)), V_inv
 
 
 def _refine(A: Array, modes: Modes, noise: Array, index: Array) -> None:
@@ -258,7 +257,7 @@ def _refine(A: Array, modes: Modes, noise: Array, index: Array) -> None:
     pairs = modes.pairs.subset(index)
     single = modes.lam[index].imag == 0  # real modes of a real matrix stay real
     lam.imag[single], V.imag[np.broadcast_to(single[:, None], V.shape)] = 0, 0
-    lam, V, _ = _conjugated(pairs, lam, V, V_inv)
+    lam, V, _ = _ordered(pairs, np.broadcast_to(np.arange(lam.shape[-1]), lam.shape), lam, V, V_inv)
     Y = _inverse(np.where(pairs.is_conjugate[:, None], -V.imag, V.real))
     weight = np.where(single, 1.0, 2.0)[..., None]
     modes.lam[index], modes.V[index], modes.V_inv[index] = lam, V, product(pairs.UH, Y) / weight

@@ -25,6 +25,7 @@ from .arrays import (
     amax,
     as_type,
     conj,
+    copy,
     elementwise,
     empty,
     is_complex,
@@ -220,7 +221,7 @@ class Modes:
         if self.pairs is None:
             return c[..., None] * self.V.mT[:, None]
         p = self.n_kept
-        return product(self.pairs.U[:, None, :, :p] * c[:, :, None, :p], self.weighted.mT[:, None]).real
+        return copy(product(self.pairs.U[:, None, :, :p] * c[:, :, None, :p], self.weighted.mT[:, None]).real)
 
     def _assembled(self, c: Any, t: Any, g: Any, sums: Any) -> tuple[Any, Any]:
         """S and a from the sums over time (S, R, 2 e + 1, n)."""
