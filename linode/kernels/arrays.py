@@ -17,6 +17,8 @@ Array = NDArray[Any] | Tensor
 # values up to which numpy's function takes no longer than torch's, with what it costs to wake torch up: of float64 it
 # has a vector form of exp only
 FEW_VALUES = {"exp": 4096, "sin": 400, "cos": 400}
+# values of which it is worth knowing whether exp underflows; arguments from which on it is quick, and not 0
+MANY_VALUES, LOWEST, VANISHING = 4096, -700.0, -746.0
 # states up to which LAPACK and products by NumPy stay in one thread; beyond, theirs would wait for work beside torch's
 MOST_STATES_OF_NUMPY = 64
 # multiplications in one that OpenBLAS leaves to one thread: interface/gemm.c, and as measured
@@ -50,6 +52,23 @@ def elementwise(name: str, x: Any, out: Any) -> Any:
         return getattr(np, name)(x, out=out)
     getattr(torch, name)(torch.from_numpy(x), out=torch.from_numpy(out))
     return out
+
+
+def exponential(x: Any) -> Any:
+    """exp of float64, in place. Where it underflows processors take some forty times as long, so not there."""
+    if isinstance(x, Tensor) and not x.is_cpu:
+        return x.exp_()
+    values = as_array(x)
+    if values.size < MANY_VALUES or np.minimum.reduce(values, axis=None) >= LOWEST:
+        return elementwise("exp", x, x)
+    low = values < LOWEST
+    among = np.unravel_index((low & (values > VANISHING)).reshape(-1).nonzero()[0], values.shape)
+    late = np.exp(values[among])
+    np.maximum(values, LOWEST, out=values)
+    elementwise("exp", x, x)
+    values *= ~low
+    values[among] = late
+    return x
 
 
 def product(a: Any, b: Any) -> Any:

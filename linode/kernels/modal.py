@@ -26,8 +26,8 @@ from .arrays import (
     as_type,
     conj,
     copy,
-    elementwise,
     empty,
+    exponential,
     is_complex,
     namespace,
     nonzero,
@@ -170,12 +170,11 @@ class Modes:
         if self.pairs is not None:
             return self.pairs.functions(self.lam, t)
         xp, lam, times = namespace(t), of_kind(self.lam, t)[:, None, :, None], t[:, :, None]
+        if not is_complex(lam):
+            return exponential(lam * times)
         F = empty((*t.shape[:2], lam.shape[2], t.shape[2]), lam)
-        if is_complex(lam):
-            size, angle = xp.exp(lam.real * times), lam.imag * times
-            F.real[:], F.imag[:] = size * xp.cos(angle), size * xp.sin(angle)
-        else:
-            elementwise("exp", xp.multiply(lam, times, out=F), F)
+        size, angle = exponential(lam.real * times), lam.imag * times
+        F.real[:], F.imag[:] = size * xp.cos(angle), size * xp.sin(angle)
         return F
 
     def _sums(self, t: Any, F: Any, g: Any) -> Any:

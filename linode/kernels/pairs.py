@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .arrays import as_type, elementwise, empty, namespace, of_kind
+from .arrays import as_type, elementwise, empty, exponential, namespace, of_kind
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,15 @@ class Pairs:
         xp, lam, times = namespace(t), of_kind(lam, t)[:, None, :, None], t[:, :, None]
         alpha, omega = lam.real, lam.imag
         if not self.same:
-            F = alpha * times
-            elementwise("exp", F, F)
+            F = exponential(alpha * times)
             angle = abs(omega) * times
             angle += as_type(~of_kind(self.is_conjugate, t), angle)[:, None, :, None] * (math.pi / 2)  # cos
             F *= elementwise("sin", angle, angle)
             return F
         m, p = self.same, self.n_kept
         F = empty((*t.shape[:2], lam.shape[2], t.shape[2]), t)
-        kept, head, tail = F[:, :, :p], F[:, :, :m], F[:, :, p:]
-        elementwise("exp", xp.multiply(alpha[:, :, :p], times, out=kept), kept)
+        head, tail = F[:, :, :m], F[:, :, p:]
+        exponential(xp.multiply(alpha[:, :, :p], times, out=F[:, :, :p]))
         angle = omega[:, :, :m] * times
         xp.multiply(elementwise("sin", angle, tail), head, out=tail)
         xp.multiply(elementwise("cos", angle, angle), head, out=head)

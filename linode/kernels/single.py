@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import amax, elementwise
+from .arrays import amax, elementwise, exponential
 from .gaps import NEAR
 
 Array = NDArray[Any]
@@ -38,8 +38,7 @@ def functions(modes: Any, t: Array) -> Array:
     lam, p = modes.lam[0], modes.n_kept
     m = len(lam) - p
     F = np.empty((len(lam), len(t)))
-    kept = F[:p]
-    elementwise("exp", np.multiply.outer(lam.real[:p], t, out=kept), kept)
+    exponential(np.multiply.outer(lam.real[:p], t, out=F[:p]))
     if m:
         head, tail, angle = F[:m], F[p:], np.multiply.outer(lam.imag[:m], t)
         np.multiply(elementwise("sin", angle, tail), head, out=tail)

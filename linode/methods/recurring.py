@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.arrays import as_array, is_complex, namespace, of_kind
+from ..kernels.arrays import as_array, exponential, is_complex, namespace, of_kind
 from ..kernels.modal import Modes
 from ..kernels.recurrence import changing, exponents, steady
 from ..problem import is_finite
@@ -73,8 +73,8 @@ def _exp(lam: Any, t: Any) -> Any:
     """exp(lam t), by real functions, which take less time than the complex one."""
     xp = namespace(t)
     if not is_complex(lam):
-        return xp.exp(lam * t)
-    size, angle = xp.exp(lam.real * t), lam.imag * t
+        return exponential(lam * t)
+    size, angle = exponential(lam.real * t), lam.imag * t
     return _complex(size * xp.cos(angle), size * xp.sin(angle))
 
 
