@@ -1,5 +1,8 @@
 """linode: linear ODEs z'(t) = Xi z(t) in PyTorch, solved exactly, with gradients that never fail."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import methods, nn
 from .discrete import discretize
 from .errors import (
@@ -14,14 +17,16 @@ from .errors import (
     ShapeError,
 )
 from .exponential import expm, expm_multiply
-from .fit import fit
-from .fitted import FitResult
-from .fitting.estimate import FitStatus
 from .inputs import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrderHold
 from .ode import LinearODE
 from .odeint import odeint
 from .solution import Solution, Stats, Status
 from .switching import PiecewiseLinearODE
+
+if TYPE_CHECKING:
+    from .fitted import FitResult
+    from .fitting.estimate import FitStatus
+    from .identification import fit
 
 __version__ = "0.1.0"
 
@@ -56,3 +61,18 @@ __all__ = [
     "nn",
     "odeint",
 ]
+
+_LATER = {"FitResult": "fitted", "FitStatus": "fitting.estimate", "fit": "identification"}
+
+if not TYPE_CHECKING:  # who checks types knows the names from above, and any other as a mistake
+
+    def __getattr__(name: str) -> Any:
+        """What only fits need is imported when it is first asked for: it is a quarter of the package."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

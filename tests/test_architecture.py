@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,7 @@ LAYERS = (
     {"linode.fitting"},
     {"linode.nn"},
     {"linode.plotting"},
-    {"linode.fitted", "linode.fit"},
+    {"linode.fitted", "linode.identification"},
     {"linode"},
     {"linode.cli"},
     {"linode.__main__"},
@@ -143,3 +144,16 @@ def test_only_the_wiring_of_derivatives_uses_autograd(name: str):
 def test_files_stay_short_and_say_what_they_are(name: str):
     assert len(MODULES[name].read_text().splitlines()) <= MAX_LINES
     assert ast.get_docstring(tree(name))
+
+
+def test_fits_are_imported_when_they_are_asked_for():
+    script = (
+        "import sys, linode\n"
+        "assert not any(name.startswith('linode.fitting') for name in sys.modules)\n"
+        "assert {'fit', 'FitResult', 'FitStatus'} <= set(dir(linode)), dir(linode)\n"
+        "import linode.identification\n"
+        "assert callable(linode.fit) and linode.fit is linode.identification.fit\n"
+        "assert linode.FitResult.__name__ == 'FitResult'\n"
+        "assert not hasattr(linode, 'fits')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=PACKAGE.parent)

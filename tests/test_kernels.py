@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from linode import LinearODE
-from linode.kernels.arrays import one_norm
+from linode.kernels.arrays import exponential, one_norm
 from linode.kernels.dense import dense, dense_vjp
 from linode.kernels.eigenpairs import eigenpairs
 from linode.kernels.gaps import NEAR, NEAR_RELATIVE
@@ -210,3 +211,24 @@ def test_systems_with_unlike_numbers_of_pairs_share_a_batch_of_modes():
     for i, A in enumerate(systems):
         assert relative_error(z[i].detach().numpy(), oracles.trajectory(A, z0, t), 1.0) < 1e-14
         assert relative_error(Xi.grad[i].numpy(), oracles.gradients(A, z0, t, g[i]).S, 1.0) < 1e-13
+
+
+# ---- exponentials that underflow ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [torch.from_numpy, np.asarray])
+@pytest.mark.parametrize("n", [10, 5000])  # few are not looked at
+def test_exponentials_are_right_on_both_sides_of_underflow(make, n: int):
+    x = np.concatenate((np.linspace(-760, -690, n), np.linspace(-3, 709, n), [-np.inf, -1e308, -745.1, -745.2, 0.0]))
+    true = np.array([math.exp(value) for value in x])
+    got = np.asarray(exponential(make(x[None, None].repeat(2, 0))))
+    assert np.allclose(got, true, rtol=4e-16, atol=5e-324)
+    assert (got[:, :, -1] == 1).all()
+    assert (got[..., x < -746] == 0).all()
+
+
+def test_exponentials_are_written_into_a_part_of_an_array():
+    whole = np.full((3, 6000), -1000.0)
+    exponential(whole[:2])
+    assert (whole[:2] == 0).all()
+    assert (whole[2] == -1000).all()

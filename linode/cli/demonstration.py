@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..fit import fit
 from ..fitted import FitResult
+from ..identification import fit
 from ..ode import LinearODE
 from .comparing import OverBudgetError, limited
 from .console import progress, seconds, show_table

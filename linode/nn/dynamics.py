@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import Any
 
@@ -10,11 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ..errors import DtypeError, OptionError, ShapeError
-from ..fitting.data import make_data
-from ..fitting.estimate import FitStatus
-from ..fitting.identify import Question, identify
-from ..fitting.judgement import judge
-from ..fitting.structures import NAMED
 from ..methods import Method, make_method
 from ..ode import LinearODE
 from ..problem import as_tensor, check_finite
@@ -183,18 +179,11 @@ class LinearDynamics(nn.Module):
             >>> net.Xi.detach().round(decimals=6).tolist()
             [[-0.1, 2.0], [-2.0, -0.1]]
         """
-        data, is_list = make_data(t, z, u, None)
-        if data.p != self.n:
-            raise ShapeError(f"z has {data.p} channels; to start {self.n} states from data it must have as many")
-        if data.m != self.m:
-            raise ShapeError(f"u has {data.m} channels, but m = {self.m}")
         kind = getattr(self.parametrization, "name", None)
-        structure = kind if kind in NAMED else None
-        question = Question(data, self.n, None, self.b is not None, structure, kind == "stable", None)
-        found = identify(question, lambda name: None)
-        status, message = judge(found, data, question.bias, False)
-        if status in (FitStatus.NOT_CONVERGED, FitStatus.NOT_IDENTIFIABLE):
-            warnings.warn(f"the fit of data is doubtful as a start: {message}", stacklevel=2)
+        fitting = importlib.import_module("linode.fitting.initial")  # as `linode.fit`, when it is first asked for
+        found, is_list, doubt = fitting.initial(t, z, u, self.n, self.m, kind, self.b is not None)
+        if doubt:
+            warnings.warn(f"the fit of data is doubtful as a start: {doubt}", stacklevel=2)
         like = next(self.parameters())
         with torch.no_grad():
             Xi = torch.from_numpy(found.Xi).to(like)

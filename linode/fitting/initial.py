@@ -1,0 +1,29 @@
+"""A start for training: the least-squares estimate of a system whose states are all observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ShapeError
+from .data import make_data
+from .estimate import FitStatus
+from .identify import Question, identify
+from .judgement import judge
+from .structures import NAMED
+
+
+def initial(t: Any, z: Any, u: Any, n: int, m: int, kind: str | None, has_bias: bool) -> tuple[Any, bool, str]:
+    """What was found, whether several trajectories came, and why it is doubtful, or nothing.
+
+    Raises:
+        ShapeError: z has not n channels, or u not m. Others as `linode.fit`.
+    """
+    data, is_list = make_data(t, z, u, None)
+    if data.p != n:
+        raise ShapeError(f"z has {data.p} channels; to start {n} states from data it must have as many")
+    if data.m != m:
+        raise ShapeError(f"u has {data.m} channels, but m = {m}")
+    question = Question(data, n, None, has_bias, kind if kind in NAMED else None, kind == "stable", None)
+    found = identify(question, lambda name: None)
+    status, message = judge(found, data, question.bias, False)
+    return found, is_list, message if status in (FitStatus.NOT_CONVERGED, FitStatus.NOT_IDENTIFIABLE) else ""
