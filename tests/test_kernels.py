@@ -232,3 +232,22 @@ def test_exponentials_are_written_into_a_part_of_an_array():
     exponential(whole[:2])
     assert (whole[:2] == 0).all()
     assert (whole[2] == -1000).all()
+
+
+# ---- conjugate pairs ---------------------------------------------------------------------------------------------
+
+
+def test_a_system_of_a_mixed_batch_is_the_same_on_its_own():
+    Xi = np.stack([np.diag([-1.0, -2.0, -3.0]) + 0.1, [[0.0, 2.0, 0.1], [-2.0, 0.0, 0.3], [0.2, 0.1, -1.0]]])
+    z0, t, g = np.ones((2, 1, 3)), np.linspace(0, 3, 7)[None, None].repeat(2, 0), np.ones((2, 1, 7, 3))
+    whole = Eig().plan(Xi)
+    (z, pullback), names = whole.record(z0, t), ("S", "a", "dt")
+    grads = pullback(g, True)
+    for i in range(2):
+        part = whole.subset(torch.tensor([i]))
+        z_own, own = part.record(z0[i : i + 1], t[i : i + 1])
+        assert np.allclose(z_own, z[i : i + 1], rtol=1e-14, atol=1e-15)
+        for name, x, y in zip(names, own(g[i : i + 1], True), grads):
+            assert np.allclose(x, y[i : i + 1], rtol=1e-12, atol=1e-14), name
+        true = oracles.trajectory(Xi[i], z0[i, 0], t[i, 0])
+        assert np.allclose(z[i, 0], true, rtol=1e-13, atol=1e-15)

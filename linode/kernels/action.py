@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -47,6 +47,7 @@ class Growth:
     products: NDArray[np.float64]  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, of which the gradient is made
     rate: NDArray[np.float64]  # (S,): max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm, from below
     spread: NDArray[np.float64]  # (S,): of the scaling, by which an error of one entry may grow in another
+    _known: dict[tuple[bytes, float], NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, A: Tensor, D: Tensor) -> Growth:
@@ -58,10 +59,11 @@ class Growth:
         exponent = exponent if B is not A else torch.zeros_like(exponent)
         v = _random_directions(n).to(A.device, A.dtype).expand(A.shape[0], N_VECTORS, n)
         sizes = [v.new_zeros(1, *v.shape[:2], dtype=one_norm.dtype)]  # logarithms, the first vector of norm 1
+        BT = B.mT
         for _ in range(0, MAX_TERMS, CHUNK):
             chunk = v.new_empty(CHUNK, *v.shape)
-            for j in range(CHUNK):
-                torch.bmm(chunk[j - 1] if j else v, B.mT, out=chunk[j])
+            for row in chunk.unbind():
+                v = torch.bmm(v, BT, out=row)
             norms = torch.linalg.vector_norm(chunk, dim=-1)  # (CHUNK, S, N_VECTORS)
             sizes.append(sizes[-1][-1] + norms.log().clamp(min=LOG_SMALLEST))
             v = chunk[-1] / torch.where(norms[-1] > 0, norms[-1], 1)[..., None]
@@ -69,7 +71,8 @@ class Growth:
         unit, powers = exponent.cpu().numpy()[:, None] * math.log(2), np.arange(MAX_TERMS + 1)
         frobenius = size.max(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
         rate = np.maximum(*((size[..., p:] - size[..., :-p]).max((1, 2)) / p for p in (4, 5))) + unit[:, 0]
-        products = np.stack([(frobenius[:, : p + 1] + frobenius[:, p::-1]).max(1) for p in range(MAX_TERMS + 1)], 1)
+        others = powers[:, None] - powers
+        products = np.where(others >= 0, frobenius[:, None] + frobenius[:, others], -np.inf).max(-1)
         spread = torch.log(D.amax(-1) / D.amin(-1)).cpu().numpy()
         return cls(frobenius, products, rate, spread)
 
@@ -90,6 +93,9 @@ class Growth:
         """(S,) how many terms leave less than the unit roundoff at H = 2^exponent; above MAX_TERMS where no number
         does.
         """
+        key = (exponent.tobytes(), unit)
+        if key in self._known:
+            return self._known[key]
         powers = (
             np.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2) - _log_factorials() + 2 * self.spread[:, None]
         )
@@ -98,7 +104,8 @@ class Growth:
         value[:, 1:] = np.maximum(value[:, 1:], gradient)
         rest = np.logaddexp.accumulate(value[:, ::-1], axis=1)[:, ::-1]  # from term j on
         small = rest <= 0
-        return np.where(small[:, -1], (~small).sum(1), MAX_TERMS + 1)  # NaN is not small
+        self._known[key] = n_terms = np.where(small[:, -1], (~small).sum(1), MAX_TERMS + 1)  # NaN is not small
+        return n_terms
 
 
 @lru_cache(maxsize=8)

@@ -63,6 +63,8 @@ class Pairs:
         """Those of some of the systems."""
         if len(self.U) == 1:
             return self
+        if isinstance(self.U, np.ndarray):  # they may be alike
+            return Pairs.of(np.count_nonzero(self.is_conjugate[index], axis=-1), self.U.shape[-1])
         return replace(self, U=self.U[index], UH=self.UH[index], is_conjugate=self.is_conjugate[index])
 
     def tensors(self, device: torch.device) -> Pairs:
