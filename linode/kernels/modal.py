@@ -94,9 +94,11 @@ class Modes:
 
     def subset(self, index: Any) -> Modes:
         """The modes of some of the systems."""
-        exists, delicate = (None if x is None else x[index] for x in (self.exists, self.delicate))
         pairs = self.pairs and self.pairs.subset(index)
-        return Modes(self.lam[index], self.V[index], self.V_inv[index], pairs, exists, delicate)
+        own = Modes(self.lam[index], self.V[index], self.V_inv[index], pairs)
+        own.exists = None if self.exists is None else self.exists[index]
+        own.delicate = None if self.delicate is None else self.delicate[index][:, : own.n_kept]  # alike, fewer are kept
+        return own
 
     def clear(self, systems: Any) -> None:
         """No modes for some of the systems."""
