@@ -36,7 +36,7 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
             )
     elif not (torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad)):
         if forward_ad._current_level < 0:  # nothing to record
-            return evaluate(planner, Xi, z0, t)
+            return evaluate(planner, Xi.detach(), z0.detach(), t.detach())
     else:
         return EagerTrajectory.apply(Xi, z0, t, planner)
     return Trajectory.apply(Xi, z0, t, planner)
@@ -67,7 +67,7 @@ class Trajectory(Function):
 
     @staticmethod
     def forward(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
-        return evaluate(planner, Xi, z0, t)
+        return evaluate(planner, Xi.detach(), z0.detach(), t.detach())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -99,7 +99,7 @@ class EagerTrajectory(Trajectory):
 
     @staticmethod
     def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:  # type: ignore[override]
-        ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi, z0, t)
+        ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi.detach(), z0.detach(), t.detach())
         ctx.save_for_backward(Xi, z0, t)
         ctx.save_for_forward(Xi, z0, t)
         return ctx.evaluation.states(for_gradients=True)

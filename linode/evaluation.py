@@ -178,8 +178,8 @@ class Evaluation:
             z, self.pullback = self.plan.record(starts, times)
         else:
             z = self.plan.evaluate(starts, times)
-        if not (self.is_host and times.all()):
-            s, r, i = nonzero(times == 0)
+        s, r, i = nonzero(times == 0)
+        if len(s):
             z[s, r, i] = of_kind(starts[of_kind(s, starts), of_kind(r, starts)], z)  # to the last bit
         if self.is_host:
             return as_tensor_of(layout.batched(z), z0)

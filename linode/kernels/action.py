@@ -47,7 +47,7 @@ class Growth:
     products: NDArray[np.float64]  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, of which the gradient is made
     rate: NDArray[np.float64]  # (S,): max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm, from below
     spread: NDArray[np.float64]  # (S,): of the scaling, by which an error of one entry may grow in another
-    _known: dict[tuple[bytes, float], NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[bytes, float], NDArray[np.int64]] = field(default_factory=dict, repr=False)  # of n_terms
 
     @classmethod
     def of(cls, A: Tensor, D: Tensor) -> Growth:

@@ -38,7 +38,7 @@ from .arrays import (
 )
 from .gaps import Gaps, add_close_pairs
 from .pairs import Pairs
-from .single import Gradients, functions, is_single, record
+from .single import Gradients, is_single, record
 
 CHUNK_ENTRIES = 2**19  # of F at a time
 
@@ -117,9 +117,9 @@ class Modes:
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
         if is_single(self, z0, t):
-            return (functions(self, t[0, 0]).T @ self.expanded(z0)[1][0, 0])[None, None]
+            return record(self, z0, t)[0]
         K = of_kind(self.expanded(z0)[1], t)
-        parts = [product(self._functions(part).mT, K) for part in self._chunks(t)]
+        parts = [product(self.functions(part).mT, K) for part in self._chunks(t)]
         return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Callable[[Any, bool], Gradients]]:
@@ -130,7 +130,7 @@ class Modes:
         if len(chunks) > 1:
             return self.evaluate(z0, t), lambda g, want_t: self.vjp(z0, t, g, want_t)
         c, K = self.expanded(z0)
-        F = self._functions(chunks[0])
+        F = self.functions(chunks[0])
         z = product(F.mT, of_kind(K, t))
         return z, lambda g, want_t: self.gradients(c, t, g, want_t, [(chunks[0], F)])
 
@@ -139,12 +139,13 @@ class Modes:
         return self.gradients(self.expanded(z0)[0], t, g, want_t, [(part, None) for part in self._chunks(t)])
 
     def gradients(self, c: Any, t: Any, g: Any, want_t: bool, chunks: list[tuple[Any, Any]]) -> Gradients:
+        """As `vjp`, of trajectories with coefficients c; chunks: times, a share at a time, with F or None for each."""
         K = of_kind(self.synthesis(c * self.lam[:, None]), t) if want_t else None  # of Xi z
         cotangents = split(g, chunks[0][0].shape[2], 2) if len(chunks) > 1 else [g]
         rates, sums = [], None
         for (part, F), h in zip(chunks, cotangents):
             if F is None:
-                F = self._functions(part)
+                F = self.functions(part)
             if K is not None:
                 rates.append(real((conj(h) * product(F.mT, K)).sum(-1)))
             own = self._sums(part, F, h)
@@ -164,7 +165,7 @@ class Modes:
         size = max(1, CHUNK_ENTRIES // (t.shape[0] * t.shape[1] * self.V.shape[1]))
         return [t] if t.shape[2] <= size else split(t, size, 2)
 
-    def _functions(self, t: Any) -> Any:
+    def functions(self, t: Any) -> Any:
         """F (S, R, e, T): exp(lam t), or the rows that stand for it.
 
         By two real functions, which take half the time of a complex exp.

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import amax, elementwise, exponential
+from .arrays import amax
 from .gaps import NEAR
 
 Array = NDArray[Any]
 Gradients = tuple[Any, Any, Any]
-MOST_STATES, MOST_ENTRIES = 24, 2**17  # of F
+MOST_STATES, MOST_ENTRIES = 24, 2**17  # of the functions of time
 
 
 def is_single(modes: Any, z0: Any, t: Any) -> bool:
@@ -33,24 +33,11 @@ def is_single(modes: Any, z0: Any, t: Any) -> bool:
     )
 
 
-def functions(modes: Any, t: Array) -> Array:
-    """F (e, T), exp(lam t) or the rows of `Pairs`, at times t (T,)."""
-    lam, p = modes.lam[0], modes.n_kept
-    m = len(lam) - p
-    F = np.empty((len(lam), len(t)))
-    exponential(np.multiply.outer(lam.real[:p], t, out=F[:p]))
-    if m:
-        head, tail, angle = F[:m], F[p:], np.multiply.outer(lam.imag[:m], t)
-        np.multiply(elementwise("sin", angle, tail), head, out=tail)
-        np.multiply(elementwise("cos", angle, angle), head, out=head)
-    return F
-
-
 def record(modes: Any, z0: Array, t: Array) -> tuple[Array, Callable[[Any, bool], Gradients]]:
     """As `Modes.record`."""
     times = t[0, 0]
     c, K = modes.expanded(z0)
-    F = functions(modes, times)
+    F = modes.functions(t)[0, 0]
 
     def pullback(g: Any, want_t: bool) -> Gradients:
         gaps, size = modes.gaps, abs(times)
