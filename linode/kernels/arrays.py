@@ -6,17 +6,20 @@ is `numpy` or `torch`, by the names that the two share.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import introspect
 from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any] | Tensor
-# values up to which numpy's function takes no longer than torch's, with what it costs to wake torch up: of float64 it
-# has a vector form of exp only
-FEW_VALUES = {"exp": 4096, "sin": 400, "cos": 400}
+# Values up to which functions are left to NumPy, where it has a vector form of them and where not. torch is faster, but
+# its MKL wakes a second thread even for a hundred values, which then spins for some 7 ms: on two hyperthreads all that
+# follows takes 1.5 times as long.
+FEW_VALUES = {True: 2**14, False: 2**12}
 # values of which it is worth knowing whether exp underflows; arguments from which on it is quick, and not 0
 MANY_VALUES, LOWEST, VANISHING = 4096, -700.0, -746.0
 # states up to which LAPACK and products by NumPy stay in one thread; beyond, theirs would wait for work beside torch's
@@ -44,14 +47,42 @@ def real(x: Any) -> Any:
     return x.real if is_complex(x) else x
 
 
+@lru_cache
+def _few_values(name: str) -> int:
+    known = introspect.opt_func_info(func_name=f"^{name}$", signature="float64")
+    forms = [form["current"] for by_types in known.values() for form in by_types.values()]
+    return FEW_VALUES[bool(forms) and not any("baseline" in form for form in forms)]
+
+
 def elementwise(name: str, x: Any, out: Any) -> Any:
-    """exp, sin or cos of float64 into `out`; torch's are the faster ones, beyond what it costs to ask it."""
+    """exp, sin or cos of float64 into `out`."""
     if isinstance(x, Tensor):
         return getattr(torch, name)(x, out=out)
-    if x.size < FEW_VALUES[name] or not x.dtype == out.dtype == np.float64:
+    if x.size <= _few_values(name) or not x.dtype == out.dtype == np.float64:
         return getattr(np, name)(x, out=out)
     getattr(torch, name)(torch.from_numpy(x), out=torch.from_numpy(out))
     return out
+
+
+def polar(size: Any, angle: Any, sine: Any) -> None:
+    """size cos(angle) in place of size, size sin(angle) into sine; angle is overwritten.
+
+    NumPy has no vector form of sine and cosine of float64, but of the tangent: with u = tan(angle / 2) they are
+    2 / (1 + u^2) - 1 and 2 u / (1 + u^2), to 2 units of rounding.
+    """
+    if isinstance(angle, Tensor) or angle.size > _few_values("tan"):
+        xp = namespace(size)
+        xp.multiply(elementwise("sin", angle, sine), size, out=sine)
+        xp.multiply(elementwise("cos", angle, angle), size, out=size)
+        return
+    angle *= 0.5
+    np.tan(angle, out=angle)
+    np.multiply(angle, angle, out=sine)
+    sine += 1.0
+    np.divide(size, sine, out=sine)
+    sine *= 2.0
+    np.subtract(sine, size, out=size)
+    sine *= angle
 
 
 def exponential(x: Any) -> Any:

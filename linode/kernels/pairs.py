@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .arrays import as_type, elementwise, empty, exponential, namespace, of_kind
+from .arrays import as_type, elementwise, empty, exponential, namespace, of_kind, polar
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ class Pairs:
         head, tail = F[:, :, :m], F[:, :, p:]
         exponential(xp.multiply(alpha[:, :, :p], times, out=F[:, :, :p]))
         angle = omega[:, :, :m] * times
-        xp.multiply(elementwise("sin", angle, tail), head, out=tail)
-        xp.multiply(elementwise("cos", angle, angle), head, out=head)
+        polar(head, angle, tail)
         return F
 
     def less_one(self, F: Any, lam: Any, s: Any, times: Any) -> Any:
