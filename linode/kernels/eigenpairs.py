@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from .arrays import MOST_STATES_OF_NUMPY, amax, product
 from .gaps import NEAR
 from .modal import Modes
 from .pairs import Pairs
+from .single import Single
 
 Array = NDArray[Any]
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
@@ -75,7 +74,23 @@ class Eigenpairs:
     amplification: Array
 
 
-def eigenpairs(A: Array, size: Array, limit: float, t_max: float = 0.0) -> Eigenpairs:
+def is_small(A: Array) -> bool:
+    """Whether `Single` is for it."""
+    return len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_STATES_OF_NUMPY
+
+
+def is_plain(single: Single, size: float, limit: float) -> bool:
+    """Whether `eigenpairs`, for a matrix of 1-norm `size`, would accept it for all times and leave it as it is."""
+    square = _row_squares(single.V_inv)
+    s = np.sqrt(square)
+    return bool(
+        np.add.reduce(s) * math.sqrt(len(s)) <= limit
+        and np.maximum.reduce(square) <= GRADIENT_SLACK * limit * NEAR
+        and not (size * s > GRADED * abs(single.lam)).any()
+    )
+
+
+def eigenpairs(A: Array, size: Array, limit: float, t_max: float = 0.0, modes: Modes | None = None) -> Eigenpairs:
     """Of A (S, n, n), of 1-norms size (S,), for times up to t_max: accepted where kappa_1(V) is below the limit, and
     the amplification of rounding in dL/dXi below GRADIENT_SLACK times that.
 
@@ -84,7 +99,7 @@ def eigenpairs(A: Array, size: Array, limit: float, t_max: float = 0.0) -> Eigen
     left to be subtracted analytically. Raises numpy.linalg.LinAlgError where the QR algorithm does not converge.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # of bases near singular, which are refused
-        modes = _modes(A)
+        modes = _modes(A) if modes is None else modes
         square = _row_squares(modes.V_inv)
         s = np.sqrt(square)  # conditions: columns of V have length 1
         kappa = np.add.reduce(s, -1) * math.sqrt(A.shape[-1])  # a bound, seldom far above kappa_1
@@ -150,8 +165,8 @@ def _row_squares(x: Array) -> Array:
 
 def _modes(A: Array) -> Modes:
     """Eigenvalues, eigenvectors of length 1 and the inverse of their basis, infinite where it has none."""
-    if len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_STATES_OF_NUMPY:
-        return _modes_of_one(A[0])
+    if is_small(A):
+        return Single(A[0]).modes
     try:
         lam, V = (x.numpy() for x in torch.linalg.eig(torch.from_numpy(A)))  # for small matrices half of numpy's time
     except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
@@ -173,41 +188,6 @@ def _inverse(X: Array) -> Array:
     if bad.any():
         inverse[bad] = np.inf
     return inverse
-
-
-def _modes_of_one(A: Array) -> Modes:
-    """Of one real matrix: LAPACK without the overheads of numpy and torch, and a real inverse."""
-    re, im, _, X, info = lapack.dgeev(A, compute_vl=0)
-    if info:
-        raise np.linalg.LinAlgError("Eigenvalues did not converge")
-    factors, pivots, singular = lapack.dgetrf(X)
-    Y = np.full_like(X, np.inf) if singular else lapack.dgetri(factors, pivots)[0]
-    if not im.any():
-        return Modes(re[None], X[None], Y[None])
-    # X has Re v and Im v of a pair side by side: z = 2 Re(v c) with c = (Y_re - i Y_im) z / 2
-    layout = _pair_layout(np.sign(im).tobytes())
-    lam = np.empty(re.shape, np.complex128)
-    lam.real, lam.imag = re, im
-    return Modes(lam[layout.order][None], (X @ layout.columns)[None], (layout.rows @ Y)[None], layout.pairs)
-
-
-@dataclass(frozen=True)
-class PairLayout:
-    """From the order of geev to that of `Pairs`."""
-
-    order: Array  # (n,)
-    columns: Array  # (n, n): V = X columns
-    rows: Array  # (n, n): V^-1 = rows X^-1
-    pairs: Pairs
-
-
-@lru_cache(maxsize=64)
-def _pair_layout(signs: bytes) -> PairLayout:
-    """From the signs (n,) of the imaginary parts."""
-    sign = np.frombuffer(signs)
-    order, pairs = np.argsort(-sign, kind="stable"), Pairs.alike(len(sign), int((sign > 0).sum()))
-    columns = np.eye(len(sign))[:, order] @ pairs.U[0]
-    return PairLayout(order, columns, columns.T.conj() / (1 + np.abs(sign[order]))[:, None], pairs)
 
 
 def arranged(lam: Array, V: Array, V_inv: Array, is_complex: bool, exists: Array | None = None) -> Modes:

@@ -38,8 +38,8 @@ from .arrays import (
 )
 from .gaps import Gaps, add_close_pairs
 from .pairs import Pairs
-from .single import Gradients, is_single, record
 
+Gradients = tuple[Any, Any, Any]  # of Xi, z0 and t
 CHUNK_ENTRIES = 2**19  # of F at a time
 
 
@@ -116,16 +116,12 @@ class Modes:
 
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
-        if is_single(self, z0, t):
-            return record(self, z0, t)[0]
         K = of_kind(self.expanded(z0)[1], t)
         parts = [product(self.functions(part).mT, K) for part in self._chunks(t)]
         return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Callable[[Any, bool], Gradients]]:
         """The states, and what gives the gradients; it keeps the exponentials where they are not many."""
-        if is_single(self, z0, t):
-            return record(self, z0, t)
         chunks = self._chunks(t)
         if len(chunks) > 1:
             return self.evaluate(z0, t), lambda g, want_t: self.vjp(z0, t, g, want_t)

@@ -11,6 +11,7 @@ Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..kernels.arrays import amax, amin, as_array, one_norm
-from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_modes
+from ..kernels.eigenpairs import GRADIENT_SLACK, Eigenpairs, eigenpairs, is_plain, is_small, structure, unitary_modes
 from ..kernels.modal import Modes
+from ..kernels.single import Single, fits
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
 
@@ -119,15 +121,74 @@ class EigPlan(HostPlan):
         return {"kappa_V": self.kappa.tolist(), "eigenvalues": self.modes.lam.tolist()}
 
 
+class SinglePlan(HostPlan):
+    """One real system with few states, and nothing the matter with it; an `EigPlan` for all but one trajectory of
+    arrays.
+    """
+
+    method = "eig"
+    good = np.ones(1, dtype=bool)
+
+    def __init__(self, given: Any, single: Single, limit: float) -> None:
+        self.given, self.single, self.limit = given, single, limit
+
+    @cached_property
+    def general(self) -> EigPlan:
+        size = one_norm(as_array(self.given))
+        pairs = eigenpairs(as_array(self.given), size, self.limit, modes=self.single.modes)
+        return _judged(self.given, pairs, self.limit)
+
+    def evaluate(self, z0: Any, t: Any) -> Any:
+        if fits(z0, t):
+            return self.single.evaluate(z0[0, 0], t[0, 0])[None, None]
+        return self.general.evaluate(z0, t)
+
+    def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
+        return self.record(z0, t)[1](g, want_t) if fits(z0, t) else self.general.vjp(z0, t, g, want_t)
+
+    def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
+        if not fits(z0, t):
+            return self.general.record(z0, t)
+        z, own = self.single.record(z0[0, 0], t[0, 0])
+
+        def pullback(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
+            gradients = own(g[0, 0], want_t)
+            if gradients is None:
+                return self.general.vjp(z0, t, g, want_t)
+            S, a, dt = gradients
+            return S[None], a[None, None], None if dt is None else dt[None, None]
+
+        return z[None, None], pullback
+
+    def subset(self, index: Tensor) -> Plan:
+        return self.general.subset(index)
+
+    @property
+    def reason(self) -> str:  # type: ignore[override]
+        return self.general.reason
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return self.general.details
+
+
 def _general(Xi: Any, A: Array, limit: float, t_max: float) -> Plan:
     size = one_norm(A)
     least, most = float(amin(size, None)), float(amax(size))
     if not (most <= MOST_SIZE and (least >= 1 / MOST_SIZE or (size[size < 1 / MOST_SIZE] == 0).all())):
         return _rejected(Xi, A, f"powers of |Xi| = {most:.3g} leave the range of floats")
     try:
-        pairs = eigenpairs(A, size, limit, t_max)
+        with np.errstate(over="ignore", invalid="ignore"):  # of bases near singular, which are refused
+            single = Single(A[0]) if is_small(A) else None
+            if single is not None and is_plain(single, most, limit):
+                return SinglePlan(Xi, single, limit)
+        pairs = eigenpairs(A, size, limit, t_max, None if single is None else single.modes)
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
+    return _judged(Xi, pairs, limit)
+
+
+def _judged(Xi: Any, pairs: Eigenpairs, limit: float) -> EigPlan:
     check = Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
     plan = EigPlan(Xi, pairs.modes, pairs.kappa, pairs.accepted, check)
     if pairs.t_needed.any():
