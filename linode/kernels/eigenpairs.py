@@ -111,10 +111,9 @@ def eigenpairs(A: Array, size: Array, limit: float, t_max: float = 0.0, modes: M
             if not accepted.all():  # what is near infinity must not reach the others
                 modes.clear(~accepted)
         graded = size[:, None] * s > np.abs(modes.lam) * GRADED
-        if graded.any():
-            i = (accepted & graded.any(-1)).nonzero()[0]
-            if len(i):
-                _refine(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED), i)
+        i = (accepted & graded.any(-1)).nonzero()[0]
+        if len(i):
+            _refine(A, modes, MIN_GAP * EPS * size * np.minimum(kappa, MAX_EXPLAINED), i)
         return Eigenpairs(modes, accepted, t_needed, kappa, amplification)
 
 

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from .arrays import exponential, polar
+from .arrays import exponential, polar, product
 from .gaps import NEAR, NEAR_RELATIVE
 from .modal import Gradients, Modes
 from .pairs import Pairs
 
 Array = NDArray[Any]
-MOST_STATES, MOST_ENTRIES = 24, 2**17  # of the functions of time
+MOST_STATES, MOST_ENTRIES = 64, 2**17  # of the functions of time
 
 
 def fits(z0: Any, t: Any) -> bool:
@@ -63,13 +63,13 @@ class Single:
 
     def evaluate(self, z0: Array, t: Array) -> Array:
         """(T, n) for z0 (n,) and t (T,)."""
-        states: Array = self._functions(t).T @ self._start(z0)[1]
+        states: Array = product(self._functions(t).T, self._start(z0)[1])
         return states
 
     def record(self, z0: Array, t: Array) -> tuple[Array, Callable[[Array, bool], Gradients | None]]:
         """The states, and what gives the gradients from g (T, n): None where that is left to `modal`."""
         (c, K), F = self._start(z0), self._functions(t)
-        return F.T @ K, lambda g, want_t: self._gradients(c, t, F, g, want_t)
+        return product(F.T, K), lambda g, want_t: self._gradients(c, t, F, g, want_t)
 
     def _functions(self, t: Array) -> Array:
         """The rows F (n, T) of `Pairs.functions`."""
@@ -116,7 +116,7 @@ class Single:
         i = np.less(size * largest, 1.0, out=weights[-1]).nonzero()[0]
         if len(i):
             weights[: order.p, i] = self._less_one(t[i])
-        sums = weights @ g
+        sums = product(weights, g)
         Q = sums[:-1].reshape(2, e, e)
         if order.m:
             Q = order.UH @ Q
@@ -125,7 +125,7 @@ class Single:
         M = (diagonal[:, None] - VH @ Q[0].T) * (inverse_gap * cH)
         M.reshape(-1)[:: e + 1] = own * cH[: order.p]
         S, a = dual @ (M @ basis), dual @ (diagonal + VH @ sums[-1])
-        dt = (g * (F.T @ self._synthesis(c * self.lam))).sum(-1) if want_t else None
+        dt = (g * product(F.T, self._synthesis(c * self.lam))).sum(-1) if want_t else None
         return S.real, a.real, dt
 
     def _less_one(self, t: Array) -> Array:

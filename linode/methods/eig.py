@@ -129,11 +129,14 @@ class SinglePlan(HostPlan):
     method = "eig"
     good = np.ones(1, dtype=bool)
 
-    def __init__(self, given: Any, single: Single, limit: float) -> None:
+    def __init__(self, given: Any, single: Single, limit: float, general: EigPlan | None = None) -> None:
         self.given, self.single, self.limit = given, single, limit
+        if general is not None:
+            self.general, self.t_needed = general, general.t_needed
 
     @cached_property
     def general(self) -> EigPlan:
+        """With the figures that were looked at."""
         size = one_norm(as_array(self.given))
         pairs = eigenpairs(as_array(self.given), size, self.limit, modes=self.single.modes)
         return _judged(self.given, pairs, self.limit)
@@ -185,7 +188,10 @@ def _general(Xi: Any, A: Array, limit: float, t_max: float) -> Plan:
         pairs = eigenpairs(A, size, limit, t_max, None if single is None else single.modes)
     except np.linalg.LinAlgError as error:
         return _rejected(Xi, A, f"LAPACK did not converge ({error})")
-    return _judged(Xi, pairs, limit)
+    plan = _judged(Xi, pairs, limit)
+    if single is None or pairs.modes.exists is not None or pairs.modes.delicate is not None:
+        return plan
+    return SinglePlan(Xi, single, limit, plan)
 
 
 def _judged(Xi: Any, pairs: Eigenpairs, limit: float) -> EigPlan:
