@@ -56,7 +56,7 @@ def is_finite(x: Any) -> bool:
     if isinstance(x, Tensor) and x.is_cpu and x.numel() <= 2**14 and not is_deferred():
         x = x.numpy(force=True)
     if not isinstance(x, Tensor):
-        return not x.size or isfinite(largest(x))
+        return cmath.isfinite(np.vdot(x, x)) or not x.size or isfinite(largest(x))
     return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 

@@ -64,25 +64,25 @@ def elementwise(name: str, x: Any, out: Any) -> Any:
     return out
 
 
-def polar(size: Any, angle: Any, sine: Any) -> None:
-    """size cos(angle) in place of size, size sin(angle) into sine; angle is overwritten.
+def polar(size: Any, omega: Any, t: Any, sine: Any) -> None:
+    """size cos(omega t) in place of size, size sin(omega t) into sine.
 
-    NumPy has no vector form of sine and cosine of float64, but of the tangent: with u = tan(angle / 2) they are
+    NumPy has no vector form of sine and cosine of float64, but of the tangent: with u = tan(omega t / 2) they are
     2 / (1 + u^2) - 1 and 2 u / (1 + u^2), to 2 units of rounding.
     """
-    if isinstance(angle, Tensor) or angle.size > _few_values("tan"):
-        xp = namespace(size)
+    if isinstance(size, Tensor) or size.size > _few_values("tan"):
+        xp, angle = namespace(size), omega * t
         xp.multiply(elementwise("sin", angle, sine), size, out=sine)
         xp.multiply(elementwise("cos", angle, angle), size, out=size)
         return
-    angle *= 0.5
-    np.tan(angle, out=angle)
-    np.multiply(angle, angle, out=sine)
+    u = (0.5 * omega) * t
+    np.tan(u, out=u)
+    np.multiply(u, u, out=sine)
     sine += 1.0
     np.divide(size, sine, out=sine)
     sine *= 2.0
     np.subtract(sine, size, out=size)
-    sine *= angle
+    sine *= u
 
 
 def exponential(x: Any) -> Any:

@@ -155,7 +155,7 @@ def _judged(
 
 def _row_squares(x: Array) -> Array:
     y = x.view(np.float64) if x.dtype.kind == "c" else x
-    squares: Array = np.einsum("...j,...j->...", y, y)
+    squares: Array = np.vecdot(y, y)
     return squares
 
 

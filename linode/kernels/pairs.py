@@ -87,8 +87,7 @@ class Pairs:
         F = empty((*t.shape[:2], lam.shape[2], t.shape[2]), t)
         head, tail = F[:, :, :m], F[:, :, p:]
         exponential(xp.multiply(alpha[:, :, :p], times, out=F[:, :, :p]))
-        angle = omega[:, :, :m] * times
-        polar(head, angle, tail)
+        polar(head, omega[:, :, :m], times, tail)
         return F
 
     def less_one(self, F: Any, lam: Any, s: Any, times: Any) -> Any:

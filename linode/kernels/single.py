@@ -79,7 +79,7 @@ class Single:
         np.multiply(lam.real[: order.p, None], t, out=kept)
         exponential(kept)
         if order.m:
-            polar(F[: order.m], lam.imag[: order.m, None] * t, F[order.p :])
+            polar(F[: order.m], lam.imag[: order.m, None], t, F[order.p :])
         return F
 
     def _start(self, z0: Array) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.arrays import amax, amin, as_array, one_norm
+from ..kernels.arrays import as_array, one_norm
 from ..kernels.eigenpairs import GRADIENT_SLACK, Eigenpairs, eigenpairs, is_plain, is_small, structure, unitary_modes
 from ..kernels.modal import Modes
 from ..kernels.single import Single, fits
@@ -177,7 +177,8 @@ class SinglePlan(HostPlan):
 
 def _general(Xi: Any, A: Array, limit: float, t_max: float) -> Plan:
     size = one_norm(A)
-    least, most = float(amin(size, None)), float(amax(size))
+    sizes = size.tolist()
+    least, most = min(sizes), max(sizes)
     if not (most <= MOST_SIZE and (least >= 1 / MOST_SIZE or (size[size < 1 / MOST_SIZE] == 0).all())):
         return _rejected(Xi, A, f"powers of |Xi| = {most:.3g} leave the range of floats")
     try:
