@@ -131,6 +131,11 @@ def empty(shape: tuple[int, ...], like: Array) -> Any:
     return like.new_empty(shape) if isinstance(like, Tensor) else np.empty(shape, like.dtype)
 
 
+def empty_rows(S: int, R: int, k: int, T: int, like: Array) -> Any:
+    """(S, R, k, T); of one system it holds a row of all trajectories together, so that passes over rows are long."""
+    return empty((1, k, R, T), like).swapaxes(1, 2) if S == 1 else empty((S, R, k, T), like)
+
+
 def nonzero(x: Any) -> Any:
     """Indices, a dimension at a time."""
     return x.nonzero(as_tuple=True) if isinstance(x, Tensor) else x.nonzero()

@@ -27,6 +27,7 @@ from .arrays import (
     conj,
     copy,
     empty,
+    empty_rows,
     exponential,
     is_complex,
     namespace,
@@ -184,7 +185,7 @@ class Modes:
         """
         S, R, e, T = F.shape
         short = abs(t) * of_kind(self.adjoint[3], t) < 1
-        weights = empty((S, R, 2 * e + 1, T), F)
+        weights = empty_rows(S, R, 2 * e + 1, T, F)
         weights[:, :, :e] = F
         namespace(t).multiply(F, t[:, :, None], out=weights[:, :, e:-1])
         weights[:, :, -1] = short
@@ -194,7 +195,7 @@ class Modes:
             if self.pairs is None:
                 weights[s, r, :e, i] = namespace(t).expm1((lam if S == 1 else lam[s]) * own)
             else:
-                weights[s, r, : self.n_kept, i] = self.pairs.less_one(F[s, r, :, i], lam, s, own)
+                weights[s, r, : self.n_kept, i] = self.pairs.less_one(F, lam, (s, r, i), own)
         return product(conj(weights), g)
 
     # ---- n x n -----------------------------------------------------------------------------------------------------

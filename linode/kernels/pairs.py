@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .arrays import as_type, elementwise, empty, exponential, namespace, of_kind, polar
+from .arrays import as_type, elementwise, empty_rows, exponential, namespace, of_kind, polar
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,28 @@ class Pairs:
             F *= elementwise("sin", angle, angle)
             return F
         m, p = self.same, self.n_kept
-        F = empty((*t.shape[:2], lam.shape[2], t.shape[2]), t)
+        S, R, T = t.shape
+        F = empty_rows(S, R, lam.shape[2], T, t)
         head, tail = F[:, :, :m], F[:, :, p:]
         exponential(xp.multiply(alpha[:, :, :p], times, out=F[:, :, :p]))
         polar(head, omega[:, :, :m], times, tail)
         return F
 
-    def less_one(self, F: Any, lam: Any, s: Any, times: Any) -> Any:
-        """Leading rows of F (P, e) at times (P, 1) of systems s (P,), where 1 is taken off every exp(lam t)."""
-        xp, p = namespace(times), self.n_kept
-        own = lam[:, :p] if len(lam) == 1 else lam[s, :p]
-        growth, half = xp.expm1(own.real * times), xp.sin(0.5 * own.imag * times)
-        value = growth - 2 * half * half * (growth + 1)
+    def less_one(self, F: Any, lam: Any, index: tuple[Any, Any, Any], times: Any) -> Any:
+        """Leading rows of F (S, R, e, T) at an index of systems, trajectories and times (P,), (P, 1), where 1 is taken
+        off every exp(lam t).
+        """
+        s, r, i = index
+        own = lam[:, : self.n_kept] if len(lam) == 1 else lam[s, : self.n_kept]
+        value = less_one(own, times)
         if self.same:
             return value
         is_conjugate = of_kind(self.is_conjugate, times)
-        return xp.where(is_conjugate if len(is_conjugate) == 1 else is_conjugate[s], F, value)
+        return namespace(times).where(is_conjugate if len(is_conjugate) == 1 else is_conjugate[s], F[s, r, :, i], value)
+
+
+def less_one(lam: Any, t: Any) -> Any:
+    """Re exp(lam t) - 1, free of cancellation where lam t is small."""
+    xp = namespace(t)
+    growth, square = xp.expm1(lam.real * t), xp.tan(0.5 * lam.imag * t) ** 2
+    return growth - 2 * square / (1 + square) * (growth + 1)  # 1 - cos(x) = 2 sin(x / 2)^2

@@ -20,7 +20,7 @@ from scipy.linalg import lapack
 from .arrays import exponential, polar, product
 from .gaps import NEAR, NEAR_RELATIVE
 from .modal import Gradients, Modes
-from .pairs import Pairs
+from .pairs import Pairs, less_one
 
 Array = NDArray[Any]
 MOST_STATES, MOST_ENTRIES = 64, 2**17  # of the functions of time
@@ -54,6 +54,7 @@ class Single:
             self.V, self.V_inv = X @ order.columns, order.rows @ Y
         else:
             self.lam, self.V, self.V_inv = re, X, Y
+        self._last: tuple[bytes, Array, Array] | None = None  # z0 with its c and K
 
     @property
     def modes(self) -> Modes:
@@ -83,9 +84,12 @@ class Single:
         return F
 
     def _start(self, z0: Array) -> tuple[Array, Array]:
-        """c and K: F^T K are the states."""
-        c = self.V_inv @ z0
-        return c, self._synthesis(c)
+        """c and K: F^T K are the states; kept for the next call."""
+        known, key = self._last, z0.tobytes()  # one read: another thread may replace it
+        if known is None or known[0] != key:
+            c = self.V_inv @ z0
+            self._last = known = (key, c, self._synthesis(c))
+        return known[1:]
 
     def _synthesis(self, c: Array) -> Array:
         return ((self.order.U * c) @ self.V.T).real if self.order.m else c[:, None] * self.V.T
@@ -115,7 +119,8 @@ class Single:
         np.multiply(F, t, out=weights[e:-1])
         i = np.less(size * largest, 1.0, out=weights[-1]).nonzero()[0]
         if len(i):
-            weights[: order.p, i] = self._less_one(t[i])
+            kept = self.lam[: order.p, None]  # exactly 1 less than F, free of cancellation
+            weights[: order.p, i] = less_one(kept, t[i]) if order.m else np.expm1(kept * t[i])
         sums = product(weights, g)
         Q = sums[:-1].reshape(2, e, e)
         if order.m:
@@ -127,15 +132,6 @@ class Single:
         S, a = dual @ (M @ basis), dual @ (diagonal + VH @ sums[-1])
         dt = (g * product(F.T, self._synthesis(c * self.lam))).sum(-1) if want_t else None
         return S.real, a.real, dt
-
-    def _less_one(self, t: Array) -> Array:
-        """Leading rows of F (p, T) with 1 taken off every exp(lam t), free of cancellation at short times."""
-        lam = self.lam[: self.order.p, None]
-        value = np.expm1(lam.real * t)
-        if self.order.m:
-            half = np.sin(0.5 * lam.imag * t)
-            value -= 2 * half * half * (value + 1)
-        return value
 
 
 @dataclass(frozen=True)
