@@ -176,7 +176,7 @@ def measure(name: str, mode: str, settings: Settings, n_samples: int = K) -> lis
         n_rounds = settings.n_rounds if contender != "torch loop" else min(settings.n_rounds, 3)
         runners.append(Runner(row, settings.synchronised(run), n_rounds, 2 * settings.seconds))
         runners[-1].warm_up(check, settings.sample_seconds)
-        runners[-1].pause = PAUSE if contender != "torch loop" else 0.0
+        runners[-1].pause = PAUSE
         if settings.with_memory and contender != "torch loop":
             row.peak_bytes = peak_of(run, settings.device)
     interleave(runners, settings.n_rounds)

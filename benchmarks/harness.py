@@ -1,9 +1,9 @@
 """How long does each contender take, how much memory, and how wrong is it?
 
-Contenders run interleaved in one process on the same problem, warmed up, and once untimed before every sample. A sample
-is the mean time of as many calls as take SAMPLE_SECONDS together; figures are medians and quartiles over the samples of
-all seeds. Memory is what one call allocates at most at once, its output included, on the first seed. Errors are the
-largest over the seeds.
+Contenders run interleaved in one process on the same problem, warmed up. Before every sample there is a pause, for the
+threads of whoever ran before, and an untimed call, unless it takes LONG. A sample is the mean time of as many calls as
+take SAMPLE_SECONDS together; figures are medians and quartiles over the samples of all seeds. Memory is what one call
+allocates at most at once, its output included, on the first seed. Errors are the largest over the seeds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tests.test_memory import peak_bytes
 
 SAMPLE_SECONDS = 0.03
 SLOW = 5.0  # seconds of the first call, beyond which it is the only one
+PAUSE = 0.02  # seconds before a sample: threads of whoever ran before go on spinning, torch's for some 7 ms
+LONG = 0.2  # seconds of one call
 FAILURES = (RuntimeError, ValueError, AssertionError)  # what torch.linalg.eig, linode's methods and torchdiffeq raise
 
 
@@ -59,7 +61,8 @@ class Runner:
     n_rounds: int
     seconds_left: float
     n_calls: int = 1  # in one sample
-    pause: float = 0.0  # seconds before a sample and an untimed call: threads of whoever ran before may spin so long
+    n_untimed: int = 1  # before each
+    pause: float = PAUSE
 
     def warm_up(self, check: Callable[[], dict[str, float]], sample_seconds: float) -> None:
         start = time.perf_counter()
@@ -71,11 +74,12 @@ class Runner:
             return
         start = time.perf_counter()
         self.run()
-        self.n_calls = max(1, int(sample_seconds / (time.perf_counter() - start)))
+        seconds = time.perf_counter() - start
+        self.n_calls, self.n_untimed = max(1, int(sample_seconds / seconds)), int(seconds < LONG)
 
     def sample(self) -> None:
         time.sleep(self.pause)
-        if self.n_calls > 1 or self.pause:  # threads of whoever ran before go on spinning for some milliseconds
+        for _ in range(self.n_untimed):
             self.run()
         start = time.perf_counter()
         for _ in range(self.n_calls):

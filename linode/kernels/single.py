@@ -59,8 +59,7 @@ class Single:
     @property
     def modes(self) -> Modes:
         """The same for all that is left to `modal`."""
-        pairs = self.order.pairs if self.order.m else None
-        return Modes(self.lam[None], self.V[None], self.V_inv[None], pairs)
+        return Modes(self.lam[None], self.V[None], self.V_inv[None], self.order.pairs)
 
     def evaluate(self, z0: Array, t: Array) -> Array:
         """(T, n) for z0 (n,) and t (T,)."""
@@ -136,7 +135,7 @@ class Single:
 
 @dataclass(frozen=True)
 class _Order:
-    """From the order of geev to that of `Pairs`: m pairs, p modes kept."""
+    """From the order of geev to that of `Pairs`: m pairs, p modes kept; no matrices where there are no pairs."""
 
     m: int
     p: int
@@ -146,14 +145,18 @@ class _Order:
     U: Array  # as in `Pairs`, without its first dimension
     UH: Array
     weight: Array  # (p, 1)
-    pairs: Pairs
+    pairs: Pairs | None
 
 
 @lru_cache(maxsize=64)
 def _order(signs: bytes) -> _Order:
     """From the signs (n,) of the imaginary parts."""
     sign = np.frombuffer(signs)
-    index, pairs = np.argsort(-sign, kind="stable"), Pairs.alike(len(sign), int((sign > 0).sum()))
+    index, m = np.argsort(-sign, kind="stable"), int((sign > 0).sum())
+    if not m:
+        nothing = np.empty((0, 0))
+        return _Order(0, len(sign), index, nothing, nothing, nothing, nothing, nothing, None)
+    pairs = Pairs.alike(len(sign), m)
     columns = np.eye(len(sign))[:, index] @ pairs.U[0]
     rows = columns.T.conj() / (1 + np.abs(sign[index]))[:, None]
     return _Order(pairs.same, pairs.n_kept, index, columns, rows, pairs.U[0], pairs.UH[0], pairs.weight[:, None], pairs)

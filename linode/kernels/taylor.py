@@ -132,8 +132,14 @@ def monomials(s: Tensor, degree: Degree, like: Array) -> Any:
     """s^j / j!, shape (*s.shape, n_terms), in the arithmetic of `like`; s is exact."""
     c = inverse_factorials(degree, like)
     if not isinstance(like, Wrapped):
-        repeated = s[..., None].expand(*s.shape, degree.n_terms - 1)
-        return torch.cat([torch.ones_like(repeated[..., :1]), repeated.cumprod(-1)], -1) * c
+        powers = s.new_empty(degree.n_terms, *s.shape)  # a power at a time: long passes
+        powers[0], powers[1:2] = 1, s
+        known = 2
+        while known < degree.n_terms:
+            more = min(known - 1, degree.n_terms - known)
+            torch.mul(powers[1 : more + 1], powers[known - 1], out=powers[known : known + more])
+            known += more
+        return powers.mul_(c.reshape(-1, *(1,) * s.ndim)).movedim(0, -1)
     x = like.constant(s)
     columns = [like.constant(torch.ones_like(s))]
     for _ in range(1, degree.n_terms):

@@ -34,6 +34,9 @@ SIMILAR = 8.0  # a shift by mu keeps three bits of diagonal entries within this 
 MAX_SHIFT = 4.0  # |mu| H: a state half a step before a node is not lost where that of the node underflows
 MOST_ENTRIES = 2**22  # of vectors that are laid out at once, and that are kept for the reverse
 
+UNIT = 2.0**-53
+GUARD = 64.0  # nodes of single-precision states are that much more accurate than these
+
 PRODUCTS_PER_UNIT, LEAST_PRODUCTS = 13, 60  # of |Xi| t_max; once for a plan
 
 
@@ -305,14 +308,15 @@ class TaylorPlan(Plan):
         self._walk = walk if V.numel() <= MOST_ENTRIES else None
         return walk
 
-    def _step_for(self, t: Tensor, unit: float = 2.0**-53) -> tuple[float, int, int]:
-        """One H for all systems, not far above the times: t / H must not underflow; terms for H, and for H / 2 to the
-        unit roundoff of the states.
+    def _step_for(self, t: Tensor, unit: float = UNIT) -> tuple[float, int, int]:
+        """One H for all systems, not far above the times: t / H must not underflow; terms for H / 2 to the unit
+        roundoff of the states, and for H to less, for every node adds to the error.
         """
         t_max = float(t.max())
         exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else np.inf, 1000.0)
         full, half = (np.full(len(self.Xi), e) for e in (exponent, exponent - 1))
-        n_terms, n_near = int(self.growth.n_terms(full).max()), int(self.growth.n_terms(half, unit).max())
+        own = max(unit / GUARD, UNIT)
+        n_terms, n_near = int(self.growth.n_terms(full, own).max()), int(self.growth.n_terms(half, unit).max())
         return 2.0**exponent, n_terms, n_near
 
     def _most_trajectories(self, t: Tensor) -> int:
