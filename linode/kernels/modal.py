@@ -117,9 +117,13 @@ class Modes:
 
     def evaluate(self, z0: Any, t: Any) -> Any:
         """(S, R, T, n) for z0 (S, R, n), t (S, R, T)."""
-        K = of_kind(self.expanded(z0)[1], t)
-        parts = [product(self.functions(part).mT, K) for part in self._chunks(t)]
-        return parts[0] if len(parts) == 1 else namespace(t).concatenate(parts, axis=2)
+        K, chunks = of_kind(self.expanded(z0)[1], t), self._chunks(t)
+        if len(chunks) == 1:
+            return product(self.functions(t).mT, K)
+        z = empty((*z0.shape[:2], t.shape[2], z0.shape[2]), K)
+        for part, place in zip(chunks, split(z, chunks[0].shape[2], 2)):
+            namespace(z).matmul(self.functions(part).mT, K, out=place)
+        return z
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Callable[[Any, bool], Gradients]]:
         """The states, and what gives the gradients; it keeps the exponentials where they are not many."""

@@ -139,7 +139,8 @@ def monomials(s: Tensor, degree: Degree, like: Array) -> Any:
             more = min(known - 1, degree.n_terms - known)
             torch.mul(powers[1 : more + 1], powers[known - 1], out=powers[known : known + more])
             known += more
-        return powers.mul_(c.reshape(-1, *(1,) * s.ndim)).movedim(0, -1)
+        c = c.reshape(-1, *(1,) * s.ndim)
+        return (powers.mul_(c) if c.dtype == powers.dtype else powers * c).movedim(0, -1)
     x = like.constant(s)
     columns = [like.constant(torch.ones_like(s))]
     for _ in range(1, degree.n_terms):
