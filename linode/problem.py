@@ -20,6 +20,7 @@ from .errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeE
 from .kernels.arrays import expand, largest, permute
 
 WIDE = (torch.float64, torch.complex128)
+FEW = 2**12  # entries of which OpenBLAS leaves a scalar product to one thread
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -56,7 +57,7 @@ def is_finite(x: Any) -> bool:
     if isinstance(x, Tensor) and x.is_cpu and x.numel() <= 2**14 and not is_deferred():
         x = x.numpy(force=True)
     if not isinstance(x, Tensor):
-        return cmath.isfinite(np.vdot(x, x)) or not x.size or isfinite(largest(x))
+        return (x.size <= FEW and cmath.isfinite(np.vdot(x, x))) or not x.size or isfinite(largest(x))
     return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 
