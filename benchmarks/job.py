@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import Solve, with_lean_eig, with_linode, with_matrix_exp, with_torchdiffeq, with_usual_eig
-from benchmarks.harness import FAILURES, Settings
+from benchmarks.harness import FAILURES, PAUSE, Settings
 from tests import oracles
 
 NAME = "job"
@@ -48,6 +48,7 @@ class Training:
         self.optimiser = torch.optim.Adam([self.Xi], lr=LEARNING_RATE)
 
     def advance(self, n_steps: int) -> None:
+        time.sleep(PAUSE)
         for _ in range(min(n_steps, self.n_steps - len(self.losses))):
             start = time.perf_counter()
             loss = self.step()

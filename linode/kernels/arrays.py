@@ -19,7 +19,7 @@ Array = NDArray[Any] | Tensor
 # Values up to which functions are left to NumPy, where it has a vector form of them and where not. torch is faster, but
 # its MKL wakes a second thread even for a hundred values, which then spins for some 7 ms: on two hyperthreads all that
 # follows takes 1.5 times as long.
-FEW_VALUES = {True: 2**14, False: 2**12}
+FEW_VALUES = {True: 2**16, False: 2**12}
 # values of which it is worth knowing whether exp underflows; arguments from which on it is quick, and not 0
 MANY_VALUES, LOWEST, VANISHING = 4096, -700.0, -746.0
 # states up to which LAPACK and products by NumPy stay in one thread; beyond, theirs would wait for work beside torch's

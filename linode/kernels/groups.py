@@ -100,7 +100,7 @@ class Padded:
 
     def coefficients(self, C: Tensor) -> Tensor:
         """C as the other functions take it."""
-        return self._pad(C.flatten(0, 2))
+        return self._pad(C.flatten(0, 2).contiguous())
 
     def states(self, C: Tensor, W: Tensor) -> Tensor:
         """z (S, R, T, n)."""
