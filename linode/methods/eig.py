@@ -10,6 +10,7 @@ Sources: see `kernels.eigenpairs`, `kernels.modal`; Golub & Van Loan (2013), 7.2
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -79,8 +80,16 @@ class Eig(Method):
         return N_CALLS * SECONDS_PER_CALL + work.n_systems * (factors + work.n_rows * per_row)
 
 
+class ModalPlan(HostPlan):
+    """A plan of eigenpairs."""
+
+    @abstractmethod
+    def modes_for(self, z0: Any) -> Modes:
+        """As arrays for arrays, and as tensors for tensors."""
+
+
 @dataclass
-class EigPlan(HostPlan):
+class EigPlan(ModalPlan):
     """Modes of Xi, and the condition of their basis."""
 
     given: Any  # Xi (S, n, n), as a tensor or an array
@@ -105,7 +114,6 @@ class EigPlan(HostPlan):
         return self.modes_for(z0).record(z0, t)
 
     def modes_for(self, z0: Any) -> Modes:
-        """As arrays for arrays, and as tensors for tensors."""
         if isinstance(z0, np.ndarray):
             return self.modes
         if self._tensors is None:
@@ -121,7 +129,7 @@ class EigPlan(HostPlan):
         return {"kappa_V": self.kappa.tolist(), "eigenvalues": self.modes.lam.tolist()}
 
 
-class SinglePlan(HostPlan):
+class SinglePlan(ModalPlan):
     """One real system with few states, and nothing the matter with it; an `EigPlan` for all but one trajectory of
     arrays.
     """
@@ -162,6 +170,9 @@ class SinglePlan(HostPlan):
             return S[None], a[None, None], None if dt is None else dt[None, None]
 
         return z[None, None], pullback
+
+    def modes_for(self, z0: Any) -> Modes:
+        return self.general.modes_for(z0)
 
     def subset(self, index: Tensor) -> Plan:
         return self.general.subset(index)

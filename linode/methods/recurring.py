@@ -13,7 +13,7 @@ from ..kernels.modal import Modes
 from ..kernels.recurrence import changing, exponents, steady
 from ..problem import is_finite
 from .base import Plan
-from .eig import EigPlan
+from .eig import ModalPlan
 from .many import evaluated, propagators
 
 FEW = 2**14  # entries of states up to which NumPy steps faster on the CPU
@@ -36,7 +36,7 @@ def _recur(plan: Plan, z0: Any, h: Any, d: Any) -> Any:
         x = _steady(plan, z0, h, d)
         if is_finite(x):  # else powers may overflow where states do not
             return x
-    if isinstance(plan, EigPlan):
+    if isinstance(plan, ModalPlan):
         return _modal(plan.modes_for(z0), z0, h, d)
     if R > 1 and (h.stride(1) if isinstance(h, Tensor) else h.strides[1]) == 0:
         h = h[:, :1]
