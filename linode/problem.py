@@ -57,7 +57,7 @@ def is_finite(x: Any) -> bool:
     if isinstance(x, Tensor) and x.is_cpu and x.numel() <= 2**14 and not is_deferred():
         x = x.numpy(force=True)
     if not isinstance(x, Tensor):
-        return (x.size <= FEW and cmath.isfinite(np.vdot(x, x))) or not x.size or isfinite(largest(x))
+        return (x.size <= FEW and cmath.isfinite(np.vdot(x, x))) or isfinite(largest(x))
     return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 

@@ -135,6 +135,19 @@ def test_a_training_step_needs_as_many_products_backward_as_forward():
     assert ode.decomposition.details["n_products"] == 2 * forward
 
 
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_single_precision_needs_fewer_products_and_does_not_reach_what_is_wider(is_complex: bool):
+    Xi = torch.tensor(random_matrix(LARGE, is_complex))
+    single = torch.complex64 if is_complex else torch.float32
+    z0, t = torch.ones(LARGE, dtype=Xi.dtype), torch.linspace(0, 10, 2000, dtype=torch.float64)  # many states
+    odes = [LinearODE(Xi.to(dtype), z0.to(dtype), method="taylor") for dtype in (single, Xi.dtype)]
+    few, many = ([ode(t), ode.decomposition.details["n_products"]] for ode in odes)
+    assert few[1] < 0.8 * many[1]
+    solution = odes[0].solve(t)  # its condition number is of trajectories in double precision with the same plan
+    assert torch.equal(solution.z, few[0])
+    assert float(solution.condition) == pytest.approx(float(odes[1].solve(t).condition), rel=1e-3)
+
+
 @pytest.mark.parametrize("n_times", [10, 200, 201, 5000])
 def test_the_number_of_products_depends_on_the_last_time_only(n_times: int):
     ode = LinearODE(random_matrix(70), np.ones(70), method="taylor")

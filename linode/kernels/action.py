@@ -32,6 +32,7 @@ THETA = (
 )
 # units of roundoff, relative to z_k; two vectors miss |A^j| by a factor of 100 once in 10^4. All of one unit is left to
 # dL/dA: it has sum_i (A^H)^i lambda z^H (A^H)^(j-1-i) / j!, which need not be small where A^j is
+UNIT = 2.0**-53
 TRUNCATION = 0.01
 LOG_SMALLEST = -700.0  # of a vector: 0, for logarithms
 
@@ -89,7 +90,7 @@ class Growth:
             exponent[short] -= 1
         return np.where(short, -np.inf, exponent)
 
-    def n_terms(self, exponent: NDArray[np.float64], unit: float = 2.0**-53) -> NDArray[np.int64]:
+    def n_terms(self, exponent: NDArray[np.float64], unit: float = UNIT) -> NDArray[np.int64]:
         """(S,) how many terms leave less than the unit roundoff at H = 2^exponent; above MAX_TERMS where no number
         does.
         """

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .arrays import MOST_STATES_OF_NUMPY, amax, product
+from .arrays import amax, product
 from .gaps import NEAR
 from .modal import Modes
 from .pairs import Pairs
@@ -72,11 +72,6 @@ class Eigenpairs:
     t_needed: Array
     kappa: Array
     amplification: Array
-
-
-def is_small(A: Array) -> bool:
-    """Whether `Single` is for it."""
-    return len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_STATES_OF_NUMPY
 
 
 def is_plain(single: Single, size: float, limit: float) -> bool:
@@ -164,8 +159,6 @@ def _row_squares(x: Array) -> Array:
 
 def _modes(A: Array) -> Modes:
     """Eigenvalues, eigenvectors of length 1 and the inverse of their basis, infinite where it has none."""
-    if is_small(A):
-        return Single(A[0]).modes
     try:
         lam, V = (x.numpy() for x in torch.linalg.eig(torch.from_numpy(A)))  # for small matrices half of numpy's time
     except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers

@@ -17,20 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from .arrays import exponential, polar, product
+from .arrays import MOST_STATES_OF_NUMPY, exponential, polar, product
 from .gaps import NEAR, NEAR_RELATIVE
 from .modal import Gradients, Modes
 from .pairs import Pairs, less_one
 
 Array = NDArray[Any]
-MOST_STATES, MOST_ENTRIES = 64, 2**17  # of the functions of time
+MOST_ENTRIES = 2**17  # of the functions of time
+
+
+def is_small(A: Array) -> bool:
+    """Whether matrices A (S, n, n) are one for `Single`."""
+    return len(A) == 1 and A.dtype.kind == "f" and A.shape[-1] <= MOST_STATES_OF_NUMPY
 
 
 def fits(z0: Any, t: Any) -> bool:
-    """Whether z0 (S, R, n) and t (S, R, T) are arrays of one trajectory, so few that calls are what costs."""
-    return (
-        isinstance(t, np.ndarray) and z0.shape[1] == 1 and z0.size <= MOST_STATES and t.size * z0.size <= MOST_ENTRIES
-    )
+    """Whether z0 (1, R, n) and t (1, R, T) are arrays of one trajectory, so few that calls are what costs."""
+    return isinstance(t, np.ndarray) and z0.shape[1] == 1 and t.size * z0.size <= MOST_ENTRIES
 
 
 class Single:

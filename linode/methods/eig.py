@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..kernels.arrays import as_array, one_norm
-from ..kernels.eigenpairs import GRADIENT_SLACK, Eigenpairs, eigenpairs, is_plain, is_small, structure, unitary_modes
+from ..kernels.eigenpairs import GRADIENT_SLACK, Eigenpairs, eigenpairs, is_plain, structure, unitary_modes
 from ..kernels.modal import Modes
-from ..kernels.single import Single, fits
+from ..kernels.single import Single, fits, is_small
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
 

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..kernels.action import MAX_TERMS, Growth, Series
+from ..kernels.action import MAX_TERMS, UNIT, Growth, Series
 from ..kernels.balance import balance
 from ..kernels.groups import Padded, Runs, group
 from ..kernels.taylor import Degree, monomials
-from ..problem import widened
+from ..problem import is_equal, widened
 from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
 from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_MATRIX_ENTRY, SECONDS_PER_TORCH_CALL
 from .propagator import EXTENDED_MAX_N, N_PROBES, Propagator, PropagatorPlan
@@ -34,7 +34,6 @@ SIMILAR = 8.0  # a shift by mu keeps three bits of diagonal entries within this 
 MAX_SHIFT = 4.0  # |mu| H: a state half a step before a node is not lost where that of the node underflows
 MOST_ENTRIES = 2**22  # of vectors that are laid out at once, and that are kept for the reverse
 
-UNIT = 2.0**-53
 GUARD = 64.0  # nodes of single-precision states are that much more accurate than these
 
 PRODUCTS_PER_UNIT, LEAST_PRODUCTS = 13, 60  # of |Xi| t_max; once for a plan
@@ -289,7 +288,7 @@ class TaylorPlan(Plan):
     def _walk_of(self, z0: Tensor, t: Tensor) -> Walk:
         """Vectors from z0 up to the largest of t >= 0."""
         walk = self._walk
-        if walk is not None and torch.equal(walk.z0, z0) and torch.equal(walk.t, t):
+        if walk is not None and is_equal(walk.z0, z0) and torch.equal(walk.t, t):  # of one dtype: nodes depend on it
             return walk
         H, n_terms, n_near = self._step_for(t, torch.finfo(z0.dtype).eps / 2)
         series = Series(self.A * H, torch.exp(self.mu * H), n_terms, n_near)
