@@ -59,7 +59,7 @@ class Planner:
     def known(self, Xi: Systems, t_max: float) -> Plan | None:
         """The last plan, if it is for Xi and good for such times."""
         last = self._last  # one read: another thread may replace it
-        if last is None or last[1].t_needed > t_max:
+        if last is None or not last[1].t_needed <= t_max <= last[1].t_most:
             return None
         values, plan = last
         if isinstance(values, Tensor):

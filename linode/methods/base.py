@@ -68,7 +68,8 @@ class Plan(ABC):
     reason: str  # why, in words: the check and its figures
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
     one_norm: float = torch.inf  # largest |Xi|_1
-    t_needed: float = 0.0  # the check holds where the largest time is at least this
+    t_needed: float = 0.0  # the check holds where the largest time is at least this,
+    t_most: float = torch.inf  # and at most this
     takes_arrays: ClassVar[bool] = False  # evaluates NumPy arrays too, which is faster where they are small
     takes_single: ClassVar[bool] = False  # evaluates float32 and complex64 z0 and g too, in half of the time
 
@@ -242,6 +243,7 @@ class SplitPlan(Plan):
         for index, plan in self.parts:
             self.accepted[index] = plan.accepted
         self.t_needed = max(plan.t_needed for _, plan in self.parts)
+        self.t_most = min(plan.t_most for _, plan in self.parts)
         self.reason = "; ".join(f"{len(index)} systems by {plan.method}: {plan.reason}" for index, plan in self.parts)
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Many(Plan):
 
     def __post_init__(self) -> None:
         self.method, self.reason, self.rejected = self.plan.method, self.plan.reason, self.plan.rejected
-        self.one_norm, self.t_needed = self.plan.one_norm, self.plan.t_needed
+        self.one_norm, self.t_needed, self.t_most = self.plan.one_norm, self.plan.t_needed, self.plan.t_most
 
     @property
     def Xi(self) -> Tensor:  # type: ignore[override]

@@ -1,0 +1,174 @@
+"""States of small systems at nodes k H by powers of one step, Taylor polynomials from there, and the reverse: NumPy.
+
+States are rows: with A = H Xi^T and F = exp(A), z(k H) = z0 F^k, and z((k + s) H) = sum_j s^j / j! z(k H) A^j for
+|s| <= 1/2. All systems have one H, so that a call does one thing for all of them; nodes double in number with every
+squaring of F. Polynomials by blocks of Q terms (Paterson & Stockmeyer 1973), as in `taylor`.
+Truncation: |A^p|^(1/p) <= REACH leaves (REACH / 2)^18 / 18! = 2e-17 of a polynomial between nodes, 2e-18 of F
+(Al-Mohy & Higham 2009, SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4).
+Shapes: Xi (S, n, n), z0 (S, R, n), states at nodes (S, N, R, n), terms (S, N, R, N_TERMS, n), without 1/j!.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import conj
+
+Array = NDArray[Any]
+Q, BLOCKS, BLOCKS_OF_STEP = 6, 3, 4
+N_TERMS = Q * BLOCKS
+REACH = 1.8  # |A^p|^(1/p), p >= 4
+MOST_SIZE = 16.0  # of |A| beside these: how far its powers may fall behind
+INVERSE_FACTORIALS = np.array([1 / math.factorial(j) for j in range(Q * BLOCKS_OF_STEP)])
+OF_STEP = INVERSE_FACTORIALS.reshape(BLOCKS_OF_STEP, Q)
+
+
+class Nodes:
+    """A step for times up to t_max: H, powers P of A (Q + 1, S, n, n), and those of F that were asked for."""
+
+    def __init__(self, Xi: Array, t_max: float) -> None:
+        P = np.empty((Q + 1, *Xi.shape), Xi.dtype)
+        P[0] = np.eye(Xi.shape[-1])
+        unit = 2.0 ** math.frexp(float(_size(Xi).max()))[1]
+        np.multiply(Xi.swapaxes(-1, -2), 1 / unit, out=P[1])
+        np.matmul(P[1], P[1], out=P[2])
+        np.matmul(P[2], P[1:3], out=P[3:5])
+        np.matmul(P[4], P[1:3], out=P[5:7])
+        sizes = _size(P)
+        rate = unit * float(max((sizes[4] ** 0.25).max(), (sizes[5] ** 0.2).max(), sizes[1].max() / MOST_SIZE))
+        self.H = step_for(rate, t_max)
+        P *= ((unit * self.H) ** np.arange(Q + 1.0))[:, None, None, None]
+        self.P, self.size = P, sizes[1] * (unit * self.H)
+        self.basis = np.ascontiguousarray(P[:Q].transpose(1, 2, 0, 3)).reshape(*Xi.shape[:2], -1)
+        blocks = (OF_STEP @ P[:Q].reshape(Q, -1)).reshape(BLOCKS_OF_STEP, *Xi.shape)
+        self.partial = [blocks[-1]]  # Horner's, the last of them F
+        for block in blocks[-2::-1]:
+            self.partial.append(block + P[Q] @ self.partial[-1])
+        self._F = {0: self.partial[-1]}
+
+    def subset(self, index: Any) -> Nodes:
+        """The same step of some of the systems."""
+        own = object.__new__(Nodes)
+        own.H, own.P, own.size, own.basis = self.H, self.P[:, index], self.size[index], self.basis[index]
+        own.partial = [U[index] for U in self.partial]
+        own._F = {level: F[index] for level, F in list(self._F.items())}
+        return own
+
+    def F(self, level: int) -> Array:
+        """F^(2^level) (S, n, n)."""
+        for k in range(1, level + 1):
+            if k not in self._F:
+                self._F[k] = self._F[k - 1] @ self._F[k - 1]
+        return self._F[level]
+
+    def rounding(self, n_nodes: int) -> Array:
+        """(S,) a bound, in units of rounding, of the relative error of the powers of F that so many nodes ask for.
+
+        That of a square is 2 |F|^2 / |F^2| times that of F, and one unit for the product, in the Frobenius norm.
+        """
+        size = _size(self.F(0))
+        error = np.exp(self.size) / size
+        for level in range(1, n_levels(n_nodes)):
+            square = _size(self.F(level))
+            error = size * size / square * (2 * error + 1)
+            size = square
+        return error
+
+    def states(self, z0: Array, n_nodes: int) -> Array:
+        """At the first n_nodes nodes."""
+        S, R, n = z0.shape
+        Z = np.empty((S, n_nodes, R, n), np.result_type(z0, self.P))
+        Z[:, 0] = z0
+        rows = Z.reshape(S, -1, n)
+        for level, count in doublings(n_nodes):
+            start = R * 2**level
+            np.matmul(rows[:, : R * count], self.F(level), out=rows[:, start : start + R * count])
+        return Z
+
+    def leading(self, Z: Array) -> Array:
+        """The first terms of every block, (S, N R, BLOCKS, n), of the states at the nodes."""
+        S, N, R, n = Z.shape
+        Y = np.empty((S, N * R, BLOCKS, n), Z.dtype)
+        Y[:, :, 0] = Z.reshape(S, -1, n)
+        for b in range(1, BLOCKS):
+            np.matmul(Y[:, :, b - 1], self.P[Q], out=Y[:, :, b])
+        return Y
+
+    def terms(self, Y: Array, shape: tuple[int, ...]) -> Array:
+        """All terms, for states at the nodes of this shape."""
+        S, N, R, n = shape
+        return (Y.reshape(S, -1, n) @ self.basis).reshape(S, N, R, N_TERMS, n)
+
+    def gradients(self, Z: Array, Y: Array, gW: Array) -> tuple[Array, Array]:
+        """Those with respect to Xi and z0, from that with respect to the terms."""
+        S, N, R, n = Z.shape
+        P, PH = self.P, _adjoint(self.P)
+        gP = np.empty_like(P)
+        gW = gW.reshape(S, -1, Q * n)
+        gP[:Q] = (_adjoint(Y.reshape(S, -1, n)) @ gW).reshape(S, n, Q, n).transpose(2, 0, 1, 3)
+        gY = (gW @ np.ascontiguousarray(_adjoint(self.basis))).reshape(Y.shape)
+        gP[Q], after = 0, np.ascontiguousarray(PH[Q])
+        for b in range(BLOCKS - 1, 0, -1):
+            gP[Q] += _adjoint(Y[:, :, b - 1]) @ gY[:, :, b]
+            gY[:, :, b - 1] += gY[:, :, b] @ after
+        lam, rows, G = np.ascontiguousarray(gY[:, :, 0]), Z.reshape(S, -1, n), None
+        for level, count in reversed(doublings(N)):
+            start, stop, FH = R * 2**level, R * (2**level + count), np.ascontiguousarray(_adjoint(self.F(level)))
+            of_square, G = G, _adjoint(rows[:, : stop - start]) @ lam[:, start:stop]
+            if of_square is not None:
+                G += FH @ of_square
+                G += of_square @ FH
+            lam[:, : stop - start] += lam[:, start:stop] @ FH
+        if G is not None:
+            self._add_of_step(G, gP, PH)
+        gP[1:3] += PH[4] @ gP[5:7]
+        gP[4] += gP[5] @ PH[1] + gP[6] @ PH[2]
+        gP[1:3] += PH[2] @ gP[3:5]
+        gP[2] += gP[3] @ PH[1] + gP[4] @ PH[2]
+        gP[1] += PH[1] @ gP[2] + gP[2] @ PH[1]
+        return self.H * gP[1].swapaxes(-1, -2), lam[:, :R]
+
+    def _add_of_step(self, G: Array, gP: Array, PH: Array) -> None:
+        """To gP what comes of the gradient with respect to F."""
+        parts = [G]
+        for U in self.partial[-2::-1]:
+            gP[Q] += parts[-1] @ _adjoint(U)
+            parts.append(PH[Q] @ parts[-1])
+        gP[:Q] += (OF_STEP.T @ np.stack(parts).reshape(BLOCKS_OF_STEP, -1)).reshape(Q, *G.shape)
+
+
+def step_for(rate: float, t_max: float) -> float:
+    """The largest step with rate H <= REACH, of six binary digits so that multiples of it are exact, and no longer
+    than need be: half of it then holds all times up to t_max.
+    """
+    longest = 2.0 ** (math.frexp(t_max)[1] + 1) if t_max > 0 else 1.0
+    if not rate * longest > REACH:
+        return longest
+    fraction, exponent = math.frexp(REACH / rate)
+    return math.ldexp(math.floor(fraction * 64) / 64, exponent)
+
+
+def n_levels(n_nodes: int) -> int:
+    """Of doublings."""
+    return max(1, (n_nodes - 1).bit_length())
+
+
+def doublings(n_nodes: int) -> list[tuple[int, int]]:
+    """(level, count): count nodes from node 2^level on are F^(2^level) times the first ones."""
+    return [(level, min(2**level, n_nodes - 2**level)) for level in range((n_nodes - 1).bit_length())]
+
+
+def _adjoint(A: Array) -> Array:
+    adjoint: Array = conj(A).swapaxes(-1, -2)
+    return adjoint
+
+
+def _size(A: Array) -> Array:
+    """Frobenius norms of the matrices."""
+    rows = A.reshape(*A.shape[:-2], -1)
+    size: Array = np.sqrt(np.vecdot(rows, rows).real)
+    return size

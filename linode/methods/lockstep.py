@@ -1,0 +1,223 @@
+"""Systems in lockstep: powers of one step that all of them share, and Taylor polynomials between its multiples.
+
+Use when systems are small and |Xi| t_max is moderate: nothing is factored, and each call does one thing for all of
+them. Cost: some |Xi| t_max / 3 nodes with 18 n^2 multiplications, 18 n for each time, and three times that with a
+gradient.
+Check: a bound of what rounding does to the powers of the step, from their norms, is at most max_rounding units; it is
+seldom within a factor of a hundred of what happens.
+Sources: see `kernels.nodes`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import OptionError
+from ..kernels.arrays import as_array, as_tensor, conj, of_kind, one_norm, real
+from ..kernels.between import OwnTimes, SharedTimes
+from ..kernels.nodes import N_TERMS, REACH, Nodes
+from .base import HostPlan, Method, Plan, Pullback, Workload, register
+from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
+from .propagator import Propagator
+
+MAX_ROUNDING = 2.0**20  # a bound of 1e-10
+MOST_NODES = 256
+SLACK = 1.25  # a plan is good for times this much later than asked for
+PART_ENTRIES = 2**18  # of terms at a time, so that they stay in the cache
+TYPICAL = 0.6  # |Xi^p|^(1/p) over |Xi|_1
+N_CALLS = 200  # of a step of training, Python around them included
+Array = NDArray[Any]
+
+
+@register
+@dataclass(frozen=True)
+class Lockstep(Method):
+    """Powers of one step that all systems share, and polynomials between; small systems, moderate spans.
+
+    Options: max_rounding, the largest bound accepted of the relative rounding error of powers of the step, in units of
+    rounding.
+
+    Example:
+        >>> import linode
+        >>> linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0], method="lockstep").solve([1.0]).method
+        'lockstep'
+    """
+
+    max_rounding: float = MAX_ROUNDING
+    name: ClassVar[str] = "lockstep"
+    summary: ClassVar[str] = "powers of one shared step, polynomials between; small systems, moderate spans"
+    needs_host: ClassVar[bool] = True
+    takes_arrays: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.max_rounding, (int, float)) and self.max_rounding > 0):
+            raise OptionError(f"max_rounding must be a positive number, got {self.max_rounding!r}")
+        super().__post_init__()
+
+    def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
+        A, t_max = as_array(Xi), SLACK * work.t_max
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # such bounds are refused
+            nodes = Nodes(A, t_max)
+            n_nodes = t_max / nodes.H + 1.5
+            bound = nodes.rounding(int(n_nodes)) if n_nodes <= MOST_NODES else np.full(len(A), np.inf)
+        return LockstepPlan(Xi, nodes, t_max, bound, bound <= self.max_rounding)
+
+    def plan(self, Xi: Any, rtol: float | None = None) -> Plan:
+        size = float(one_norm(as_array(Xi)).max(initial=0.0))
+        return self.try_plan(Xi, Workload(len(Xi), 1, 1, Xi.shape[-1], size, 1 / size if size > 0 else 1.0))
+
+    def cost(self, work: Workload) -> float:
+        n, n_nodes = work.n, TYPICAL * work.span / REACH + 1
+        products = 2 * n**3 * 3 * (8 + 3 * math.log2(n_nodes + 1))
+        terms = work.n_trajectories * n_nodes * 6 * N_TERMS * n**2
+        per_row = 6 * N_TERMS * n * SECONDS_PER_FLOP + 10 * n * SECONDS_PER_ENTRY
+        calls = (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL
+        return calls + work.n_systems * ((products + terms) * SECONDS_PER_FLOP + work.n_rows * per_row)
+
+
+class LockstepPlan(HostPlan):
+    """A step for Xi (S, n, n), as a tensor or an array, with a bound (S,) of its rounding, in units, up to t_most."""
+
+    method = "lockstep"
+
+    def __init__(self, Xi: Any, nodes: Nodes, t_most: float, bound: Array, good: Array) -> None:
+        self.given, self.nodes, self.t_most, self.bound, self.good = Xi, nodes, t_most, bound, good
+
+    @property
+    def reason(self) -> str:  # type: ignore[override]
+        return f"rounding in powers of the step H = {self.nodes.H:.3g} is at most {self.bound.max():.3g} units"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"step": self.nodes.H, "rounding": self.bound.tolist()}
+
+    def subset(self, index: Tensor) -> Plan:
+        host = index.cpu().numpy()
+        return LockstepPlan(self.Xi[index], self.nodes.subset(host), self.t_most, self.bound[host], self.good[host])
+
+    def evaluate(self, z0: Any, t: Any) -> Any:
+        return self.record(z0, t)[0]
+
+    def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
+        return self.record(z0, t)[1](g, want_t)
+
+    def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
+        starts, times = as_array(z0), as_array(t)
+        z, pullback = (self._forth if times.min() >= 0 else self._both_ways)(starts, times)
+
+        def gradients(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
+            S, a, dt = pullback(as_array(g), want_t)
+            return of_kind(S, t), of_kind(a, t), None if dt is None else of_kind(dt, t)
+
+        return of_kind(z, t), gradients
+
+    def _forth(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
+        if t.max() > self.t_most:
+            return _by(Propagator().plan(self.Xi), z0, t)
+        parts, z = list(self._parts(z0, t)), np.empty((*t.shape, z0.shape[-1]), z0.dtype)
+        for part in parts:
+            z[part.where] = part.states()
+        return z, lambda g, want_t: _gradients(z0, t, g, want_t, parts)
+
+    def _both_ways(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
+        back = t < 0
+        late, early = (np.broadcast_to(np.maximum(x, 0), t.shape) for x in (_distinct(t), -_distinct(t)))
+        (forth, pull_forth), (other, pull_other) = self._forth(z0, late), _by(self.backward, z0, early)
+
+        def pullback(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
+            S, a, dt = pull_forth(np.where(back[..., None], 0, g), want_t)
+            S_back, a_back, dt_back = pull_other(np.where(back[..., None], g, 0), want_t)
+            return S - S_back, a + a_back, dt - dt_back if want_t else None
+
+        return np.where(back[..., None], other, forth), pullback
+
+    @cached_property
+    def backward(self) -> Plan:
+        """For negative times."""
+        work = Workload(len(self.good), 1, 1, self.Xi.shape[-1], np.inf, self.t_most / SLACK)
+        plan = Lockstep().try_plan(-as_array(self.given), work)
+        return plan if plan.is_accepted else Propagator().plan(-self.Xi)
+
+    def _parts(self, z0: Array, t: Array) -> Iterator[Part]:
+        """Systems, or trajectories of one system, a share at a time."""
+        (S, R, n), A = z0.shape, as_array(self.given)
+        n_nodes = int(t.max() / self.nodes.H + 1.5)
+        size = max(1, PART_ENTRIES // (n_nodes * N_TERMS * n))
+        times = _distinct(t)
+        between: Any = SharedTimes(times[0, 0], self.nodes.H) if times.shape[:2] == (1, 1) else None
+        n_systems, n_trajectories = max(1, size // R), min(size, R)
+        for s in _shares(S, n_systems):
+            nodes = self.nodes if n_systems >= S else self.nodes.subset(s)
+            for r in _shares(R, n_trajectories):
+                own = between or OwnTimes(t[s, r], self.nodes.H)
+                yield Part((s, r), A[s], nodes, own, nodes.states(z0[s, r], own.n_nodes))
+
+
+@dataclass
+class Part:
+    """Some trajectories of some systems, with their states at the nodes."""
+
+    where: tuple[slice, slice]
+    A: Array
+    nodes: Nodes
+    between: SharedTimes | OwnTimes
+    Z: Array
+
+    @cached_property
+    def leading(self) -> Array:
+        """Of the blocks of terms."""
+        return self.nodes.leading(self.Z)
+
+    def states(self) -> Array:
+        """z (S, R, T, n)."""
+        return self.between.states(self.nodes.terms(self.leading, self.Z.shape))
+
+    def gradients(self, g: Array, want_t: bool) -> tuple[Array, Array, Array | None]:
+        """With respect to Xi, z0 and, where wanted, t."""
+        S, a = self.nodes.gradients(self.Z, self.leading, self.between.gather(g))
+        if not want_t:
+            return S, a, None
+        return S, a, real((conj(g) * (self.states() @ self.A.swapaxes(-1, -2)[:, None])).sum(-1))
+
+
+def _gradients(z0: Array, t: Array, g: Array, want_t: bool, parts: list[Part]) -> tuple[Array, Array, Array | None]:
+    """Of all parts."""
+    S, a = np.zeros((*z0.shape[::2], z0.shape[-1]), z0.dtype), np.empty_like(z0)
+    dt = np.empty(t.shape) if want_t else None
+    for part in parts:
+        own, a[part.where], rates = part.gradients(g[part.where], want_t)
+        S[part.where[0]] += own
+        if dt is not None:
+            dt[part.where] = rates
+    return S, a, dt
+
+
+def _by(plan: Plan, z0: Array, t: Array) -> tuple[Array, Pullback]:
+    """What `record` gives, from arrays to arrays."""
+    z, pullback = plan.record(as_tensor(z0), as_tensor(t))
+
+    def gradients(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
+        S, a, dt = pullback(as_tensor(g), want_t)
+        return as_array(S), as_array(a), None if dt is None else as_array(dt)
+
+    return as_array(z), gradients
+
+
+def _distinct(t: Array) -> Array:
+    """Without repetitions by broadcasting, along the first two dimensions."""
+    first = tuple(slice(1) if stride == 0 else slice(None) for stride in t.strides[:2])
+    return t[first]
+
+
+def _shares(n: int, most: int) -> list[slice]:
+    """Slices of n things, at most so many in each."""
+    n_parts = -(-n // most)
+    return [slice(n * i // n_parts, n * (i + 1) // n_parts) for i in range(n_parts)]
