@@ -6,6 +6,8 @@ is `numpy` or `torch`, by the names that the two share.
 
 from __future__ import annotations
 
+import math
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +28,8 @@ MANY_VALUES, LOWEST, VANISHING = 4096, -700.0, -746.0
 MOST_STATES_OF_NUMPY = 64
 # multiplications in one that OpenBLAS leaves to one thread: interface/gemm.c, and as measured
 MOST_OF_ONE_THREAD, MOST_OF_ONE_THREAD_COMPLEX = 2**18, 2**16
+MOST_SCRATCH = 2**22  # bytes that a thread keeps
+_OF_THREAD = threading.local()
 
 
 def namespace(x: Array) -> Any:
@@ -134,6 +138,17 @@ def empty(shape: tuple[int, ...], like: Array) -> Any:
 def empty_rows(S: int, R: int, k: int, T: int, like: Array) -> Any:
     """(S, R, k, T); of one system it holds a row of all trajectories together, so that passes over rows are long."""
     return empty((1, k, R, T), like).swapaxes(1, 2) if S == 1 else empty((S, R, k, T), like)
+
+
+def scratch(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array that is good until the next call in this thread: new memory of the system takes longer than a pass."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size > MOST_SCRATCH:
+        return np.empty(shape, dtype)
+    known: NDArray[Any] | None = getattr(_OF_THREAD, "scratch", None)
+    if known is None or known.size < size:
+        known = _OF_THREAD.scratch = np.empty(size, np.uint8)
+    return known[:size].view(dtype).reshape(shape)
 
 
 def nonzero(x: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import scratch
 from .nodes import INVERSE_FACTORIALS, N_TERMS
 
 Array = NDArray[Any]
@@ -46,12 +47,13 @@ class SharedTimes:
         return ordered
 
     def gather(self, g: Array) -> Array:
-        """The gradient with respect to the terms."""
+        """The gradient with respect to the terms, in scratch memory."""
         S, R, _, n = g.shape
         if self.order is not None:
             g = g[:, :, self.order]
-        make = np.empty if len(self.runs) == self.n_nodes else np.zeros
-        gW = make((S, self.n_nodes, R, N_TERMS, n), g.dtype)
+        gW = scratch((S, self.n_nodes, R, N_TERMS, n), g.dtype)
+        if len(self.runs) < self.n_nodes:
+            gW[:] = 0
         for node, rows in self.runs:
             np.matmul(self.M[:, rows], g[:, :, rows], out=gW[:, node])
         return gW
@@ -60,56 +62,56 @@ class SharedTimes:
 class OwnTimes:
     """Times t (S, R, T) of each trajectory.
 
-    Every node of every trajectory has a group, and further ones where its times are more than fit; time i has a row
-    `slot[i]` of the padded groups.
+    Every node of every trajectory has a group of rows, and further ones where its times are more than fit; time i has
+    row `row[i]`, and row j time `time[j]`, or as padding any of the same trajectory.
     """
 
     def __init__(self, t: Array, H: float) -> None:
         k, s = split(t, H)
         (S, R, T), N = t.shape, int(k.max()) + 1
         self.shape, self.n_nodes, self.n_cells = t.shape, N, S * R * N
-        first_cell = np.arange(0, self.n_cells, N)[:, None]
-        cell = (k.reshape(-1, T) + first_cell).reshape(-1)  # by trajectory and node
+        cell = (k.reshape(-1, T) + np.arange(0, self.n_cells, N)[:, None]).reshape(-1)  # by trajectory, then by node
+        order = None if (cell[1:] >= cell[:-1]).all() else np.argsort(cell, kind="stable")
         counts = np.bincount(cell, minlength=self.n_cells)
-        first, number = (np.cumsum(counts) - counts)[cell], np.arange(len(cell))
-        if (cell[1:] >= cell[:-1]).all():
-            rank = number - first
-        else:
-            order = np.argsort(cell, kind="stable")
-            rank = np.empty_like(cell)
-            rank[order] = number - first[order]
         self.size = L = _size(counts)
-        more = np.maximum(-(-counts // L) - 1, 0)
-        place = np.arange(self.n_cells).reshape(S, N, R).transpose(0, 2, 1).reshape(-1)  # of each cell among the terms
-        self.more = np.repeat(place, more)
-        slot = place[cell] * L + rank
-        late = (rank >= L).nonzero()[0]
-        if len(late):
-            further = self.n_cells + (np.cumsum(more) - more)[cell[late]] + rank[late] // L - 1
-            slot[late] = further * L + rank[late] % L
-        self.slot = slot
-        padded = np.zeros((self.n_cells + len(self.more)) * L)
-        padded[slot] = s.reshape(-1)
-        self.M = monomials(padded).reshape(N_TERMS, -1, L).transpose(1, 0, 2)
+        number, further = np.arange(len(cell)), np.arange(L)
+        # cells as the terms have them, by node, then by trajectory
+        ends, counts_of = (x.reshape(S, R, N).swapaxes(1, 2).reshape(-1) for x in (np.cumsum(counts), counts))
+        start = ends - counts_of
+        self.crowded = (counts_of > L).nonzero()[0]
+        n_more = -(-counts_of[self.crowded] // L) - 1
+        self.first_more, self.more = np.cumsum(n_more) - n_more, np.repeat(self.crowded, n_more)
+        nth = np.arange(len(self.more)) - np.repeat(self.first_more, n_more) + 1
+        start = np.concatenate([start, start[self.more] + L * nth])
+        count = np.minimum(np.concatenate([counts_of, counts_of[self.more] - L * nth]), L)
+        is_time = further < count[:, None]
+        last = np.broadcast_to((np.arange(1, S * R + 1) * T - 1).reshape(S, 1, R), (S, N, R)).reshape(-1)
+        last = np.concatenate([last, last[self.more]])
+        time = np.minimum(start[:, None] + np.minimum(further, count[:, None]), last[:, None])
+        self.time = (time if order is None else order.take(time)).reshape(-1)
+        self.row = np.empty_like(number)
+        self.row[self.time[is_time.reshape(-1)]] = is_time.reshape(-1).nonzero()[0]
+        self.M = monomials(s.reshape(-1).take(self.time) * is_time.reshape(-1), is_time.reshape(-1))
+        self.M = self.M.reshape(N_TERMS, -1, L).swapaxes(0, 1)
 
     def states(self, W: Array) -> Array:
         """z from the terms at the nodes."""
-        terms, rows = W.reshape(self.n_cells, *W.shape[3:]), self.M.swapaxes(1, 2)
-        z = np.empty((len(rows), self.size, W.shape[-1]), W.dtype)
+        terms, rows, n = W.reshape(self.n_cells, N_TERMS, -1), self.M.swapaxes(1, 2), W.shape[-1]
+        z = np.empty((len(rows), self.size, n), W.dtype)
         np.matmul(rows[: self.n_cells], terms, out=z[: self.n_cells])
         if len(self.more):
             np.matmul(rows[self.n_cells :], terms[self.more], out=z[self.n_cells :])
-        return z.reshape(-1, W.shape[-1])[self.slot].reshape(*self.shape, -1)
+        return z.reshape(-1, n).take(self.row, 0).reshape(*self.shape, n)
 
     def gather(self, g: Array) -> Array:
-        """The gradient with respect to the terms."""
+        """The gradient with respect to the terms, in scratch memory."""
         (S, R, _), n = self.shape, g.shape[-1]
-        padded = np.zeros((len(self.M) * self.size, n), g.dtype)
-        padded[self.slot] = g.reshape(-1, n)
-        groups = padded.reshape(len(self.M), self.size, n)
-        gW = self.M[: self.n_cells] @ groups[: self.n_cells]
+        groups = g.reshape(-1, n).take(self.time, 0).reshape(len(self.M), self.size, n)
+        gW = scratch((self.n_cells, N_TERMS, n), g.dtype)
+        np.matmul(self.M[: self.n_cells], groups[: self.n_cells], out=gW)
         if len(self.more):
-            np.add.at(gW, self.more, self.M[self.n_cells :] @ groups[self.n_cells :])
+            more = self.M[self.n_cells :] @ groups[self.n_cells :]
+            gW[self.crowded] += np.add.reduceat(more, self.first_more)
         return gW.reshape(S, self.n_nodes, R, N_TERMS, n)
 
 
@@ -119,10 +121,10 @@ def split(t: Array, H: float) -> tuple[Array, Array]:
     return k.astype(np.int64), (t - k * H) * (1 / H)
 
 
-def monomials(s: Array) -> Array:
-    """s^j / j!, (N_TERMS, len(s))."""
+def monomials(s: Array, one: Any = 1.0) -> Array:
+    """s^j / j!, (N_TERMS, len(s)), with s^0 given."""
     M = np.empty((N_TERMS, len(s)))
-    M[0], M[1] = 1, s
+    M[0], M[1] = one, s
     known = 2
     while known < N_TERMS:
         more = min(known - 1, N_TERMS - known)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import conj
+from .arrays import conj, scratch
 
 Array = NDArray[Any]
 Q, BLOCKS, BLOCKS_OF_STEP = 6, 3, 4
@@ -99,9 +99,10 @@ class Nodes:
         return Y
 
     def terms(self, Y: Array, shape: tuple[int, ...]) -> Array:
-        """All terms, for states at the nodes of this shape."""
+        """All terms, for states at the nodes of this shape; in scratch memory."""
         S, N, R, n = shape
-        return (Y.reshape(S, -1, n) @ self.basis).reshape(S, N, R, N_TERMS, n)
+        W = scratch((S, N * R * BLOCKS, Q * n), Y.dtype)
+        return np.matmul(Y.reshape(S, -1, n), self.basis, out=W).reshape(S, N, R, N_TERMS, n)
 
     def gradients(self, Z: Array, Y: Array, gW: Array) -> tuple[Array, Array]:
         """Those with respect to Xi and z0, from that with respect to the terms."""

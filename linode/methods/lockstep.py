@@ -104,14 +104,14 @@ class LockstepPlan(HostPlan):
         return LockstepPlan(self.Xi[index], self.nodes.subset(host), self.t_most, self.bound[host], self.good[host])
 
     def evaluate(self, z0: Any, t: Any) -> Any:
-        return self.record(z0, t)[0]
+        starts, times = as_array(z0), as_array(t)
+        return of_kind(self._forth(starts, times) if self._is_forth(times) else self._record(starts, times)[0], t)
 
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
         return self.record(z0, t)[1](g, want_t)
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
-        starts, times = as_array(z0), as_array(t)
-        z, pullback = (self._forth if times.min() >= 0 else self._both_ways)(starts, times)
+        z, pullback = self._record(as_array(z0), as_array(t))
 
         def gradients(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
             S, a, dt = pullback(as_array(g), want_t)
@@ -119,18 +119,29 @@ class LockstepPlan(HostPlan):
 
         return of_kind(z, t), gradients
 
-    def _forth(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
+    def _record(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
+        if t.min() < 0:
+            return self._both_ways(z0, t)
         if t.max() > self.t_most:
             return _by(Propagator().plan(self.Xi), z0, t)
-        parts, z = list(self._parts(z0, t)), np.empty((*t.shape, z0.shape[-1]), z0.dtype)
-        for part in parts:
+        parts: list[Part] = []
+        return self._forth(z0, t, parts), lambda g, want_t: _gradients(z0, t, g, want_t, parts)
+
+    def _is_forth(self, t: Array) -> bool:
+        return bool(t.min() >= 0 and t.max() <= self.t_most)
+
+    def _forth(self, z0: Array, t: Array, kept: list[Part] | None = None) -> Array:
+        z = np.empty((*t.shape, z0.shape[-1]), z0.dtype)
+        for part in self._parts(z0, t):
             z[part.where] = part.states()
-        return z, lambda g, want_t: _gradients(z0, t, g, want_t, parts)
+            if kept is not None:
+                kept.append(part)
+        return z
 
     def _both_ways(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
         back = t < 0
         late, early = (np.broadcast_to(np.maximum(x, 0), t.shape) for x in (_distinct(t), -_distinct(t)))
-        (forth, pull_forth), (other, pull_other) = self._forth(z0, late), _by(self.backward, z0, early)
+        (forth, pull_forth), (other, pull_other) = self._record(z0, late), _by(self.backward, z0, early)
 
         def pullback(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
             S, a, dt = pull_forth(np.where(back[..., None], 0, g), want_t)
