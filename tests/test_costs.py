@@ -22,15 +22,15 @@ SHAPED = sorted(RESULTS.keys() & WORKLOADS.keys())
 # what the shape calls for: eigenpairs for long, stiff and tiny ones, no factorisation for large ones
 CALLED_FOR = {
     "tiny": "eig",
-    "small": "chain",
+    "small": "lockstep",
     "mid": "taylor",
     "mid-uniform": "taylor",
     "large": "taylor",
     "large-uniform": "taylor",
     "huge": "taylor",
     "stiff": "eig",
-    "batch": "eig",
-    "batch-own-times": "eig",
+    "batch": "lockstep",
+    "batch-own-times": "lockstep",
     "long": "eig",
     "float32": "taylor",
 }

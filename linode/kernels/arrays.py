@@ -121,6 +121,16 @@ def product(a: Any, b: Any) -> Any:
     return (_shared(a.astype(dtype, copy=False)) @ _shared(b.astype(dtype, copy=False))).numpy()
 
 
+def products(a: NDArray[Any], b: NDArray[Any], out: Any = None) -> Any:
+    """a @ b for stacks of small arrays, which NumPy does in one thread; of larger ones through torch, as `product`."""
+    limit = MOST_OF_ONE_THREAD_COMPLEX if "c" in (a.dtype.kind, b.dtype.kind) else MOST_OF_ONE_THREAD
+    if a.shape[-2] * a.shape[-1] * b.shape[-1] <= limit:
+        return np.matmul(a, b, out=out)
+    dtype = np.result_type(a, b)
+    factors = (_shared(x.astype(dtype, copy=False)) for x in (a, b))
+    return torch.matmul(*factors, out=None if out is None else torch.from_numpy(out)).numpy()
+
+
 def _shared(x: NDArray[Any]) -> Tensor:
     """As a tensor of the same memory that is only read, which torch has no notion of."""
     return torch.from_numpy(x if x.flags.writeable else x.copy())

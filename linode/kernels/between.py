@@ -14,32 +14,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import scratch
+from .arrays import products, scratch
 from .nodes import INVERSE_FACTORIALS, N_TERMS
 
 Array = NDArray[Any]
 SIZES = np.array([1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64])  # of groups
+MOST_ROWS = 2**13  # whose polynomials are made once and kept, and from one node at a time
 ROWS_PER_GROUP = 20  # that take as long as a group beyond the first of its node: its terms are copied
 
 
 class SharedTimes:
-    """Times t (T,) of all trajectories."""
+    """Times t (T,) of all trajectories, as runs of rows from one node."""
 
     def __init__(self, t: Array, H: float) -> None:
-        k, s = split(t, H)
+        k, self.s = split(t, H)
         self.n_nodes = int(k.max()) + 1
         self.order = None if (k[1:] >= k[:-1]).all() else np.argsort(k, kind="stable")
         if self.order is not None:
-            k, s = k[self.order], s[self.order]
-        self.M = monomials(s)
+            k, self.s = k[self.order], self.s[self.order]
+        self.M = monomials(self.s) if len(t) <= MOST_ROWS else None
         edges = np.searchsorted(k, np.arange(self.n_nodes + 1)).tolist()
-        self.runs = [(node, slice(a, b)) for node, (a, b) in enumerate(pairwise(edges)) if b > a]
+        self.runs = [
+            (node, slice(a, min(a + MOST_ROWS, stop)), a == start)
+            for node, (start, stop) in enumerate(pairwise(edges))
+            for a in range(start, stop, MOST_ROWS)
+        ]
+        self.is_everywhere = sum(is_first for _, _, is_first in self.runs) == self.n_nodes
+
+    def _monomials(self, rows: slice) -> Array:
+        return monomials(self.s[rows]) if self.M is None else self.M[:, rows]
 
     def states(self, W: Array) -> Array:
         """z from the terms at the nodes."""
-        z = np.empty((W.shape[0], W.shape[2], self.M.shape[1], W.shape[-1]), W.dtype)
-        for node, rows in self.runs:
-            np.matmul(self.M[:, rows].T, W[:, node], out=z[:, :, rows])
+        z = np.empty((W.shape[0], W.shape[2], len(self.s), W.shape[-1]), W.dtype)
+        for node, rows, _ in self.runs:
+            products(self._monomials(rows).T, W[:, node], out=z[:, :, rows])
         if self.order is None:
             return z
         ordered = np.empty_like(z)
@@ -52,10 +61,13 @@ class SharedTimes:
         if self.order is not None:
             g = g[:, :, self.order]
         gW = scratch((S, self.n_nodes, R, N_TERMS, n), g.dtype)
-        if len(self.runs) < self.n_nodes:
+        if not self.is_everywhere:
             gW[:] = 0
-        for node, rows in self.runs:
-            np.matmul(self.M[:, rows], g[:, :, rows], out=gW[:, node])
+        for node, rows, is_first in self.runs:
+            if is_first:
+                products(self._monomials(rows), g[:, :, rows], out=gW[:, node])
+            else:
+                gW[:, node] += products(self._monomials(rows), g[:, :, rows])
         return gW
 
 
@@ -98,9 +110,9 @@ class OwnTimes:
         """z from the terms at the nodes."""
         terms, rows, n = W.reshape(self.n_cells, N_TERMS, -1), self.M.swapaxes(1, 2), W.shape[-1]
         z = np.empty((len(rows), self.size, n), W.dtype)
-        np.matmul(rows[: self.n_cells], terms, out=z[: self.n_cells])
+        products(rows[: self.n_cells], terms, out=z[: self.n_cells])
         if len(self.more):
-            np.matmul(rows[self.n_cells :], terms[self.more], out=z[self.n_cells :])
+            products(rows[self.n_cells :], terms[self.more], out=z[self.n_cells :])
         return z.reshape(-1, n).take(self.row, 0).reshape(*self.shape, n)
 
     def gather(self, g: Array) -> Array:
@@ -108,9 +120,9 @@ class OwnTimes:
         (S, R, _), n = self.shape, g.shape[-1]
         groups = g.reshape(-1, n).take(self.time, 0).reshape(len(self.M), self.size, n)
         gW = scratch((self.n_cells, N_TERMS, n), g.dtype)
-        np.matmul(self.M[: self.n_cells], groups[: self.n_cells], out=gW)
+        products(self.M[: self.n_cells], groups[: self.n_cells], out=gW)
         if len(self.more):
-            more = self.M[self.n_cells :] @ groups[self.n_cells :]
+            more = products(self.M[self.n_cells :], groups[self.n_cells :])
             gW[self.crowded] += np.add.reduceat(more, self.first_more)
         return gW.reshape(S, self.n_nodes, R, N_TERMS, n)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import conj, scratch
+from .arrays import conj, products, scratch
 
 Array = NDArray[Any]
 Q, BLOCKS, BLOCKS_OF_STEP = 6, 3, 4
@@ -68,13 +68,14 @@ class Nodes:
     def rounding(self, n_nodes: int) -> Array:
         """(S,) a bound, in units of rounding, of the relative error of the powers of F that so many nodes ask for.
 
-        That of a square is 2 |F|^2 / |F^2| times that of F, and one unit for the product, in the Frobenius norm.
+        In Frobenius norms |F|, a square has the error 2 |F|_2 / |F^2| times that of F and |F|^2 / |F^2| units of its
+        own; |F|_2^2 <= |F^H F|.
         """
         size = _size(self.F(0))
         error = np.exp(self.size) / size
         for level in range(1, n_levels(n_nodes)):
-            square = _size(self.F(level))
-            error = size * size / square * (2 * error + 1)
+            F, square = self.F(level - 1), _size(self.F(level))
+            error = size / square * (2 * np.sqrt(_size(_adjoint(F) @ F)) * error + size)
             size = square
         return error
 
@@ -86,7 +87,7 @@ class Nodes:
         rows = Z.reshape(S, -1, n)
         for level, count in doublings(n_nodes):
             start = R * 2**level
-            np.matmul(rows[:, : R * count], self.F(level), out=rows[:, start : start + R * count])
+            products(rows[:, : R * count], self.F(level), out=rows[:, start : start + R * count])
         return Z
 
     def leading(self, Z: Array) -> Array:
@@ -95,14 +96,14 @@ class Nodes:
         Y = np.empty((S, N * R, BLOCKS, n), Z.dtype)
         Y[:, :, 0] = Z.reshape(S, -1, n)
         for b in range(1, BLOCKS):
-            np.matmul(Y[:, :, b - 1], self.P[Q], out=Y[:, :, b])
+            products(Y[:, :, b - 1], self.P[Q], out=Y[:, :, b])
         return Y
 
     def terms(self, Y: Array, shape: tuple[int, ...]) -> Array:
         """All terms, for states at the nodes of this shape; in scratch memory."""
         S, N, R, n = shape
         W = scratch((S, N * R * BLOCKS, Q * n), Y.dtype)
-        return np.matmul(Y.reshape(S, -1, n), self.basis, out=W).reshape(S, N, R, N_TERMS, n)
+        return products(Y.reshape(S, -1, n), self.basis, out=W).reshape(S, N, R, N_TERMS, n)
 
     def gradients(self, Z: Array, Y: Array, gW: Array) -> tuple[Array, Array]:
         """Those with respect to Xi and z0, from that with respect to the terms."""
@@ -110,20 +111,20 @@ class Nodes:
         P, PH = self.P, _adjoint(self.P)
         gP = np.empty_like(P)
         gW = gW.reshape(S, -1, Q * n)
-        gP[:Q] = (_adjoint(Y.reshape(S, -1, n)) @ gW).reshape(S, n, Q, n).transpose(2, 0, 1, 3)
-        gY = (gW @ np.ascontiguousarray(_adjoint(self.basis))).reshape(Y.shape)
+        gP[:Q] = products(_adjoint(Y.reshape(S, -1, n)), gW).reshape(S, n, Q, n).transpose(2, 0, 1, 3)
+        gY = products(gW, np.ascontiguousarray(_adjoint(self.basis))).reshape(Y.shape)
         gP[Q], after = 0, np.ascontiguousarray(PH[Q])
         for b in range(BLOCKS - 1, 0, -1):
-            gP[Q] += _adjoint(Y[:, :, b - 1]) @ gY[:, :, b]
-            gY[:, :, b - 1] += gY[:, :, b] @ after
+            gP[Q] += products(_adjoint(Y[:, :, b - 1]), gY[:, :, b])
+            gY[:, :, b - 1] += products(gY[:, :, b], after)
         lam, rows, G = np.ascontiguousarray(gY[:, :, 0]), Z.reshape(S, -1, n), None
         for level, count in reversed(doublings(N)):
             start, stop, FH = R * 2**level, R * (2**level + count), np.ascontiguousarray(_adjoint(self.F(level)))
-            of_square, G = G, _adjoint(rows[:, : stop - start]) @ lam[:, start:stop]
+            of_square, G = G, products(_adjoint(rows[:, : stop - start]), lam[:, start:stop])
             if of_square is not None:
                 G += FH @ of_square
                 G += of_square @ FH
-            lam[:, : stop - start] += lam[:, start:stop] @ FH
+            lam[:, : stop - start] += products(lam[:, start:stop], FH)
         if G is not None:
             self._add_of_step(G, gP, PH)
         gP[1:3] += PH[4] @ gP[5:7]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.arrays import as_array, as_tensor, conj, of_kind, one_norm, real
+from ..kernels.arrays import MOST_STATES_OF_NUMPY, as_array, as_tensor, conj, of_kind, one_norm, real
 from ..kernels.between import OwnTimes, SharedTimes
 from ..kernels.nodes import N_TERMS, REACH, Nodes
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
@@ -33,7 +33,8 @@ MOST_NODES = 256
 SLACK = 1.25  # a plan is good for times this much later than asked for
 PART_ENTRIES = 2**18  # of terms at a time, so that they stay in the cache
 TYPICAL = 0.6  # |Xi^p|^(1/p) over |Xi|_1
-N_CALLS = 200  # of a step of training, Python around them included
+N_CALLS = 420  # of a step of training, Python around them included, as its time shows
+THREADS = 4.0  # what a flop costs where BLAS would use threads, beside those of torch
 Array = NDArray[Any]
 
 
@@ -78,9 +79,11 @@ class Lockstep(Method):
         n, n_nodes = work.n, TYPICAL * work.span / REACH + 1
         products = 2 * n**3 * 3 * (8 + 3 * math.log2(n_nodes + 1))
         terms = work.n_trajectories * n_nodes * 6 * N_TERMS * n**2
-        per_row = 6 * N_TERMS * n * SECONDS_PER_FLOP + 10 * n * SECONDS_PER_ENTRY
-        calls = (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL
-        return calls + work.n_systems * ((products + terms) * SECONDS_PER_FLOP + work.n_rows * per_row)
+        per_flop = SECONDS_PER_FLOP * (THREADS if n > MOST_STATES_OF_NUMPY else 1.0)
+        per_row = 6 * N_TERMS * n * per_flop + 10 * n * SECONDS_PER_ENTRY
+        monomials = work.n_times * 28 * N_TERMS * SECONDS_PER_ENTRY  # as if trajectories shared them
+        calls = (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL + monomials
+        return calls + work.n_systems * ((products + terms) * per_flop + work.n_rows * per_row)
 
 
 class LockstepPlan(HostPlan):
