@@ -142,7 +142,9 @@ class Evaluation:
         self.plan = many(plan) if many else plan
         moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
         mixes = few or not (many or isinstance(plan, Short))  # arrays of states beside tensors of times
-        if not (small and moderate and self.plan.takes_arrays and mixes):
+        if small and moderate and self.plan.prefers_arrays:
+            few, times = True, as_host(t)
+        elif not (small and moderate and self.plan.takes_arrays and mixes):
             self.is_single = self.plan.takes_single and layout.n_entries > MANY
             few, starts, times = False, z0 if self.is_single else widened(z0), t
         self.is_host = few  # times and states are NumPy arrays, as starts may be

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
-from linode import LinearODE, MethodError
-from linode.kernels.chain import ChainStates, Powers
+from linode import LinearODE, MethodError, OptionError
+from linode.kernels.between import split
+from linode.kernels.nodes import REACH, Nodes, n_levels, step_for
 from linode.methods import Auto, Chain, Workload
 from tests import oracles
 from tests.accuracy import differentiate, norm, relative_error
-from tests.case_builders import generator, jordan, normal, rotated
+from tests.case_builders import generator, grcar, jordan, normal, rotated
 from tests.cases import Case
+
+UNIT_ROUNDOFF = 2.0**-53
 
 
 def case(n: int, times: np.ndarray, is_complex: bool = False) -> Case:
@@ -66,55 +72,161 @@ def test_gradcheck_passes_in_all_arguments():
     assert torch.autograd.gradgradcheck(lambda Xi, z0, t: LinearODE(Xi, z0, method="chain")(t), arguments)
 
 
-def states(Xi: np.ndarray, z0: np.ndarray, t: np.ndarray) -> ChainStates:
-    plan = Chain().plan(torch.tensor(Xi)[None], t_max=float(t.max()))
-    return ChainStates.of(Powers.of(Xi[None]), plan._steps(t.max()[None]), z0[None, None], t[None, None])
+def equal_to_rounding(x: np.ndarray, y: np.ndarray, tolerance: float = 1e-13) -> bool:
+    return x.shape == y.shape and norm(x - y) <= tolerance * norm(y)
 
 
-def test_the_second_chain_exceeds_the_error_where_rounding_hurts_and_stays_small_where_it_does_not():
-    unit = 2.0**-53
-    fine = case(6, np.linspace(0.0, 8.0, 30))
-    assert states(fine.Xi, fine.z0, fine.t).rounding(fine.Xi[None]) * unit < 2e-14
-    # growth that z0 excites by rounding only
-    basis = np.linalg.qr(normal(generator("hurt"), 3, 3))[0]
-    Xi, z0 = basis @ np.diag([3.0, -1.0, -2.0]) @ basis.T, basis[:, 1]
-    t = np.linspace(0.0, 8.0, 30)
-    chain = states(Xi, z0, t)
-    true = oracles.trajectory(Xi, z0, t)
-    error = max(norm(x - y) / norm(y) for x, y in zip(chain.states()[0, 0], true))
-    assert error > 1e-10  # Xi and z0 as rounded grow, too: their condition is large
-    assert chain.rounding(Xi[None]) * unit > error / 100
+# ---- the bound of rounding -----------------------------------------------------------------------------------
 
 
-def test_trajectories_that_rounding_hurts_are_handed_to_the_propagator():
-    basis = np.linalg.qr(normal(generator("handed"), 3, 3))[0]
-    Xi, t = basis @ np.diag([2.0, -1.0, -2.0]) @ basis.T, np.linspace(0.0, 9.0, 40)
-    for z0, is_handed in ((basis[:, 1], True), (basis.sum(1), False)):
-        ode = LinearODE(Xi, z0, method="chain")
-        z = ode(t)
-        assert (ode.decomposition._whole is not None) == is_handed
-        assert np.array_equal(z, LinearODE(Xi, z0, method="propagator")(t)) == is_handed
+def humped() -> np.ndarray:
+    """Powers of exp(Xi H) that grow to some thousand before they decay."""
+    return np.diag(np.full(5, -1.0)) + np.diag(np.full(4, 6.0), 1)
 
 
-@pytest.mark.parametrize(
-    ("Xi", "t", "why"),
-    [
-        (np.diag([-1.0, -1e6]), 1.0, "more than 512 steps"),
-        (np.array([[0.0, 1e6], [0.0, 0.0]]), 1.0, "overscaled"),
-        (np.eye(65) * -0.1, 1.0, "65 states, more than 64"),
-    ],
-)
-def test_what_it_is_not_made_for_is_refused_with_the_reason(Xi: np.ndarray, t: float, why: str):
-    with pytest.raises(MethodError, match=why):
-        LinearODE(Xi, np.ones(len(Xi)), method="chain")([t])
+BOUNDED = {
+    "random": normal(generator("bounded"), 8, 8) / 8**0.5 - 1.5 * np.eye(8),
+    "humped": humped(),
+    "skew": np.triu(np.ones((6, 6)), 1) - np.tril(np.ones((6, 6)), -1),
+    "complex": normal(generator("bounded"), 4, 4, is_complex=True),
+    "grcar": -grcar(16),
+}
 
 
-def test_a_plan_serves_longer_times_by_the_propagator():
+@pytest.mark.parametrize("name", BOUNDED)
+def test_the_bound_is_above_the_error_of_every_power_of_the_step(name: str):
+    Xi, t_max = BOUNDED[name], 10.0
+    nodes = Nodes(Xi[None], t_max)
+    N = int(t_max / nodes.H + 1.5)
+    bound = nodes.rounding(N)[0] * UNIT_ROUNDOFF
+    worst = 0.0
+    for level in range(n_levels(N)):
+        true = oracles.expm(Xi * (nodes.H * 2**level)).T
+        worst = max(worst, norm(nodes.F(level)[0] - true) / norm(true))
+    assert worst <= bound
+    assert bound <= 1e8 * worst  # of no use else
+
+
+def test_a_matrix_that_rounding_would_hurt_is_refused_with_the_bound():
+    hurt = np.array([[-1.0, 40.0, 0.0], [0.0, -1.0, 40.0], [0.0, 0.0, -1.0]])
+    with pytest.raises(MethodError, match=r"rounding [0-9.e+]+ > 1.05e\+06 units"):
+        LinearODE(rotated(generator("hurt"), hurt), np.ones(3), method="chain")([10.0])
+
+
+@pytest.mark.parametrize("max_rounding", [0, -1.0, "few", None])
+def test_a_limit_that_is_no_positive_number_is_refused(max_rounding: object):
+    with pytest.raises(OptionError, match="max_rounding must be a positive number"):
+        Chain(max_rounding=max_rounding)
+
+
+def test_too_many_steps_are_refused_with_their_number():
+    with pytest.raises(MethodError, match=r"steps of H = .*, more than 256, for times up to"):
+        LinearODE(np.diag([-1.0, -1e6]), np.ones(2), method="chain")([1.0])
+
+
+def test_later_times_than_a_plan_was_made_for_are_planned_anew():
     Xi = rotated(generator("longer"), jordan(3, -0.5))
-    ode = LinearODE(Xi, np.ones(3), method="chain")
+    ode, late = LinearODE(Xi, np.ones(3), method="chain"), np.array([8.0, 1.0])
     ode([1.0])
-    late = np.array([2000.0, 1.0])
+    first = ode.decomposition
     assert relative_error(ode(late), oracles.trajectory(Xi, np.ones(3), late), 1.0) < 1e-13
+    assert ode.decomposition is not first
+    z0, t = np.ones((1, 1, 3)), late[None, None]
+    z, pullback = first.record(z0, t)  # by itself it hands them on
+    assert relative_error(z[0, 0], oracles.trajectory(Xi, np.ones(3), late), 1.0) < 1e-13
+    assert pullback(np.ones((1, 1, 2, 3)), True)[2].shape == t.shape
+
+
+# ---- steps and times -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1e-300, 0.3, 1.0, 7.7, 1e5, 1e200])
+@pytest.mark.parametrize("t_max", [1e-9, 1.0, 123.4])
+def test_multiples_of_a_step_are_exact_and_times_lie_within_half_a_step(rate: float, t_max: float):
+    H = step_for(rate, t_max)
+    assert rate * H <= REACH
+    assert rate * H > 0.9 * REACH or t_max <= H
+    t = generator("step").uniform(0, min(t_max, 200 * H), 100)
+    k, s = split(t, H)
+    assert all(Fraction(int(i)) * Fraction(H) == Fraction(float(i * H)) for i in k)
+    assert np.abs(s).max() <= 0.5 + 1e-12
+    assert np.abs((k + s) * H - t).max() <= 4 * UNIT_ROUNDOFF * t_max
+
+
+def clustered(rng: np.random.Generator, T: int) -> np.ndarray:
+    """Most times at two places, so that most nodes have none and two have more than a group."""
+    return np.concatenate([2.0 + 1e-3 * rng.uniform(size=T // 2), 7.5 + 0.1 * rng.uniform(size=T - T // 2)])
+
+
+GRIDS = {
+    "even": lambda rng, T: np.linspace(0.0, 8.0, T),
+    "irregular": lambda rng, T: np.sort(rng.uniform(0.0, 8.0, T)),
+    "unsorted": lambda rng, T: rng.uniform(0.0, 8.0, T),
+    "clustered": clustered,
+    "zero": lambda rng, T: np.zeros(T),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("S", "R", "T"), [(1, 1, 50), (3, 1, 1), (2, 3, 40), (1, 5, 300)])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_times_of_their_own_give_what_shared_ones_give(grid: str, S: int, R: int, T: int, is_complex: bool):
+    rng = generator(f"grids {grid}")
+    Xi, z0 = (normal(rng, *shape, is_complex=is_complex) for shape in ((S, 4, 4), (S, R, 4)))
+    g, t = normal(rng, S, R, T, 4, is_complex=is_complex), GRIDS[grid](rng, T)
+    plan = Chain().try_plan(Xi - np.eye(4), Workload(S, R, T, 4, 1.0, 8.0))
+    shared, own = np.broadcast_to(t, (S, R, T)), np.tile(t, (S, R, 1))
+    z, pullback = plan.record(z0, shared)
+    others, own_pullback = plan.record(z0, own)
+    assert equal_to_rounding(others, z)
+    assert np.array_equal(plan.evaluate(z0, own), others)
+    gradients = pullback(g, True)
+    for x, y in zip(own_pullback(g, True), gradients):
+        assert equal_to_rounding(x, y)
+    assert all(np.array_equal(x, y) for x, y in zip(gradients, pullback(g, True)))  # a graph that is kept
+
+
+@pytest.mark.parametrize("sharing", ["shared", "own"])
+def test_shares_of_systems_and_of_trajectories_are_put_together(sharing: str, monkeypatch: pytest.MonkeyPatch):
+    rng = generator("shares")
+    Xi, z0, g = normal(rng, 7, 3, 3) - np.eye(3), normal(rng, 7, 5, 3), normal(rng, 7, 5, 20, 3)
+    t = rng.uniform(0, 3, (7, 5, 20)) if sharing == "own" else np.broadcast_to(rng.uniform(0, 3, 20), (7, 5, 20))
+    plan = Chain().try_plan(Xi, Workload(7, 5, 20, 3, 1.0, 3.0))
+    whole = plan.record(z0, t)
+    for entries in (1, 3000, 12_000):
+        monkeypatch.setattr("linode.methods.chain.PART_ENTRIES", entries)
+        z, pullback = plan.record(z0, t)
+        for x, y in zip((z, *pullback(g, True)), (whole[0], *whole[1](g, True))):
+            assert equal_to_rounding(x, y)
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_more_times_than_polynomials_are_kept_for_and_larger_products(n: int, monkeypatch: pytest.MonkeyPatch):
+    problem = case(n, np.sort(generator("long").uniform(0, 5, 3000)))
+    arguments = [torch.tensor(x, requires_grad=True) for x in (problem.Xi, problem.z0, problem.t)]
+
+    def answers() -> list[np.ndarray]:
+        z = LinearODE(*arguments[:2], method="chain")(arguments[2])
+        return [x.detach().numpy() for x in (z, *torch.autograd.grad((z * torch.tensor(problem.g)).sum(), arguments))]
+
+    whole = answers()
+    monkeypatch.setattr("linode.kernels.between.MOST_ROWS", 60)
+    monkeypatch.setattr("linode.kernels.between.MOST_KEPT", 100)
+    monkeypatch.setattr("linode.kernels.arrays.MOST_OF_ONE_THREAD", 100)
+    for x, y in zip(answers(), whole):
+        assert equal_to_rounding(x, y)
+
+
+def test_threads_have_scratch_memory_of_their_own():
+    problems = [case(n, np.linspace(0.0, 5.0, 400)) for n in (3, 5, 8, 13)]
+
+    def answer(problem: Case) -> list[np.ndarray]:
+        return [np.copy(x) for x in differentiate(problem, lambda *x: LinearODE(*x[:2], method="chain")(x[2]))]
+
+    expected = [answer(problem) for problem in problems]
+    with ThreadPoolExecutor(4) as pool:
+        for got, right in zip(pool.map(answer, problems * 20), expected * 20):
+            assert all(np.array_equal(x, y) for x, y in zip(got, right))
 
 
 def test_auto_takes_it_where_eigenvalues_cost_more_than_its_calls():

@@ -22,15 +22,15 @@ SHAPED = sorted(RESULTS.keys() & WORKLOADS.keys())
 # what the shape calls for: eigenpairs for long, stiff and tiny ones, no factorisation for large ones
 CALLED_FOR = {
     "tiny": "eig",
-    "small": "lockstep",
+    "small": "chain",
     "mid": "taylor",
     "mid-uniform": "taylor",
     "large": "taylor",
     "large-uniform": "taylor",
     "huge": "taylor",
     "stiff": "eig",
-    "batch": "lockstep",
-    "batch-own-times": "lockstep",
+    "batch": "chain",
+    "batch-own-times": "chain",
     "long": "eig",
     "float32": "taylor",
 }

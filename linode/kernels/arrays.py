@@ -127,8 +127,15 @@ def products(a: NDArray[Any], b: NDArray[Any], out: Any = None) -> Any:
     if a.shape[-2] * a.shape[-1] * b.shape[-1] <= limit:
         return np.matmul(a, b, out=out)
     dtype = np.result_type(a, b)
-    factors = (_shared(x.astype(dtype, copy=False)) for x in (a, b))
-    return torch.matmul(*factors, out=None if out is None else torch.from_numpy(out)).numpy()
+    left, right = (_shared(x.astype(dtype, copy=False)) for x in (a, b))
+    if out is None:
+        return (left @ right).numpy()
+    if out.size == out.shape[-2] * out.shape[-1]:  # one product
+        rows, columns, result = (x.reshape(x.shape[-2:]) for x in (left, right, torch.from_numpy(out)))
+        torch.mm(rows, columns, out=result)
+    else:
+        out[:] = (left @ right).numpy()
+    return out
 
 
 def _shared(x: NDArray[Any]) -> Tensor:

@@ -19,7 +19,7 @@ from .nodes import INVERSE_FACTORIALS, N_TERMS
 
 Array = NDArray[Any]
 SIZES = np.array([1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64])  # of groups
-MOST_ROWS = 2**13  # whose polynomials are made once and kept, and from one node at a time
+MOST_ROWS, MOST_KEPT = 2**13, 2**16  # of one product; with polynomials that are made once
 ROWS_PER_GROUP = 20  # that take as long as a group beyond the first of its node: its terms are copied
 
 
@@ -32,7 +32,7 @@ class SharedTimes:
         self.order = None if (k[1:] >= k[:-1]).all() else np.argsort(k, kind="stable")
         if self.order is not None:
             k, self.s = k[self.order], self.s[self.order]
-        self.M = monomials(self.s) if len(t) <= MOST_ROWS else None
+        self.M = monomials(self.s) if len(t) <= MOST_KEPT else None
         edges = np.searchsorted(k, np.arange(self.n_nodes + 1)).tolist()
         self.runs = [
             (node, slice(a, min(a + MOST_ROWS, stop)), a == start)

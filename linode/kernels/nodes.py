@@ -11,6 +11,7 @@ Shapes: Xi (S, n, n), z0 (S, R, n), states at nodes (S, N, R, n), terms (S, N, R
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,27 +29,47 @@ OF_STEP = INVERSE_FACTORIALS.reshape(BLOCKS_OF_STEP, Q)
 
 
 class Nodes:
-    """A step for times up to t_max: H, powers P of A (Q + 1, S, n, n), and those of F that were asked for."""
+    """A step H for times up to t_max, powers of A, and those of F that were asked for."""
 
     def __init__(self, Xi: Array, t_max: float) -> None:
-        P = np.empty((Q + 1, *Xi.shape), Xi.dtype)
-        P[0] = np.eye(Xi.shape[-1])
         unit = 2.0 ** math.frexp(float(_size(Xi).max()))[1]
-        np.multiply(Xi.swapaxes(-1, -2), 1 / unit, out=P[1])
-        np.matmul(P[1], P[1], out=P[2])
-        np.matmul(P[2], P[1:3], out=P[3:5])
-        np.matmul(P[4], P[1:3], out=P[5:7])
-        sizes = _size(P)
-        rate = unit * float(max((sizes[4] ** 0.25).max(), (sizes[5] ** 0.2).max(), sizes[1].max() / MOST_SIZE))
-        self.H = step_for(rate, t_max)
-        P *= ((unit * self.H) ** np.arange(Q + 1.0))[:, None, None, None]
-        self.P, self.size = P, sizes[1] * (unit * self.H)
-        self.basis = np.ascontiguousarray(P[:Q].transpose(1, 2, 0, 3)).reshape(*Xi.shape[:2], -1)
-        blocks = (OF_STEP @ P[:Q].reshape(Q, -1)).reshape(BLOCKS_OF_STEP, *Xi.shape)
-        self.partial = [blocks[-1]]  # Horner's, the last of them F
+        A = np.multiply(Xi.swapaxes(-1, -2), 1 / unit, order="C")
+        square = A @ A
+        fourth = square @ square
+        self._known = A, square, fourth, fourth @ A
+        size, _, *high = (_size(X) for X in self._known)
+        rate = max(float(x.max()) ** (1 / p) for p, x in zip((4, 5), high))
+        self.H = step_for(unit * max(rate, float(size.max()) / MOST_SIZE), t_max)
+        self.size = size * (unit * self.H)  # of H Xi
+        self._scale = unit * self.H
+        self._F: dict[int, Array] = {}
+
+    @cached_property
+    def P(self) -> Array:
+        """A^j (Q + 1, S, n, n)."""
+        A, square, fourth, fifth = self._known
+        P = np.empty((Q + 1, *A.shape), A.dtype)
+        P[0], P[1], P[2], P[4], P[5] = np.eye(A.shape[-1]), A, square, fourth, fifth
+        np.matmul(square, A, out=P[3])
+        np.matmul(fourth, square, out=P[6])
+        P *= (self._scale ** np.arange(Q + 1.0))[:, None, None, None]
+        del self._known
+        return P
+
+    @cached_property
+    def basis(self) -> Array:
+        """I, A, .. A^(Q - 1) side by side, (S, n, Q n)."""
+        _, S, n, _ = self.P.shape
+        return np.ascontiguousarray(self.P[:Q].transpose(1, 2, 0, 3)).reshape(S, n, Q * n)
+
+    @cached_property
+    def partial(self) -> list[Array]:
+        """Horner's sums, the last of them F."""
+        blocks = (OF_STEP @ self.P[:Q].reshape(Q, -1)).reshape(BLOCKS_OF_STEP, *self.P.shape[1:])
+        sums = [blocks[-1]]
         for block in blocks[-2::-1]:
-            self.partial.append(block + P[Q] @ self.partial[-1])
-        self._F = {0: self.partial[-1]}
+            sums.append(block + self.P[Q] @ sums[-1])
+        return sums
 
     def subset(self, index: Any) -> Nodes:
         """The same step of some of the systems."""
@@ -60,9 +81,9 @@ class Nodes:
 
     def F(self, level: int) -> Array:
         """F^(2^level) (S, n, n)."""
-        for k in range(1, level + 1):
-            if k not in self._F:
-                self._F[k] = self._F[k - 1] @ self._F[k - 1]
+        for k in range(level + 1):
+            if k not in self._F:  # by its number: two threads may compute it, and store the same
+                self._F[k] = self._F[k - 1] @ self._F[k - 1] if k else self.partial[-1]
         return self._F[level]
 
     def rounding(self, n_nodes: int) -> Array:

@@ -4,7 +4,6 @@ from .auto import Auto, make_method
 from .base import Method, Plan, Pullback, Workload, register, registry
 from .chain import Chain
 from .eig import Eig
-from .lockstep import Lockstep
 from .propagator import Propagator
 from .schur import Schur
 from .taylor import Taylor
@@ -13,7 +12,6 @@ __all__ = [
     "Auto",
     "Chain",
     "Eig",
-    "Lockstep",
     "Method",
     "Plan",
     "Propagator",

@@ -30,7 +30,7 @@ class Auto(Method):
         'schur'
     """
 
-    candidates: tuple[str, ...] = ("lockstep", "chain", "eig", "schur", "taylor", "propagator")
+    candidates: tuple[str, ...] = ("chain", "eig", "schur", "taylor", "propagator")
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
 

@@ -71,6 +71,7 @@ class Plan(ABC):
     t_needed: float = 0.0  # the check holds where the largest time is at least this,
     t_most: float = torch.inf  # and at most this
     takes_arrays: ClassVar[bool] = False  # evaluates NumPy arrays too, which is faster where they are small
+    prefers_arrays: bool = False  # however large they are
     takes_single: ClassVar[bool] = False  # evaluates float32 and complex64 z0 and g too, in half of the time
 
     @abstractmethod

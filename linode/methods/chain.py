@@ -1,196 +1,241 @@
-"""States a step apart and Taylor polynomials between them, in NumPy: small Xi, many times.
+"""States a step apart and Taylor polynomials between them, in NumPy: small systems, one or many of them.
 
-Use for systems of up to some fifty states, one or few of them, with several times a step: the fewest calls of all
-methods, for every Xi that is neither stiff nor badly scaled. Cost: some 160 NumPy calls for states and gradients and
-two for every step that has times.
-Check: a second chain shows what rounding may have done to the states of these trajectories; those for which it is more
-than the last digits go to `propagator`, which looks closer and has better arithmetic.
-Sources: see `kernels.chain`.
+Use when systems are small and |Xi| t_max is moderate: nothing is factored, and as all systems have one step, a call
+does one thing for all of them. Cost: some |Xi| t_max / 3 nodes with 18 n^2 multiplications, 18 n for each time, and
+three times that with a gradient.
+Check: a bound of what rounding does to the powers of the step, from their norms, is at most max_rounding units. It is
+seldom within a factor of a hundred of what happens.
+Sources: see `kernels.nodes`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..kernels.arrays import MOST_STATES_OF_NUMPY, as_array, as_tensor, of_kind
-from ..kernels.chain import THETA, ChainStates, Powers
+from ..errors import OptionError
+from ..kernels.arrays import MOST_STATES_OF_NUMPY, as_array, as_tensor, conj, of_kind, one_norm, real
+from ..kernels.between import OwnTimes, SharedTimes
+from ..kernels.nodes import N_TERMS, REACH, Nodes
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
 from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
-from .propagator import FLOOR, Propagator, PropagatorPlan
+from .propagator import Propagator
 
+MAX_ROUNDING = 2.0**20  # a bound of 1e-10
+MOST_NODES = 256
+SLACK = 1.25  # a plan is good for times this much later than asked for
+PART_ENTRIES = 2**18  # of terms at a time, so that they stay in the cache
+TYPICAL = 0.6  # |Xi^p|^(1/p) over |Xi|_1
+N_CALLS = 420  # of a step of training, Python around them included, as its time shows
+THREADS = 4.0  # what a flop costs where BLAS would use threads, beside those of torch
 Array = NDArray[Any]
-MOST_STEPS = 512.0  # |Xi| t_max
-MOST_OVERSCALED = 16.0  # 1-norm over the norm that the powers show
-MOST_SKEWED = 64.0  # ratio of a row's sum to its column's: beyond, balancing pays
-UNIT_ROUNDOFF = 2.0**-53
-# of a step of training, Python around them included, as its time shows; for each step of the chain that has times
-N_CALLS, N_CALLS_PER_STEP = 360, 4
 
 
 @register
 @dataclass(frozen=True)
 class Chain(Method):
-    """States a step apart, Taylor polynomials between them; small Xi, many times, neither stiff nor badly scaled.
+    """States a step apart, Taylor polynomials between them; small systems, moderate spans.
 
-    No options.
+    Options: max_rounding, the largest bound accepted of the relative error of powers of the step, in units of rounding.
 
     Example:
         >>> import linode
-        >>> method = linode.methods.Chain()
+        >>> method = linode.methods.Chain(max_rounding=1e5)
         >>> linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0], method=method).solve([1.0]).method
         'chain'
     """
 
+    max_rounding: float = MAX_ROUNDING
     name: ClassVar[str] = "chain"
-    summary: ClassVar[str] = "Taylor polynomials between the steps of a chain; small Xi, many times"
+    summary: ClassVar[str] = "Taylor polynomials between states a step apart; small systems, moderate spans"
     needs_host: ClassVar[bool] = True
     takes_arrays: ClassVar[bool] = True
 
-    def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
-        return self.plan(Xi, rtol, work.t_max)
+    def __post_init__(self) -> None:
+        if not (isinstance(self.max_rounding, (int, float)) and self.max_rounding > 0):
+            raise OptionError(f"max_rounding must be a positive number, got {self.max_rounding!r}")
+        super().__post_init__()
 
-    def plan(self, Xi: Any, rtol: float | None = None, t_max: float = 0.0) -> Plan:
-        A = as_array(Xi)
-        if A.shape[-1] > MOST_STATES_OF_NUMPY:
-            return _rejected(Xi, A, t_max, rtol)
-        with np.errstate(all="ignore"):
-            powers = Powers.of(A)
-            size = np.abs(A)
-            skew = size.sum(-1) / size.sum(-2)
-            good = (powers.one_norm <= MOST_OVERSCALED * powers.rate) & (powers.rate * t_max <= MOST_STEPS)
-            good &= (skew.max(-1) <= MOST_SKEWED) & (skew.min(-1) * MOST_SKEWED >= 1)  # a NaN is not
-        return ChainPlan(Xi, A, powers, good, t_max, rtol)
+    def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
+        A, t_max = as_array(Xi), SLACK * work.t_max
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # such bounds are refused
+            nodes = Nodes(A, t_max)
+            n_nodes = t_max / nodes.H + 1.5
+            bound = nodes.rounding(int(n_nodes)) if n_nodes <= MOST_NODES else np.full(len(A), np.inf)
+        return ChainPlan(Xi, nodes, t_max, bound, self.max_rounding)
+
+    def plan(self, Xi: Any, rtol: float | None = None) -> Plan:
+        size = float(one_norm(as_array(Xi)).max(initial=0.0))
+        return self.try_plan(Xi, Workload(len(Xi), 1, 1, Xi.shape[-1], size, 1 / size if size > 0 else 1.0))
 
     def cost(self, work: Workload) -> float:
-        n, n_steps = work.n, min(work.span / work.n**0.25, work.n_times) * work.n_trajectories  # see `Taylor.cost`
-        flops = 4 * (25 * n**3 + 50 * n_steps * n**2) + 80 * work.n_rows * n
-        entries = 400 * n**2 + 300 * n_steps * n + work.n_rows * (10 * n + 400)
-        calls = N_CALLS + work.n_systems * n_steps * N_CALLS_PER_STEP
-        return calls * SECONDS_PER_CALL + work.n_systems * (flops * SECONDS_PER_FLOP + entries * SECONDS_PER_ENTRY)
+        n, n_nodes = work.n, TYPICAL * work.span / REACH + 1
+        products = 2 * n**3 * 3 * (8 + 3 * math.log2(n_nodes + 1))
+        terms = work.n_trajectories * n_nodes * 6 * N_TERMS * n**2
+        per_flop = SECONDS_PER_FLOP * (THREADS if n > MOST_STATES_OF_NUMPY else 1.0)
+        per_row = 6 * N_TERMS * n * per_flop + 10 * n * SECONDS_PER_ENTRY
+        monomials = work.n_times * 28 * N_TERMS * SECONDS_PER_ENTRY  # as if trajectories shared them
+        calls = (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL + monomials
+        return calls + work.n_systems * ((products + terms) * per_flop + work.n_rows * per_row)
 
 
-def _rejected(Xi: Any, A: Array, t_max: float, rtol: float | None) -> ChainPlan:
-    none = np.zeros(len(A))
-    powers = Powers(none, np.zeros((0, *A.shape)), none, none)
-    return ChainPlan(Xi, A, powers, none > 0, t_max, rtol)
-
-
-@dataclass
 class ChainPlan(HostPlan):
-    """Powers of Xi."""
+    """A step for Xi (S, n, n), as a tensor or an array, with a bound (S,) of its rounding, in units, up to t_most."""
 
-    given: Any  # Xi (S, n, n), as a tensor or an array
-    A: Array
-    powers: Powers
-    good: Array  # (S,) bool: accepted
-    t_max: float
-    rtol: float | None
-    method: str = "chain"
-    _whole: PropagatorPlan | None = field(default=None, repr=False)
-    _backward: ChainPlan | None = field(default=None, repr=False)
-    _last: tuple[Array, Array, ChainStates | None] | None = field(default=None, repr=False)
+    method = "chain"
+    prefers_arrays = True
+
+    def __init__(self, Xi: Any, nodes: Nodes, t_most: float, bound: Array, limit: float) -> None:
+        self.given, self.nodes, self.t_most, self.bound, self.limit = Xi, nodes, t_most, bound, limit
+        self.good = bound <= limit  # a NaN is not
 
     @property
     def reason(self) -> str:  # type: ignore[override]
-        rate, one_norm = float(self.powers.rate.max()), float(self.powers.one_norm.max())
-        if self.is_accepted:
-            return f"few steps, |Xi^p|^(1/p) = {rate:.3g} for times up to {self.t_max:.3g}"
-        if self.A.shape[-1] > MOST_STATES_OF_NUMPY:
-            return f"Xi has {self.A.shape[-1]} states, more than {MOST_STATES_OF_NUMPY}"
-        return (
-            f"|Xi^p|^(1/p) = {rate:.3g} and |Xi| = {one_norm:.3g} for times up to {self.t_max:.3g}: more than "
-            f"{MOST_STEPS:g} steps, or Xi is overscaled or badly scaled"
-        )
+        n_steps, worst = math.ceil(self.t_most / self.nodes.H), self.bound.max()
+        steps = f"{n_steps:.4g} steps of H = {self.nodes.H:.3g}"
+        if n_steps > MOST_NODES:
+            return f"{steps}, more than {MOST_NODES}, for times up to {self.t_most:.3g}"
+        return f"{steps}, rounding {worst:.3g} {'<=' if worst <= self.limit else '>'} {self.limit:.3g} units"
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"step": self._steps(np.inf).tolist()}
+        return {"step": self.nodes.H, "rounding": self.bound.tolist()}
 
     def subset(self, index: Tensor) -> Plan:
-        i = index.cpu().numpy()
-        own = Powers(self.powers.unit[i], self.powers.scaled[:, i], self.powers.one_norm[i], self.powers.rate[i])
-        return ChainPlan(self.Xi[index], self.A[i], own, self.good[i], self.t_max, self.rtol)
+        host = index.cpu().numpy()
+        return ChainPlan(self.Xi[index], self.nodes.subset(host), self.t_most, self.bound[host], self.limit)
 
     def evaluate(self, z0: Any, t: Any) -> Any:
-        return self.record(z0, t)[0]
+        starts, times = as_array(z0), as_array(t)
+        return of_kind(self._states(starts, times) if self._serves(times) else self._record(starts, times)[0], t)
 
     def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
         return self.record(z0, t)[1](g, want_t)
 
     def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
-        starts, times = as_array(z0), as_array(t)
-        if (times < 0).any():
-            return self._both_ways(z0, t)
-        chain = self._chain(starts, times)
-        if chain is None:
-            wide_z0, wide_t = as_tensor(z0), as_tensor(t)
-            return of_kind(self.whole.evaluate(wide_z0, wide_t), t), partial(self._vjp_by_whole, z0, t)
-        z = chain.states()
+        z, pullback = self._record(as_array(z0), as_array(t))
 
-        def pullback(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-            cotangents = as_array(g)
-            S, a = chain.gradients(cotangents)
-            dt = (cotangents.conj() * (z @ self.A[:, None].mT)).sum(-1).real if want_t else None
-            return of_kind(S, z0), of_kind(a, z0), None if dt is None else of_kind(dt, z0)
+        def gradients(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
+            S, a, dt = pullback(as_array(g), want_t)
+            return of_kind(S, t), of_kind(a, t), None if dt is None else of_kind(dt, t)
 
-        return of_kind(z, t), pullback
+        return of_kind(z, t), gradients
 
-    def _vjp_by_whole(self, z0: Any, t: Any, g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-        S, a, dt = self.whole.vjp(as_tensor(z0), as_tensor(t), as_tensor(g), want_t)
-        return of_kind(S, z0), of_kind(a, z0), None if dt is None else of_kind(dt, z0)
+    def _serves(self, t: Array) -> bool:
+        return bool(t.min() >= 0 and t.max() <= self.t_most)
 
-    def _both_ways(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
-        """Negative times are those of -Xi."""
-        z0, t = as_tensor(z0), as_tensor(t)
-        back = (t < 0)[..., None]
-        forth, forth_pullback = self.record(z0, t.clamp(min=0))
-        if self._backward is None:
-            signs = np.array([-1.0, 1.0, -1.0, 1.0])[:, None, None, None]
-            own = replace(self.powers, scaled=self.powers.scaled * signs)
-            self._backward = ChainPlan(-self.Xi, -self.A, own, self.good, self.t_max, self.rtol)
-        z, back_pullback = self._backward.record(z0, (-t).clamp(min=0))
+    def _record(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
+        if self._serves(t):
+            parts: list[Part] = []
+            return self._states(z0, t, parts), lambda g, want_t: _gradients(z0, t, g, want_t, parts)
+        return self._both_ways(z0, t) if t.min() < 0 else _by(Propagator().plan(self.Xi), z0, t)
 
-        def pullback(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-            g = as_tensor(g)
-            S, a, dt = forth_pullback(torch.where(back, 0, g), want_t)
-            Sb, ab, dtb = back_pullback(torch.where(back, g, 0), want_t)
-            return S - Sb, a + ab, dt - dtb if want_t else None
+    def _states(self, z0: Array, t: Array, kept: list[Part] | None = None) -> Array:
+        z = np.empty((*t.shape, z0.shape[-1]), z0.dtype)
+        for part in self._parts(z0, t):
+            z[part.where] = part.states()
+            if kept is not None:
+                kept.append(part)
+        return z
 
-        return torch.where(back, z, forth), pullback
+    def _both_ways(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
+        back = t < 0
+        late, early = (np.broadcast_to(np.maximum(x, 0), t.shape) for x in (_distinct(t), -_distinct(t)))
+        (forth, pull_forth), (other, pull_other) = self._record(z0, late), _by(self.backward, z0, early)
 
-    @property
-    def whole(self) -> PropagatorPlan:
-        """Every Xi by powers of one step, in the arithmetic that it needs."""
-        if self._whole is None:
-            self._whole = Propagator().plan(self.Xi, self.rtol)
-        return self._whole
+        def pullback(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
+            S, a, dt = pull_forth(np.where(back[..., None], 0, g), want_t)
+            S_back, a_back, dt_back = pull_other(np.where(back[..., None], g, 0), want_t)
+            return S - S_back, a + a_back, dt - dt_back if want_t else None
 
-    def _steps(self, t_max: Any) -> Array:
-        """Powers of two, not far above the times: t / H must not underflow."""
-        rate = np.maximum(self.powers.rate, self.powers.one_norm / 2.0**40)
-        exponent = np.where(rate > 0, np.floor(np.log2(THETA / np.where(rate > 0, rate, 1))), 1000.0)
-        longest = np.where(np.isfinite(t_max) & (t_max > 0), np.frexp(t_max)[1] + 1.0, 1000.0)
-        return np.exp2(np.clip(np.minimum(exponent, longest), -1000.0, 1000.0))
+        return np.where(back[..., None], other, forth), pullback
 
-    def _chain(self, z0: Array, t: Array) -> ChainStates | None:
-        """The chain of these trajectories, or None where rounding may have hurt it."""
-        last = self._last  # one read: another thread may replace it
-        if last is not None and np.array_equal(last[0], z0) and np.array_equal(last[1], t):
-            return last[2]
-        t_max = t.max((1, 2))
-        chain: ChainStates | None = None
-        with np.errstate(all="ignore"):
-            if (self.powers.rate * t_max).max() <= 2 * MOST_STEPS:
-                chain = ChainStates.of(self.powers, self._steps(t_max), z0, t)
-                floor = FLOOR if self.rtol is None else max(FLOOR, 0.1 * self.rtol)
-                if not chain.rounding(self.A) * UNIT_ROUNDOFF <= floor:  # a NaN is not
-                    chain = None
-        self._last = (z0.copy(), t.copy(), chain)
-        return chain
+    @cached_property
+    def backward(self) -> Plan:
+        """For negative times."""
+        work = Workload(len(self.good), 1, 1, self.Xi.shape[-1], np.inf, self.t_most / SLACK)
+        plan = Chain(self.limit).try_plan(-as_array(self.given), work)
+        return plan if plan.is_accepted else Propagator().plan(-self.Xi)
+
+    def _parts(self, z0: Array, t: Array) -> Iterator[Part]:
+        """Systems, or trajectories of one system, a share at a time."""
+        (S, R, n), A = z0.shape, as_array(self.given)
+        n_nodes = int(t.max() / self.nodes.H + 1.5)
+        size = max(1, PART_ENTRIES // (n_nodes * N_TERMS * n))
+        times = _distinct(t)
+        between: Any = SharedTimes(times[0, 0], self.nodes.H) if times.shape[:2] == (1, 1) else None
+        n_systems, n_trajectories = max(1, size // R), min(size, R)
+        for s in _shares(S, n_systems):
+            nodes = self.nodes if n_systems >= S else self.nodes.subset(s)
+            for r in _shares(R, n_trajectories):
+                own = between or OwnTimes(t[s, r], self.nodes.H)
+                yield Part((s, r), A[s], nodes, own, nodes.states(z0[s, r], own.n_nodes))
+
+
+@dataclass
+class Part:
+    """Some trajectories of some systems, with their states at the nodes."""
+
+    where: tuple[slice, slice]
+    A: Array
+    nodes: Nodes
+    between: SharedTimes | OwnTimes
+    Z: Array
+
+    @cached_property
+    def leading(self) -> Array:
+        """Of the blocks of terms."""
+        return self.nodes.leading(self.Z)
+
+    def states(self) -> Array:
+        """z (S, R, T, n)."""
+        return self.between.states(self.nodes.terms(self.leading, self.Z.shape))
+
+    def gradients(self, g: Array, want_t: bool) -> tuple[Array, Array, Array | None]:
+        """With respect to Xi, z0 and, where wanted, t."""
+        S, a = self.nodes.gradients(self.Z, self.leading, self.between.gather(g))
+        if not want_t:
+            return S, a, None
+        return S, a, real((conj(g) * (self.states() @ self.A.swapaxes(-1, -2)[:, None])).sum(-1))
+
+
+def _gradients(z0: Array, t: Array, g: Array, want_t: bool, parts: list[Part]) -> tuple[Array, Array, Array | None]:
+    """Of all parts."""
+    S, a = np.zeros((*z0.shape[::2], z0.shape[-1]), z0.dtype), np.empty_like(z0)
+    dt = np.empty(t.shape) if want_t else None
+    for part in parts:
+        own, a[part.where], rates = part.gradients(g[part.where], want_t)
+        S[part.where[0]] += own
+        if dt is not None:
+            dt[part.where] = rates
+    return S, a, dt
+
+
+def _by(plan: Plan, z0: Array, t: Array) -> tuple[Array, Pullback]:
+    """What `record` gives, from arrays to arrays."""
+    z, pullback = plan.record(as_tensor(z0), as_tensor(t))
+
+    def gradients(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
+        S, a, dt = pullback(as_tensor(g), want_t)
+        return as_array(S), as_array(a), None if dt is None else as_array(dt)
+
+    return as_array(z), gradients
+
+
+def _distinct(t: Array) -> Array:
+    """Without repetitions by broadcasting, along the first two dimensions."""
+    first = tuple(slice(1) if stride == 0 else slice(None) for stride in t.strides[:2])
+    return t[first]
+
+
+def _shares(n: int, most: int) -> list[slice]:
+    """Slices of n things, at most so many in each."""
+    n_parts = -(-n // most)
+    return [slice(n * i // n_parts, n * (i + 1) // n_parts) for i in range(n_parts)]
