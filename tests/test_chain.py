@@ -124,6 +124,13 @@ def test_too_many_steps_are_refused_with_their_number():
         LinearODE(np.diag([-1.0, -1e6]), np.ones(2), method="chain")([1.0])
 
 
+@pytest.mark.parametrize("size", [1e160, 1e307])
+def test_entries_whose_powers_overflow_are_refused(size: float):
+    with pytest.raises(MethodError, match="steps of H"):
+        LinearODE(size * np.ones((2, 3, 3)), np.ones((2, 3)), method="chain")([1.0, 2.0])
+    assert np.isposinf(LinearODE(size * np.ones((3, 3)), np.ones(3))([1.0, 2.0])).all()
+
+
 def test_later_times_than_a_plan_was_made_for_are_planned_anew():
     Xi = rotated(generator("longer"), jordan(3, -0.5))
     ode, late = LinearODE(Xi, np.ones(3), method="chain"), np.array([8.0, 1.0])

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 Q, BLOCKS, BLOCKS_OF_STEP = 6, 3, 4
 N_TERMS = Q * BLOCKS
 REACH = 1.8  # |A^p|^(1/p), p >= 4
+SHORTEST = 1e-300  # step
 MOST_SIZE = 16.0  # of |A| beside these: how far its powers may fall behind
 INVERSE_FACTORIALS = np.array([1 / math.factorial(j) for j in range(Q * BLOCKS_OF_STEP)])
 OF_STEP = INVERSE_FACTORIALS.reshape(BLOCKS_OF_STEP, Q)
@@ -32,7 +33,7 @@ class Nodes:
     """A step H for times up to t_max, powers of A, and those of F that were asked for."""
 
     def __init__(self, Xi: Array, t_max: float) -> None:
-        unit = 2.0 ** math.frexp(float(_size(Xi).max()))[1]
+        unit = 2.0 ** min(max(math.frexp(float(_size(Xi).max()))[1], -1000), 1000)
         A = np.multiply(Xi.swapaxes(-1, -2), 1 / unit, order="C")
         square = A @ A
         fourth = square @ square
@@ -171,7 +172,7 @@ def step_for(rate: float, t_max: float) -> float:
     longest = 2.0 ** (math.frexp(t_max)[1] + 1) if t_max > 0 else 1.0
     if not rate * longest > REACH:
         return longest
-    fraction, exponent = math.frexp(REACH / rate)
+    fraction, exponent = math.frexp(max(REACH / rate, SHORTEST))
     return math.ldexp(math.floor(fraction * 64) / 64, exponent)
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from ..errors import MethodError, OptionError
 from .base import Method, Plan, SplitPlan, Workload, default, register, registry
 
+LARGEST = 1e300  # span that costs are told apart by
+
 
 @register
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Auto(Method):
     def ranked(self, work: Workload, device_type: str) -> list[str]:
         """Names of candidates by estimated cost; off the CPU without those that belong on one."""
         # to a tenth of the span: the order of a training loop's last step is that of this one, seldom computed anew
-        span = round(10 * math.log2(work.span + 1))
+        span = round(10 * math.log2(min(work.span, LARGEST) + 1))
         key = (self.candidates, device_type, work.n_systems, work.n_trajectories, work.n_times, work.n, span)
         return _ranked(*key)
 
