@@ -44,16 +44,13 @@ class SharedTimes:
     def _monomials(self, rows: slice) -> Array:
         return monomials(self.s[rows]) if self.M is None else self.M[:, rows]
 
-    def states(self, W: Array) -> Array:
+    def states(self, W: Array, z: Array) -> None:
         """z from the terms at the nodes."""
-        z = np.empty((W.shape[0], W.shape[2], len(self.s), W.shape[-1]), W.dtype)
+        ordered = z if self.order is None else np.empty_like(z)
         for node, rows, _ in self.runs:
-            products(self._monomials(rows).T, W[:, node], out=z[:, :, rows])
-        if self.order is None:
-            return z
-        ordered = np.empty_like(z)
-        ordered[:, :, self.order] = z
-        return ordered
+            products(self._monomials(rows).T, W[:, node], out=ordered[:, :, rows])
+        if self.order is not None:
+            z[:, :, self.order] = ordered
 
     def gather(self, g: Array) -> Array:
         """The gradient with respect to the terms, in scratch memory."""
@@ -106,14 +103,17 @@ class OwnTimes:
         self.M = monomials(s.reshape(-1).take(self.time) * is_time.reshape(-1), is_time.reshape(-1))
         self.M = self.M.reshape(N_TERMS, -1, L).swapaxes(0, 1)
 
-    def states(self, W: Array) -> Array:
+    def states(self, W: Array, z: Array) -> None:
         """z from the terms at the nodes."""
         terms, rows, n = W.reshape(self.n_cells, N_TERMS, -1), self.M.swapaxes(1, 2), W.shape[-1]
-        z = np.empty((len(rows), self.size, n), W.dtype)
-        products(rows[: self.n_cells], terms, out=z[: self.n_cells])
+        padded = np.empty((len(rows), self.size, n), W.dtype)
+        products(rows[: self.n_cells], terms, out=padded[: self.n_cells])
         if len(self.more):
-            products(rows[self.n_cells :], terms[self.more], out=z[self.n_cells :])
-        return z.reshape(-1, n).take(self.row, 0).reshape(*self.shape, n)
+            products(rows[self.n_cells :], terms[self.more], out=padded[self.n_cells :])
+        if z.flags.c_contiguous:
+            padded.reshape(-1, n).take(self.row, 0, out=z.reshape(-1, n), mode="clip")
+        else:
+            z[:] = padded.reshape(-1, n).take(self.row, 0).reshape(z.shape)
 
     def gather(self, g: Array) -> Array:
         """The gradient with respect to the terms, in scratch memory."""

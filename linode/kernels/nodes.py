@@ -97,7 +97,7 @@ class Nodes:
         error = np.exp(self.size) / size
         for level in range(1, n_levels(n_nodes)):
             F, square = self.F(level - 1), _size(self.F(level))
-            error = size / square * (2 * np.sqrt(_size(_adjoint(F) @ F)) * error + size)
+            error = size / square * (2 * np.sqrt(_size(np.ascontiguousarray(_adjoint(F)) @ F)) * error + size)
             size = square
         return error
 

@@ -34,6 +34,7 @@ SLACK = 1.25  # a plan is good for times this much later than asked for
 PART_ENTRIES = 2**18  # of terms at a time, so that they stay in the cache
 TYPICAL = 0.6  # |Xi^p|^(1/p) over |Xi|_1
 N_CALLS = 420  # of a step of training, Python around them included, as its time shows
+SECONDS_PER_PRODUCT = SECONDS_PER_CALL / 20  # of small matrices, among many of one call
 THREADS = 4.0  # what a flop costs where BLAS would use threads, beside those of torch
 Array = NDArray[Any]
 
@@ -81,9 +82,9 @@ class Chain(Method):
         terms = work.n_trajectories * n_nodes * 6 * N_TERMS * n**2
         per_flop = SECONDS_PER_FLOP * (THREADS if n > MOST_STATES_OF_NUMPY else 1.0)
         per_row = 6 * N_TERMS * n * per_flop + 10 * n * SECONDS_PER_ENTRY
+        per_system = (70 + 2 * n_nodes) * SECONDS_PER_PRODUCT + (products + terms) * per_flop + work.n_rows * per_row
         monomials = work.n_times * 28 * N_TERMS * SECONDS_PER_ENTRY  # as if trajectories shared them
-        calls = (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL + monomials
-        return calls + work.n_systems * ((products + terms) * per_flop + work.n_rows * per_row)
+        return (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL + monomials + work.n_systems * per_system
 
 
 class ChainPlan(HostPlan):
@@ -140,7 +141,7 @@ class ChainPlan(HostPlan):
     def _states(self, z0: Array, t: Array, kept: list[Part] | None = None) -> Array:
         z = np.empty((*t.shape, z0.shape[-1]), z0.dtype)
         for part in self._parts(z0, t):
-            z[part.where] = part.states()
+            part.states(z[part.where])
             if kept is not None:
                 kept.append(part)
         return z
@@ -194,16 +195,18 @@ class Part:
         """Of the blocks of terms."""
         return self.nodes.leading(self.Z)
 
-    def states(self) -> Array:
-        """z (S, R, T, n)."""
-        return self.between.states(self.nodes.terms(self.leading, self.Z.shape))
+    def states(self, z: Array) -> None:
+        """Write z (S, R, T, n)."""
+        self.between.states(self.nodes.terms(self.leading, self.Z.shape), z)
 
     def gradients(self, g: Array, want_t: bool) -> tuple[Array, Array, Array | None]:
         """With respect to Xi, z0 and, where wanted, t."""
         S, a = self.nodes.gradients(self.Z, self.leading, self.between.gather(g))
         if not want_t:
             return S, a, None
-        return S, a, real((conj(g) * (self.states() @ self.A.swapaxes(-1, -2)[:, None])).sum(-1))
+        z = np.empty_like(g)
+        self.states(z)
+        return S, a, real((conj(g) * (z @ self.A.swapaxes(-1, -2)[:, None])).sum(-1))
 
 
 def _gradients(z0: Array, t: Array, g: Array, want_t: bool, parts: list[Part]) -> tuple[Array, Array, Array | None]:
