@@ -26,13 +26,14 @@ ROWS_PER_GROUP = 20  # that take as long as a group beyond the first of its node
 class SharedTimes:
     """Times t (T,) of all trajectories, as runs of rows from one node."""
 
-    def __init__(self, t: Array, H: float) -> None:
+    def __init__(self, t: Array, H: float, shift: float = 0.0) -> None:
         k, self.s = split(t, H)
+        self.shift = shift
         self.n_nodes = int(k.max()) + 1
         self.order = None if (k[1:] >= k[:-1]).all() else np.argsort(k, kind="stable")
         if self.order is not None:
             k, self.s = k[self.order], self.s[self.order]
-        self.M = monomials(self.s) if len(t) <= MOST_KEPT else None
+        self.M = monomials(self.s, shift) if len(t) <= MOST_KEPT else None
         edges = np.searchsorted(k, np.arange(self.n_nodes + 1)).tolist()
         self.runs = [
             (node, slice(a, min(a + MOST_ROWS, stop)), a == start)
@@ -42,7 +43,7 @@ class SharedTimes:
         self.is_everywhere = sum(is_first for _, _, is_first in self.runs) == self.n_nodes
 
     def _monomials(self, rows: slice) -> Array:
-        return monomials(self.s[rows]) if self.M is None else self.M[:, rows]
+        return monomials(self.s[rows], self.shift) if self.M is None else self.M[:, rows]
 
     def states(self, W: Array, z: Array) -> None:
         """z from the terms at the nodes."""
@@ -75,7 +76,7 @@ class OwnTimes:
     row `row[i]`, and row j time `time[j]`, or as padding any of the same trajectory.
     """
 
-    def __init__(self, t: Array, H: float) -> None:
+    def __init__(self, t: Array, H: float, shift: float = 0.0) -> None:
         k, s = split(t, H)
         (S, R, T), N = t.shape, int(k.max()) + 1
         self.shape, self.n_nodes, self.n_cells = t.shape, N, S * R * N
@@ -100,8 +101,9 @@ class OwnTimes:
         self.time = (time if order is None else order.take(time)).reshape(-1)
         self.row = np.empty_like(number)
         self.row[self.time[is_time.reshape(-1)]] = is_time.reshape(-1).nonzero()[0]
-        self.M = monomials(s.reshape(-1).take(self.time) * is_time.reshape(-1), is_time.reshape(-1))
-        self.M = self.M.reshape(N_TERMS, -1, L).swapaxes(0, 1)
+        self.M = (
+            monomials(s.reshape(-1).take(self.time), shift, is_time.reshape(-1)).reshape(N_TERMS, -1, L).swapaxes(0, 1)
+        )
 
     def states(self, W: Array, z: Array) -> None:
         """z from the terms at the nodes."""
@@ -133,16 +135,19 @@ def split(t: Array, H: float) -> tuple[Array, Array]:
     return k.astype(np.int64), (t - k * H) * (1 / H)
 
 
-def monomials(s: Array, one: Any = 1.0) -> Array:
-    """s^j / j!, (N_TERMS, len(s)), with s^0 given."""
+def monomials(s: Array, shift: float, is_time: Any = None) -> Array:
+    """exp(shift s) s^j / j!, (N_TERMS, len(s)); 0 where it is no time."""
     M = np.empty((N_TERMS, len(s)))
-    M[0], M[1] = one, s
+    M[0], M[1] = 1, s
     known = 2
     while known < N_TERMS:
         more = min(known - 1, N_TERMS - known)
         np.multiply(M[1 : more + 1], M[known - 1], out=M[known : known + more])
         known += more
     M *= INVERSE_FACTORIALS[:N_TERMS, None]
+    if shift or is_time is not None:
+        factor = np.exp(shift * s)
+        M *= factor if is_time is None else factor * is_time
     return M
 
 

@@ -1,9 +1,10 @@
 """States of small systems at nodes k H by powers of one step, Taylor polynomials from there, and the reverse: NumPy.
 
-States are rows: with A = H Xi^T and F = exp(A), z(k H) = z0 F^k, and z((k + s) H) = sum_j s^j / j! z(k H) A^j for
-|s| <= 1/2. All systems have one H, so that a call does one thing for all of them; nodes double in number with every
-squaring of F. Polynomials by blocks of Q terms (Paterson & Stockmeyer 1973), as in `taylor`.
-Truncation: |A^p|^(1/p) <= REACH leaves (REACH / 2)^18 / 18! = 2e-17 of a polynomial between nodes, 2e-18 of F
+States are rows: with A = H (Xi^T - shift I) and F = exp(H Xi^T) = exp(H shift) exp(A), z(k H) = z0 F^k, and
+z((k + s) H) = exp(s H shift) sum_j s^j / j! z(k H) A^j for |s| <= 1/2. All systems have one H and one shift, the mean
+of their eigenvalues, so that a call does one thing for all of them; nodes double in number with every squaring of F.
+Polynomials by blocks of Q terms (Paterson & Stockmeyer 1973), as in `taylor`.
+Truncation: |A^p|^(1/p) <= REACH leaves (REACH / 2)^18 / 18! = 6e-17 of a polynomial between nodes, 8e-18 of F
 (Al-Mohy & Higham 2009, SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4).
 Shapes: Xi (S, n, n), z0 (S, R, n), states at nodes (S, N, R, n), terms (S, N, R, N_TERMS, n), without 1/j!.
 """
@@ -22,9 +23,10 @@ from .arrays import conj, products, scratch
 Array = NDArray[Any]
 Q, BLOCKS, BLOCKS_OF_STEP = 6, 3, 4
 N_TERMS = Q * BLOCKS
-REACH = 1.8  # |A^p|^(1/p), p >= 4
+REACH = 1.9  # |A^p|^(1/p), p >= 4
 SHORTEST = 1e-300  # step
-MOST_SIZE = 16.0  # of |A| beside these: how far its powers may fall behind
+MOST_SHIFT = 16.0  # in a step
+MOST_SIZE = 4.0  # of |A| beside these: how far its powers may fall behind
 INVERSE_FACTORIALS = np.array([1 / math.factorial(j) for j in range(Q * BLOCKS_OF_STEP)])
 OF_STEP = INVERSE_FACTORIALS.reshape(BLOCKS_OF_STEP, Q)
 
@@ -33,15 +35,22 @@ class Nodes:
     """A step H for times up to t_max, powers of A, and those of F that were asked for."""
 
     def __init__(self, Xi: Array, t_max: float) -> None:
-        unit = 2.0 ** min(max(math.frexp(float(_size(Xi).max()))[1], -1000), 1000)
-        A = np.multiply(Xi.swapaxes(-1, -2), 1 / unit, order="C")
+        n = Xi.shape[-1]
+        diagonal = slice(None, None, n + 1)
+        shift = float(Xi.reshape(len(Xi), -1)[:, diagonal].real.mean())
+        A = np.array(Xi.swapaxes(-1, -2), order="C")
+        A.reshape(len(A), -1)[:, diagonal] -= shift
+        unit = 2.0 ** min(max(math.frexp(float(_size(A).max()))[1], -1000), 1000)
+        A *= 1 / unit
         square = A @ A
         fourth = square @ square
         self._known = A, square, fourth, fourth @ A
         size, _, *high = (_size(X) for X in self._known)
         rate = max(float(x.max()) ** (1 / p) for p, x in zip((4, 5), high))
-        self.H = step_for(unit * max(rate, float(size.max()) / MOST_SIZE), t_max)
-        self.size = size * (unit * self.H)  # of H Xi
+        rate = max(unit * rate, unit * float(size.max()) / MOST_SIZE, abs(shift) * REACH / MOST_SHIFT)
+        self.H = step_for(rate, t_max)
+        self.size = size * (unit * self.H)  # of A
+        self.shift = shift * self.H
         self._scale = unit * self.H
         self._F: dict[int, Array] = {}
 
@@ -50,10 +59,11 @@ class Nodes:
         """A^j (Q + 1, S, n, n)."""
         A, square, fourth, fifth = self._known
         P = np.empty((Q + 1, *A.shape), A.dtype)
-        P[0], P[1], P[2], P[4], P[5] = np.eye(A.shape[-1]), A, square, fourth, fifth
-        np.matmul(square, A, out=P[3])
-        np.matmul(fourth, square, out=P[6])
-        P *= (self._scale ** np.arange(Q + 1.0))[:, None, None, None]
+        P[0] = np.eye(A.shape[-1])
+        for j, X in ((1, A), (2, square), (4, fourth), (5, fifth)):
+            np.multiply(X, self._scale**j, out=P[j])
+        np.matmul(P[2], P[1], out=P[3])
+        np.matmul(P[4], P[2], out=P[6])
         del self._known
         return P
 
@@ -64,9 +74,14 @@ class Nodes:
         return np.ascontiguousarray(self.P[:Q].transpose(1, 2, 0, 3)).reshape(S, n, Q * n)
 
     @cached_property
+    def of_step(self) -> Array:
+        """Coefficients of F by blocks."""
+        return math.exp(self.shift) * OF_STEP
+
+    @cached_property
     def partial(self) -> list[Array]:
         """Horner's sums, the last of them F."""
-        blocks = (OF_STEP @ self.P[:Q].reshape(Q, -1)).reshape(BLOCKS_OF_STEP, *self.P.shape[1:])
+        blocks = (self.of_step @ self.P[:Q].reshape(Q, -1)).reshape(BLOCKS_OF_STEP, *self.P.shape[1:])
         sums = [blocks[-1]]
         for block in blocks[-2::-1]:
             sums.append(block + self.P[Q] @ sums[-1])
@@ -75,7 +90,8 @@ class Nodes:
     def subset(self, index: Any) -> Nodes:
         """The same step of some of the systems."""
         own = object.__new__(Nodes)
-        own.H, own.P, own.size, own.basis = self.H, self.P[:, index], self.size[index], self.basis[index]
+        own.H, own.shift, own.of_step, own.size = self.H, self.shift, self.of_step, self.size[index]
+        own.P, own.basis = self.P[:, index], self.basis[index]
         own.partial = [U[index] for U in self.partial]
         own._F = {level: F[index] for level, F in list(self._F.items())}
         return own
@@ -87,19 +103,20 @@ class Nodes:
                 self._F[k] = self._F[k - 1] @ self._F[k - 1] if k else self.partial[-1]
         return self._F[level]
 
-    def rounding(self, n_nodes: int) -> Array:
-        """(S,) a bound, in units of rounding, of the relative error of the powers of F that so many nodes ask for.
+    def rounding(self, n_nodes: int, limit: float) -> Array:
+        """(S,) a bound, in units of rounding, of the relative error of the powers of F that so many nodes ask for: a
+        quick one where that is below the limit for all systems.
 
         In Frobenius norms |F|, a square has the error 2 |F|_2 / |F^2| times that of F and |F|^2 / |F^2| units of its
-        own; |F|_2^2 <= |F^H F|.
+        own; |F|_2^2 <= |F^H F|, and |F|_2 <= |F|.
         """
-        size = _size(self.F(0))
-        error = np.exp(self.size) / size
-        for level in range(1, n_levels(n_nodes)):
-            F, square = self.F(level - 1), _size(self.F(level))
-            error = size / square * (2 * np.sqrt(_size(np.ascontiguousarray(_adjoint(F)) @ F)) * error + size)
-            size = square
-        return error
+        powers = [self.F(level) for level in range(n_levels(n_nodes))]
+        sizes = [_size(F) for F in powers]
+        first = np.exp(self.size) * (math.exp(self.shift) / sizes[0])
+        quick = _carried(first, sizes, sizes)
+        if (quick <= limit).all():
+            return quick
+        return _carried(first, sizes, [np.sqrt(_size(np.ascontiguousarray(_adjoint(F)) @ F)) for F in powers[:-1]])
 
     def states(self, z0: Array, n_nodes: int) -> Array:
         """At the first n_nodes nodes."""
@@ -162,18 +179,18 @@ class Nodes:
         for U in self.partial[-2::-1]:
             gP[Q] += parts[-1] @ _adjoint(U)
             parts.append(PH[Q] @ parts[-1])
-        gP[:Q] += (OF_STEP.T @ np.stack(parts).reshape(BLOCKS_OF_STEP, -1)).reshape(Q, *G.shape)
+        gP[:Q] += (self.of_step.T @ np.stack(parts).reshape(BLOCKS_OF_STEP, -1)).reshape(Q, *G.shape)
 
 
 def step_for(rate: float, t_max: float) -> float:
-    """The largest step with rate H <= REACH, of six binary digits so that multiples of it are exact, and no longer
+    """The largest step with rate H <= REACH, of eight binary digits so that multiples of it are exact, and no longer
     than need be: half of it then holds all times up to t_max.
     """
     longest = 2.0 ** (math.frexp(t_max)[1] + 1) if t_max > 0 else 1.0
     if not rate * longest > REACH:
         return longest
     fraction, exponent = math.frexp(max(REACH / rate, SHORTEST))
-    return math.ldexp(math.floor(fraction * 64) / 64, exponent)
+    return math.ldexp(math.floor(fraction * 256) / 256, exponent)
 
 
 def n_levels(n_nodes: int) -> int:
@@ -184,6 +201,13 @@ def n_levels(n_nodes: int) -> int:
 def doublings(n_nodes: int) -> list[tuple[int, int]]:
     """(level, count): count nodes from node 2^level on are F^(2^level) times the first ones."""
     return [(level, min(2**level, n_nodes - 2**level)) for level in range((n_nodes - 1).bit_length())]
+
+
+def _carried(error: Array, sizes: list[Array], spectral: list[Array]) -> Array:
+    """The relative error of the last power, from that of the first one, in their norms."""
+    for size, square, norm in zip(sizes, sizes[1:], spectral):
+        error = size / square * (2 * norm * error + size)
+    return error
 
 
 def _adjoint(A: Array) -> Array:

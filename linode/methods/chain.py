@@ -31,7 +31,7 @@ from .propagator import Propagator
 MAX_ROUNDING = 2.0**20  # a bound of 1e-10
 MOST_NODES = 256
 SLACK = 1.25  # a plan is good for times this much later than asked for
-PART_ENTRIES = 2**18  # of terms at a time, so that they stay in the cache
+PART_ENTRIES = 2**19  # of terms at a time, so that they stay in the cache
 TYPICAL = 0.6  # |Xi^p|^(1/p) over |Xi|_1
 N_CALLS = 420  # of a step of training, Python around them included, as its time shows
 SECONDS_PER_PRODUCT = SECONDS_PER_CALL / 20  # of small matrices, among many of one call
@@ -69,7 +69,8 @@ class Chain(Method):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # such bounds are refused
             nodes = Nodes(A, t_max)
             n_nodes = t_max / nodes.H + 1.5
-            bound = nodes.rounding(int(n_nodes)) if n_nodes <= MOST_NODES else np.full(len(A), np.inf)
+            few = n_nodes <= MOST_NODES
+            bound = nodes.rounding(int(n_nodes), self.max_rounding) if few else np.full(len(A), np.inf)
         return ChainPlan(Xi, nodes, t_max, bound, self.max_rounding)
 
     def plan(self, Xi: Any, rtol: float | None = None) -> Plan:
@@ -171,12 +172,12 @@ class ChainPlan(HostPlan):
         n_nodes = int(t.max() / self.nodes.H + 1.5)
         size = max(1, PART_ENTRIES // (n_nodes * N_TERMS * n))
         times = _distinct(t)
-        between: Any = SharedTimes(times[0, 0], self.nodes.H) if times.shape[:2] == (1, 1) else None
+        between: Any = SharedTimes(times[0, 0], self.nodes.H, self.nodes.shift) if times.shape[:2] == (1, 1) else None
         n_systems, n_trajectories = max(1, size // R), min(size, R)
         for s in _shares(S, n_systems):
             nodes = self.nodes if n_systems >= S else self.nodes.subset(s)
             for r in _shares(R, n_trajectories):
-                own = between or OwnTimes(t[s, r], self.nodes.H)
+                own = between or OwnTimes(t[s, r], self.nodes.H, self.nodes.shift)
                 yield Part((s, r), A[s], nodes, own, nodes.states(z0[s, r], own.n_nodes))
 
 
