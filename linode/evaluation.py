@@ -22,6 +22,7 @@ from .kernels.arrays import (
     as_tensor,
     as_tensor_of,
     copy,
+    distinct,
     is_repeated,
     largest,
     namespace,
@@ -180,15 +181,25 @@ class Evaluation:
             z, self.pullback = self.plan.record(starts, times)
         else:
             z = self.plan.evaluate(starts, times)
-        s, r, i = nonzero(times == 0)
-        if len(s):
-            z[s, r, i] = of_kind(starts[of_kind(s, starts), of_kind(r, starts)], z)  # to the last bit
+        self._start(z)
         if self.is_host:
             return as_tensor_of(layout.batched(z), z0)
         if not is_finite(z):
             z = _beyond_range(*map(as_tensor, (self.systems, starts, times, z)))
         # no view to autograd: it may be changed in place
         return torch.ops.aten._unsafe_view(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
+
+    def _start(self, z: Any) -> None:
+        """z0 at time 0, to the last bit."""
+        is_zero = distinct(self.times) == 0
+        if is_zero.shape[:2] == (1, 1):
+            (i,) = nonzero(is_zero[0, 0])
+            if len(i):
+                z[:, :, i] = of_kind(self.starts, z)[:, :, None]
+            return
+        s, r, i = nonzero(self.times == 0)
+        if len(s):
+            z[s, r, i] = of_kind(self.starts[of_kind(s, self.starts), of_kind(r, self.starts)], z)
 
     def recurrence(self, d: Tensor) -> Tensor:
         """x_(k+1) = exp(Xi t_k) x_k + d_k from x_0 = z0, (*batch, T + 1, n), for d (*batch, T, n)."""

@@ -226,6 +226,12 @@ def is_repeated(x: Any) -> bool:
     return (x.stride(0) if isinstance(x, Tensor) else x.strides[0]) == 0
 
 
+def distinct(x: Any) -> Any:
+    """Without what expand() repeats along the first two dimensions."""
+    strides = x.stride() if isinstance(x, Tensor) else x.strides
+    return x[tuple(slice(1) if stride == 0 else slice(None) for stride in strides[:2])]
+
+
 def as_tensor(x: Array) -> Tensor:
     """x, or a copy of it that may be written to."""
     return x if isinstance(x, Tensor) else torch.tensor(x)

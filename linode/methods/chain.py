@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.arrays import MOST_STATES_OF_NUMPY, as_array, as_tensor, conj, of_kind, one_norm, real
+from ..kernels.arrays import MOST_STATES_OF_NUMPY, as_array, as_tensor, conj, distinct, of_kind, one_norm, real
 from ..kernels.between import OwnTimes, SharedTimes
 from ..kernels.nodes import N_TERMS, REACH, Nodes
 from .base import HostPlan, Method, Plan, Pullback, Workload, register
@@ -149,7 +149,7 @@ class ChainPlan(HostPlan):
 
     def _both_ways(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
         back = t < 0
-        late, early = (np.broadcast_to(np.maximum(x, 0), t.shape) for x in (_distinct(t), -_distinct(t)))
+        late, early = (np.broadcast_to(np.maximum(x, 0), t.shape) for x in (distinct(t), -distinct(t)))
         (forth, pull_forth), (other, pull_other) = self._record(z0, late), _by(self.backward, z0, early)
 
         def pullback(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
@@ -171,7 +171,7 @@ class ChainPlan(HostPlan):
         (S, R, n), A = z0.shape, as_array(self.given)
         n_nodes = int(t.max() / self.nodes.H + 1.5)
         size = max(1, PART_ENTRIES // (n_nodes * N_TERMS * n))
-        times = _distinct(t)
+        times = distinct(t)
         between: Any = SharedTimes(times[0, 0], self.nodes.H, self.nodes.shift) if times.shape[:2] == (1, 1) else None
         n_systems, n_trajectories = max(1, size // R), min(size, R)
         for s in _shares(S, n_systems):
@@ -231,12 +231,6 @@ def _by(plan: Plan, z0: Array, t: Array) -> tuple[Array, Pullback]:
         return as_array(S), as_array(a), None if dt is None else as_array(dt)
 
     return as_array(z), gradients
-
-
-def _distinct(t: Array) -> Array:
-    """Without repetitions by broadcasting, along the first two dimensions."""
-    first = tuple(slice(1) if stride == 0 else slice(None) for stride in t.strides[:2])
-    return t[first]
 
 
 def _shares(n: int, most: int) -> list[slice]:
