@@ -191,15 +191,17 @@ class Evaluation:
 
     def _start(self, z: Any) -> None:
         """z0 at time 0, to the last bit."""
-        is_zero = distinct(self.times) == 0
-        if is_zero.shape[:2] == (1, 1):
-            (i,) = nonzero(is_zero[0, 0])
+        starts, times = self.starts, self.times
+        if self.layout.S * self.layout.R > 1:
+            times = distinct(times)
+        if times.shape[0] * times.shape[1] == 1:  # all have the same
+            (i,) = nonzero(times[0, 0] == 0)
             if len(i):
-                z[:, :, i] = of_kind(self.starts, z)[:, :, None]
+                z[:, :, i] = of_kind(starts, z)[:, :, None]
             return
         s, r, i = nonzero(self.times == 0)
         if len(s):
-            z[s, r, i] = of_kind(self.starts[of_kind(s, self.starts), of_kind(r, self.starts)], z)
+            z[s, r, i] = of_kind(starts[of_kind(s, starts), of_kind(r, starts)], z)
 
     def recurrence(self, d: Tensor) -> Tensor:
         """x_(k+1) = exp(Xi t_k) x_k + d_k from x_0 = z0, (*batch, T + 1, n), for d (*batch, T, n)."""

@@ -166,18 +166,19 @@ class Nodes:
             lam[:, : stop - start] += products(lam[:, start:stop], FH)
         if G is not None:
             self._add_of_step(G, gP, PH)
+        first, second = (np.ascontiguousarray(X) for X in PH[1:3])
         gP[1:3] += PH[4] @ gP[5:7]
-        gP[4] += gP[5] @ PH[1] + gP[6] @ PH[2]
-        gP[1:3] += PH[2] @ gP[3:5]
-        gP[2] += gP[3] @ PH[1] + gP[4] @ PH[2]
-        gP[1] += PH[1] @ gP[2] + gP[2] @ PH[1]
+        gP[4] += gP[5] @ first + gP[6] @ second
+        gP[1:3] += second @ gP[3:5]
+        gP[2] += gP[3] @ first + gP[4] @ second
+        gP[1] += first @ gP[2] + gP[2] @ first
         return self.H * gP[1].swapaxes(-1, -2), lam[:, :R]
 
     def _add_of_step(self, G: Array, gP: Array, PH: Array) -> None:
         """To gP what comes of the gradient with respect to F."""
         parts = [G]
         for U in self.partial[-2::-1]:
-            gP[Q] += parts[-1] @ _adjoint(U)
+            gP[Q] += parts[-1] @ np.ascontiguousarray(_adjoint(U))
             parts.append(PH[Q] @ parts[-1])
         gP[:Q] += (self.of_step.T @ np.stack(parts).reshape(BLOCKS_OF_STEP, -1)).reshape(Q, *G.shape)
 
