@@ -131,6 +131,16 @@ def test_entries_whose_powers_overflow_are_refused(size: float):
     assert np.isposinf(LinearODE(size * np.ones((3, 3)), np.ones(3))([1.0, 2.0])).all()
 
 
+@pytest.mark.parametrize("scale", [0.3, 3.0, 30.0])
+def test_what_is_conserved_keeps_its_digits_beside_fast_decay(scale: float):
+    """The shift that shortens the series costs at most 1e-14."""
+    Xi = np.array([[-1.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.5, 0.0, 0.0]]) * scale
+    t, z0 = np.linspace(0.0, 10.0, 20), np.array([1.0, 0.0, 2.0])
+    z = LinearODE(Xi, z0, method="chain")(t)
+    assert np.abs(z.sum(1) - 3.0).max() < 2e-14
+    assert np.abs(z - oracles.trajectory(Xi, z0, t)).max() < 2e-14
+
+
 def test_later_times_than_a_plan_was_made_for_are_planned_anew():
     Xi = rotated(generator("longer"), jordan(3, -0.5))
     ode, late = LinearODE(Xi, np.ones(3), method="chain"), np.array([8.0, 1.0])

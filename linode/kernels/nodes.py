@@ -26,6 +26,7 @@ N_TERMS = Q * BLOCKS
 REACH = 1.9  # |A^p|^(1/p), p >= 4
 SHORTEST = 1e-300  # step
 MOST_SHIFT = 16.0  # in a step
+MOST_UNITS = 100.0  # shift t: of rounding, that small entries of the diagonal may lose to the shift; 1e-14
 MOST_SIZE = 4.0  # of |A| beside these: how far its powers may fall behind
 INVERSE_FACTORIALS = np.array([1 / math.factorial(j) for j in range(Q * BLOCKS_OF_STEP)])
 OF_STEP = INVERSE_FACTORIALS.reshape(BLOCKS_OF_STEP, Q)
@@ -38,6 +39,8 @@ class Nodes:
         n = Xi.shape[-1]
         diagonal = slice(None, None, n + 1)
         shift = float(Xi.reshape(len(Xi), -1)[:, diagonal].real.mean())
+        if abs(shift) * t_max > MOST_UNITS:
+            shift = 0.0
         A = np.array(Xi.swapaxes(-1, -2), order="C")
         A.reshape(len(A), -1)[:, diagonal] -= shift
         unit = 2.0 ** min(max(math.frexp(float(_size(A).max()))[1], -1000), 1000)
