@@ -57,10 +57,10 @@ class Planner:
         """Names an equal planner in a call that can only pass plain values."""
         return f"({self.method.key}, {self.rtol!r})"
 
-    def known(self, Xi: Systems, t_max: float) -> Plan | None:
+    def known(self, Xi: Systems, t_max: float | None = None) -> Plan | None:
         """The last plan, if it is for Xi and good for such times."""
         last = self._last  # one read: another thread may replace it
-        if last is None or not last[1].t_needed <= t_max <= last[1].t_most:
+        if last is None or not (t_max is None or last[1].t_needed <= t_max <= last[1].t_most):
             return None
         values, plan = last
         if isinstance(values, Tensor):

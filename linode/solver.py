@@ -153,7 +153,7 @@ class Solver(ABC):
         """
         layout = Layout.of(self.Xi.shape, self.Xi.shape[-1:], torch.Size([0]))
         systems = systems_of(self.Xi.detach(), layout)
-        known = self._planner.known(systems, torch.inf)
+        known = self._planner.known(systems)
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")

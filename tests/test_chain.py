@@ -131,6 +131,12 @@ def test_entries_whose_powers_overflow_are_refused(size: float):
     assert np.isposinf(LinearODE(size * np.ones((3, 3)), np.ones(3))([1.0, 2.0])).all()
 
 
+def test_whole_numbers_stay_whole():
+    z = LinearODE([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0] * 3], [1.0, 2.0, 2.0], method="chain")(np.arange(-3.0, 40.0))
+    t = np.arange(-3.0, 40.0)
+    assert np.array_equal(z, np.stack([1 + 2 * t + t**2, 2 + 2 * t, 2 + 0 * t], -1))
+
+
 @pytest.mark.parametrize("scale", [0.3, 3.0, 30.0])
 def test_what_is_conserved_keeps_its_digits_beside_fast_decay(scale: float):
     """The shift that shortens the series costs at most 1e-14."""
@@ -146,6 +152,8 @@ def test_later_times_than_a_plan_was_made_for_are_planned_anew():
     ode, late = LinearODE(Xi, np.ones(3), method="chain"), np.array([8.0, 1.0])
     ode([1.0])
     first = ode.decomposition
+    assert ode.decomposition is first
+    assert "1 steps" in ode.explain([1.0])
     assert relative_error(ode(late), oracles.trajectory(Xi, np.ones(3), late), 1.0) < 1e-13
     assert ode.decomposition is not first
     z0, t = np.ones((1, 1, 3)), late[None, None]

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 Q, BLOCKS, BLOCKS_OF_STEP = 6, 3, 4
 N_TERMS = Q * BLOCKS
 REACH = 1.9  # |A^p|^(1/p), p >= 4
-SHORTEST = 1e-300  # step
+SHORTEST, DIGITS = 1e-300, 8  # of a step
 MOST_SHIFT = 16.0  # in a step
 MOST_UNITS = 100.0  # shift t: of rounding, that small entries of the diagonal may lose to the shift; 1e-14
 MOST_SIZE = 4.0  # of |A| beside these: how far its powers may fall behind
@@ -43,15 +43,18 @@ class Nodes:
             shift = 0.0
         A = np.array(Xi.swapaxes(-1, -2), order="C")
         A.reshape(len(A), -1)[:, diagonal] -= shift
-        unit = 2.0 ** min(max(math.frexp(float(_size(A).max()))[1], -1000), 1000)
+        largest = float(_size(A).max())
+        unit = 2.0 ** (min(max(math.frexp(largest)[1], -1000), 1000) if largest else -1000)
         A *= 1 / unit
         square = A @ A
         fourth = square @ square
         self._known = A, square, fourth, fourth @ A
         size, _, *high = (_size(X) for X in self._known)
-        rate = max(float(x.max()) ** (1 / p) for p, x in zip((4, 5), high))
-        rate = max(unit * rate, unit * float(size.max()) / MOST_SIZE, abs(shift) * REACH / MOST_SHIFT)
-        self.H = step_for(rate, t_max)
+        by_powers = max(float(x.max()) ** (1 / p) for p, x in zip((4, 5), high))
+        by_size = float(size.max()) / MOST_SIZE
+        rate = max(unit * max(by_powers, by_size), abs(shift) * REACH / MOST_SHIFT)
+        # double integrators and their like have whole numbers for answers: a power of two keeps them
+        self.H = step_for(rate, t_max, DIGITS if by_powers > by_size else 1)
         self.size = size * (unit * self.H)  # of A
         self.shift = shift * self.H
         self._scale = unit * self.H
@@ -186,15 +189,15 @@ class Nodes:
         gP[:Q] += (self.of_step.T @ np.stack(parts).reshape(BLOCKS_OF_STEP, -1)).reshape(Q, *G.shape)
 
 
-def step_for(rate: float, t_max: float) -> float:
-    """The largest step with rate H <= REACH, of eight binary digits so that multiples of it are exact, and no longer
-    than need be: half of it then holds all times up to t_max.
+def step_for(rate: float, t_max: float, digits: int = DIGITS) -> float:
+    """The largest step with rate H <= REACH, of few binary digits so that multiples of it are exact, and no longer than
+    need be: half of it then holds all times up to t_max.
     """
     longest = 2.0 ** (math.frexp(t_max)[1] + 1) if t_max > 0 else 1.0
     if not rate * longest > REACH:
         return longest
     fraction, exponent = math.frexp(max(REACH / rate, SHORTEST))
-    return math.ldexp(math.floor(fraction * 256) / 256, exponent)
+    return math.ldexp(math.floor(fraction * 2**digits) / 2**digits, exponent)
 
 
 def n_levels(n_nodes: int) -> int:

@@ -29,7 +29,7 @@ from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
 from .propagator import Propagator
 
 MAX_ROUNDING = 2.0**20  # a bound of 1e-10
-MOST_NODES = 256
+MOST_NODES, LARGEST = 256, 1e300
 SLACK = 1.25  # a plan is good for times this much later than asked for
 PART_ENTRIES = 2**19  # of terms, or of polynomials, at a time
 TYPICAL = 0.4  # |A^p|^(1/p) of the shifted matrix over |Xi|_1
@@ -100,7 +100,7 @@ class ChainPlan(HostPlan):
 
     @property
     def reason(self) -> str:  # type: ignore[override]
-        n_steps, worst = math.ceil(self.t_most / self.nodes.H), self.bound.max()
+        n_steps, worst = math.ceil(min(self.t_most / self.nodes.H, LARGEST)), self.bound.max()
         steps = f"{n_steps:.4g} steps of H = {self.nodes.H:.3g}"
         if n_steps > MOST_NODES:
             return f"{steps}, more than {MOST_NODES}, for times up to {self.t_most:.3g}"
