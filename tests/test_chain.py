@@ -131,6 +131,13 @@ def test_entries_whose_powers_overflow_are_refused(size: float):
     assert np.isposinf(LinearODE(size * np.ones((3, 3)), np.ones(3))([1.0, 2.0])).all()
 
 
+@pytest.mark.parametrize("size", [1e160, 1e200, 1e300])
+def test_a_refusal_of_large_entries_has_figures(size: float):
+    with pytest.raises(MethodError) as refusal:
+        LinearODE(size * np.eye(3), np.ones(3), method="chain")([1.0, 2.0])
+    assert "more than 256" in str(refusal.value)
+
+
 def test_whole_numbers_stay_whole():
     z = LinearODE([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0] * 3], [1.0, 2.0, 2.0], method="chain")(np.arange(-3.0, 40.0))
     t = np.arange(-3.0, 40.0)

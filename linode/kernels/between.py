@@ -26,7 +26,7 @@ ROWS_PER_GROUP = 20  # that take as long as a group beyond the first of its node
 class SharedTimes:
     """Times t (T,) of all trajectories, as runs of rows from one node."""
 
-    def __init__(self, t: Array, H: float, shift: float = 0.0) -> None:
+    def __init__(self, t: Array, H: float, shift: float) -> None:
         k, self.s = split(t, H)
         self.shift = shift
         self.n_nodes = int(k.max()) + 1
@@ -76,7 +76,7 @@ class OwnTimes:
     row `row[i]`, and row j time `time[j]`, or as padding any of the same trajectory.
     """
 
-    def __init__(self, t: Array, H: float, shift: float = 0.0) -> None:
+    def __init__(self, t: Array, H: float, shift: float) -> None:
         k, s = split(t, H)
         (S, R, T), N = t.shape, int(k.max()) + 1
         self.shape, self.n_nodes, self.n_cells = t.shape, N, S * R * N
@@ -84,7 +84,7 @@ class OwnTimes:
         order = None if (cell[1:] >= cell[:-1]).all() else np.argsort(cell, kind="stable")
         counts = np.bincount(cell, minlength=self.n_cells)
         self.size = L = _size(counts)
-        number, further = np.arange(len(cell)), np.arange(L)
+        further = np.arange(L)
         # cells as the terms have them, by node, then by trajectory
         ends, counts_of = (x.reshape(S, R, N).swapaxes(1, 2).reshape(-1) for x in (np.cumsum(counts), counts))
         start = ends - counts_of
@@ -99,7 +99,7 @@ class OwnTimes:
         last = np.concatenate([last, last[self.more]])
         time = np.minimum(start[:, None] + np.minimum(further, count[:, None]), last[:, None])
         self.time = (time if order is None else order.take(time)).reshape(-1)
-        self.row = np.empty_like(number)
+        self.row = np.empty_like(cell)
         self.row[self.time[is_time.reshape(-1)]] = is_time.reshape(-1).nonzero()[0]
         self.M = (
             monomials(s.reshape(-1).take(self.time), shift, is_time.reshape(-1)).reshape(N_TERMS, -1, L).swapaxes(0, 1)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import conj, products, scratch
+from .arrays import conj, largest, products, scratch
 
 Array = NDArray[Any]
 Q, BLOCKS, BLOCKS_OF_STEP = 6, 3, 4
@@ -43,8 +43,8 @@ class Nodes:
             shift = 0.0
         A = np.array(Xi.swapaxes(-1, -2), order="C")
         A.reshape(len(A), -1)[:, diagonal] -= shift
-        largest = float(_size(A).max())
-        unit = 2.0 ** (min(max(math.frexp(largest)[1], -1000), 1000) if largest else -1000)
+        entry = largest(A)
+        unit = 2.0 ** (min(max(math.frexp(entry)[1], -1000), 1000) if entry else -1000)
         A *= 1 / unit
         square = A @ A
         fourth = square @ square

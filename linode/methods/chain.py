@@ -131,7 +131,8 @@ class ChainPlan(HostPlan):
         return of_kind(z, t), gradients
 
     def _serves(self, t: Array) -> bool:
-        return bool(t.min() >= 0 and t.max() <= self.t_most)
+        times = distinct(t)
+        return bool(times.min() >= 0 and times.max() <= self.t_most)
 
     def _record(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
         if self._serves(t):
@@ -169,7 +170,8 @@ class ChainPlan(HostPlan):
     def _parts(self, z0: Array, t: Array) -> Iterator[Part]:
         """Systems, or trajectories of one system, a share at a time."""
         (S, R, n), A = z0.shape, as_array(self.given)
-        n_nodes, times = int(t.max() / self.nodes.H + 1.5), distinct(t)
+        times = distinct(t)
+        n_nodes = int(times.max() / self.nodes.H + 1.5)
         between: Any = SharedTimes(times[0, 0], self.nodes.H, self.nodes.shift) if times.shape[:2] == (1, 1) else None
         size = max(1, PART_ENTRIES // (N_TERMS * max(n_nodes * n, 0 if between else t.shape[2])))
         n_systems, n_trajectories = max(1, size // R), min(size, R)
