@@ -17,16 +17,16 @@ from .errors import (
     ShapeError,
 )
 from .exponential import expm, expm_multiply
-from .inputs import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrderHold
+from .forcing import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrderHold
 from .ode import LinearODE
 from .odeint import odeint
 from .solution import Solution, Stats, Status
 from .switching import PiecewiseLinearODE
 
 if TYPE_CHECKING:
-    from .fitted import FitResult
     from .fitting.estimate import FitStatus
-    from .identification import fit
+    from .fitting.fit import fit
+    from .fitting.result import FitResult
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,7 @@ __all__ = [
     "odeint",
 ]
 
-_LATER = {"FitResult": "fitted", "FitStatus": "fitting.estimate", "fit": "identification"}
+_LATER = {"FitResult": "fitting.result", "FitStatus": "fitting.estimate", "fit": "fitting.fit"}
 
 if not TYPE_CHECKING:  # who checks types knows the names from above, and any other as a mistake
 

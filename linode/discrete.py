@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .engine.evaluation import Planner
+from .engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, check_same_device, make_matrix
 from .errors import DtypeError, OptionError, ShapeError
-from .evaluation import Planner
-from .inputs.pieces import shift
+from .forcing.pieces import shift
 from .kernels.balance import power_of_two
+from .kernels.tensors import widened
 from .methods import Method, make_method
 from .ode import exponential
-from .problem import as_answer, as_tensor, broadcast, check_finite_anywhere, check_same_device, make_matrix, widened
 
 N_TERMS = {"zero": 1, "first": 2}  # of the input between samples, by hold
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evaluation import Planner
+from .engine.evaluation import Planner
+from .engine.problem import as_answer, check_finite_anywhere, make_matrix
 from .methods import Method, make_method
 from .ode import LinearODE, exponential
-from .problem import as_answer, check_finite, is_deferred, make_matrix
 
 
 def expm(A: Any, *, method: str | Method = "auto") -> Any:
@@ -33,8 +33,7 @@ def expm(A: Any, *, method: str | Method = "auto") -> Any:
         [[1.0, 1.0], [0.0, 1.0]]
     """
     matrix = make_matrix(A, "A")
-    if not is_deferred():
-        check_finite(matrix, "A")
+    check_finite_anywhere(matrix, "A")
     one = torch.ones(1, dtype=torch.float64, device=matrix.device)
     E = exponential(matrix, one, Planner(make_method(method)))[..., 0, :, :]
     return as_answer(E.to(matrix.dtype), not isinstance(A, Tensor))

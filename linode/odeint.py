@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .engine.problem import as_answer, as_tensor, check_finite_anywhere
 from .errors import ShapeError
 from .methods import Method
 from .ode import LinearODE
-from .problem import as_answer, as_tensor, check_finite, is_deferred
 
 
 def odeint(Xi: Any, z0: Any, t: Any, *, method: str | Method = "auto", rtol: float | None = None) -> Any:
@@ -37,8 +37,7 @@ def odeint(Xi: Any, z0: Any, t: Any, *, method: str | Method = "auto", rtol: flo
     times = as_tensor(t, "t", integers_become=torch.float64)
     if times.ndim != 1 or times.shape[0] == 0:
         raise ShapeError(f"t has shape {tuple(times.shape)}; odeint needs t (T,) with T >= 1: z0 holds at t[0]")
-    if not is_deferred():
-        check_finite(times, "t")
+    check_finite_anywhere(times, "t")
     times = times if times.is_complex() else times.to(torch.float64)  # float32 times subtract exactly
     z = ode(times - times[0]).movedim(-2, 0)
     return as_answer(z, not any(isinstance(x, Tensor) for x in (Xi, z0, t)))

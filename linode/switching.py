@@ -8,13 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adjoint import linearised
-from .errors import DtypeError, ShapeError
-from .evaluation import Planner, columns
-from .forced import Forcing, make_planners
-from .inputs.pieces import check_increasing
-from .methods import Method, make_method
-from .problem import (
+from .engine.autograd import linearised
+from .engine.evaluation import Planner, columns
+from .engine.problem import (
     as_tensor,
     broadcast,
     check_finite_anywhere,
@@ -22,7 +18,11 @@ from .problem import (
     check_tolerance,
     make_system,
 )
-from .solver import Solver
+from .errors import DtypeError, ShapeError
+from .forcing.pieces import check_increasing
+from .forcing.total import Forcing, make_planners
+from .methods import Method, make_method
+from .ode import Solver
 
 
 class PiecewiseLinearODE(Solver):

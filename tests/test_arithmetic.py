@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from linode.kernels.double_double import DoubleDouble, two_prod, two_sum
-from linode.kernels.noisy import Noise, Noisy
-from linode.kernels.ranged import Ranged
+from linode.kernels.arithmetic.double_double import DoubleDouble, two_prod, two_sum
+from linode.kernels.arithmetic.noisy import Noise, Noisy
+from linode.kernels.arithmetic.ranged import Ranged
 from linode.kernels.stepping import Stepper, choose_step, power_norm
 from linode.kernels.taylor import EXTENDED
 from tests.accuracy import EPS

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import linode
-from linode import evaluation
+from linode.engine import evaluation
 from tests.compiling import TARGET, TIMES, XI, Z0, compile_, leaves, misfit, quiet, same, with_gradients
 
 pytestmark = quiet

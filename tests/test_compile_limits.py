@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import linode
-from linode import evaluation
+from linode.engine import evaluation
 from tests.compiling import TARGET, TIMES, XI, Z0, compile_, leaves, misfit, quiet, same
 
 pytestmark = quiet

@@ -58,7 +58,7 @@ def docstring(value: Any) -> str:
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("name", modules())
 def test_examples_of_docstrings_run(name: str):
-    if name == "linode.plotting" or name.startswith(("linode.plotting.", "linode.fitted")):
+    if name == "linode.plotting" or name.startswith(("linode.plotting.", "linode.fitting.result")):
         pytest.importorskip("matplotlib").use("Agg")
     if name.startswith("linode.cli"):
         pytest.importorskip("typer")

@@ -9,9 +9,9 @@ from linode.fitting.data import make_data
 from linode.fitting.groups import make_groups
 from linode.fitting.modal import ModalModel
 from linode.fitting.rates import Factors, StableFactors
+from linode.fitting.sensitivity import make_basis, respond
 from linode.fitting.states import Parts, StatesModel, exact_response
 from linode.fitting.structures import Linear, Positive, Stable, make_structure
-from linode.kernels.sensitivity import make_basis, respond
 from tests import forced_oracles, oracles
 
 T, N, M = 6, 3, 2

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import linode
-from linode import evaluation
+from linode.engine import evaluation
 
 METHODS = sorted(linode.methods.registry())
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -57,10 +57,10 @@ def test_recurrences_go_through_modes(n_systems: int, monkeypatch: pytest.Monkey
     plan = linode.methods.Eig(max_condition=1e6).plan(Xi)
     assert isinstance(plan, ModalPlan)
     assert plan.modes_for(Xi).lam.shape == (n_systems, 4)
-    monkeypatch.setattr("linode.methods.recurring.propagators", None)  # would be called for every step
+    monkeypatch.setattr("linode.engine.recurrences.propagators", None)  # would be called for every step
     rng = generator("recurrence")
     z0, h, d = normal(rng, n_systems, 1, 4), rng.uniform(0, 1, (n_systems, 1, 9)), normal(rng, n_systems, 1, 9, 4)
-    x = linode.methods.recurring.recur(plan, *map(torch.from_numpy, (z0, h, d)))
+    x = linode.engine.recurrences.recur(plan, *map(torch.from_numpy, (z0, h, d)))
     for k in range(9):
         step = plan.evaluate(x[:, :, k].numpy(), h[:, :, k : k + 1])[:, :, 0] + d[:, :, k]
         assert np.allclose(x[:, :, k + 1], step, rtol=1e-12, atol=1e-12)

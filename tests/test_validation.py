@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import linode
-from linode import evaluation
+from linode.engine import evaluation
 
 XI = np.array([[-1.0, 0.5], [0.25, -0.5]])
 Z0 = np.array([1.0, -0.5])

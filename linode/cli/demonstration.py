@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..fitted import FitResult
-from ..identification import fit
+from ..fitting.fit import fit
+from ..fitting.result import FitResult
 from ..ode import LinearODE
 from .comparing import OverBudgetError, limited
 from .console import progress, seconds, show_table

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fitted import FitResult
 from ..fitting.estimate import FitStatus
-from ..identification import fit as fit_data
+from ..fitting.fit import fit as fit_data
+from ..fitting.result import FitResult
 from .console import progress, remark
 from .errors import OK, TROUBLE, Refusal, bad_file
 from .output import PICTURES, SYSTEMS, TABLES, Output, json_text, keep_apart, write_picture, write_system, write_table

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import ZeroOrderHold
+from ..forcing import ZeroOrderHold
 from ..methods import registry
 from ..ode import LinearODE
 from .console import progress, remark, show_table

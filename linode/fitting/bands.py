@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import Input
-from ..kernels.blocked import matmul
+from ..forcing import Input
 from ..ode import LinearODE
 from .data import Data
 from .estimate import Estimate
 from .groups import make_groups
+from .products import matmul
 from .states import Parts, StatesModel, observation_matrix, observed
 from .structures import Linear
 from .uncertainty import draws

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import DtypeError, NonFiniteError, OptionError, OrderError, ShapeError
-from ..inputs import Input, ZeroOrderHold
-from ..kernels.blocked import matmul
+from ..forcing import Input, ZeroOrderHold
+from .products import matmul
 
 Array = NDArray[Any]
 UNIFORM = 1e-6  # of a step: differences that are no more than rounding of the times

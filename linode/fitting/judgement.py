@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blocked import sum_of_squares
 from .data import Data
 from .estimate import Estimate, FitStatus, agreed
 from .noise import correlation
+from .products import sum_of_squares
 from .states import residuals_of
 from .uncertainty import named_directions, names_of
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blocked import matmul
 from .data import Data
 from .estimate import Estimate, Start
 from .groups import make_groups
 from .levenberg import Minimum, minimise
 from .one import fastest_of, make_model, within
+from .products import matmul
 from .progress import Report
 from .race import race
 from .realisation import completed, inverse_of, scales

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blocked import matmul, sum_of_squares
 from .noise import is_noise
+from .products import matmul, sum_of_squares
 from .race import count_spikes
 from .rates import Factors
 

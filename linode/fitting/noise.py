@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blocked import sum_of_squares
+from .products import sum_of_squares
 
 Array = NDArray[Any]
 MOST_CORRELATION, MANY_SIGMA = 0.4, 4.0  # of neighbours; standard deviations of that of as many values of noise

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blocked import gram, matmul, sum_of_squares
 from .data import Data
 from .estimate import Estimate
 from .groups import Groups, make_groups
 from .modal import ModalModel
+from .products import gram, matmul, sum_of_squares
 from .progress import Report
 from .race import race
 from .rates import Factors, StableFactors

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blocked import sum_of_squares
 from .estimate import Start, agreed
 from .levenberg import Minimum, Model, minimise
+from .products import sum_of_squares
 from .progress import Report, Step
 
 Array = NDArray[Any]

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from ..kernels.blocked import gram, matmul
 from .data import Data
 from .estimate import Estimate, Start
 from .groups import Groups
 from .levenberg import Minimum
 from .modal import ModalModel
+from .products import gram, matmul
 from .rates import Factors
 
 Array = NDArray[Any]

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import Input
-from ..inputs.shifted import Shifted
-from ..kernels.blocked import gram, matmul, sum_of_squares, without
-from ..kernels.sensitivity import Basis, Response, make_basis, respond
+from ..forcing import Input
+from ..forcing.shifted import Shifted
 from ..ode import LinearODE
 from .data import Data, hold
 from .estimate import Estimate
 from .noise import is_noise
+from .products import gram, matmul, sum_of_squares, without
 from .race import count_spikes
+from .sensitivity import Basis, Response, make_basis, respond
 from .structures import Linear, Structure
 
 Array = NDArray[Any]

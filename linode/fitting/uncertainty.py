@@ -10,7 +10,7 @@ import scipy
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from ..kernels.blocked import matmul
+from .products import matmul
 from .rates import Factors
 
 Array = NDArray[Any]

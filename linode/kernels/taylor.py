@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .arithmetic import Array, Wrapped, cat, constant, leading, stack
-from .double_double import DoubleDouble
+from .arithmetic.double_double import DoubleDouble
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..kernels.arithmetic import Wrapped, convert
+from ..kernels.arithmetic.double_double import DoubleDouble
+from ..kernels.arithmetic.noisy import N_COPIES, Noise, Noisy
 from ..kernels.balance import balance
 from ..kernels.dense import dense, dense_vjp
-from ..kernels.double_double import DoubleDouble
 from ..kernels.embedding import complex_gradient, complex_vector, real_matrix, real_vector
-from ..kernels.noisy import N_COPIES, Noise, Noisy
 from ..kernels.stepping import (
     Stepper,
     choose_step,

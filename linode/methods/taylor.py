@@ -23,7 +23,7 @@ from ..kernels.action import MAX_TERMS, UNIT, Growth, Series
 from ..kernels.balance import balance
 from ..kernels.groups import Padded, Runs, group
 from ..kernels.taylor import Degree, monomials
-from ..problem import is_equal, widened
+from ..kernels.tensors import is_equal, widened
 from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
 from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_MATRIX_ENTRY, SECONDS_PER_TORCH_CALL
 from .propagator import EXTENDED_MAX_N, N_PROBES, Propagator, PropagatorPlan

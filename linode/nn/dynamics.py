@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from ..engine.problem import as_tensor, check_finite
 from ..errors import DtypeError, OptionError, ShapeError
 from ..methods import Method, make_method
 from ..ode import LinearODE
-from ..problem import as_tensor, check_finite
 from .base import make_parametrization, modest
 
 

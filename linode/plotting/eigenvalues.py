@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch, Rectangle
 from scipy.special import chdtri
 
+from ..engine.problem import check_finite, make_matrix
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
-from ..problem import check_finite, make_matrix
 from .theme import COLOURS, MARKERS, STABLE, add_labels, add_legend, make_axes
 from .values import WIDE, Array, as_array, is_number
 

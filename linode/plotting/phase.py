@@ -11,9 +11,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from ..engine.problem import check_finite
 from ..errors import DtypeError, ShapeError
 from ..ode import LinearODE
-from ..problem import check_finite
 from .theme import COLOURS, DASHES, LARGEST, MARKERS, add_labels, add_legend, make_axes, make_names
 from .values import Array, as_array, as_times
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.problem import as_tensor
 from ..errors import DtypeError, NonFiniteError, OptionError
-from ..problem import as_tensor
 
 Array = NDArray[Any]
 WIDE = 300.0  # ratio of gaps between times, or of decay rates, from which on their axis is logarithmic

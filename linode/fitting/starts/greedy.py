@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.blocked import gram, matmul, without
 from ..levenberg import minimise
 from ..modal import ModalModel
+from ..products import gram, matmul, without
 
 Array = NDArray[Any]
 MOST_TIMES = 3000  # that the periodogram looks at: its cost is their square

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.sensitivity import make_basis, single
 from ..data import Data
+from ..sensitivity import make_basis, single
 
 Array = NDArray[Any]
 

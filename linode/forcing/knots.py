@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from .adjoint import TrajectoryVJP, fold, tangent, zeros_for_none
-from .errors import OrderError
-from .evaluation import Evaluation, Planner, columns, evaluate
-from .kernels.arrays import conj
-from .kernels.recurrence import changing
-from .problem import common_shape
+from ..engine.autograd import TrajectoryVJP, fold, tangent, zeros_for_none
+from ..engine.evaluation import Evaluation, Planner, columns, evaluate
+from ..engine.problem import common_shape
+from ..errors import OrderError
+from ..kernels.arrays import conj
+from ..kernels.recurrence import changing
 
 
 class Planners:

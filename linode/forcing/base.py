@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, extremes
 from ..errors import DtypeError, ShapeError
-from ..problem import as_answer, as_tensor, broadcast, check_finite_anywhere, extremes
 from .pieces import Pieces
 
 

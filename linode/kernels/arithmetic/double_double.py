@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from .arithmetic import Wrapped
+from . import Wrapped
 
 N_SLICES = 5
 SPLITTER = 134217729.0  # 2^27 + 1, Dekker (1971) for 53 bits

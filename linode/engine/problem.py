@@ -6,21 +6,20 @@ back in the caller's dtype, and as a NumPy array where NumPy arrays or lists cam
 
 from __future__ import annotations
 
-import cmath
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
-from .kernels.arrays import expand, largest, permute
+from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
+from ..kernels.arrays import expand, permute
+from ..kernels.private import is_wrapped, untransformed, unwrapped
+from ..kernels.tensors import is_deferred, is_finite
 
-WIDE = (torch.float64, torch.complex128)
-FEW = 2**12  # entries of which OpenBLAS leaves a scalar product to one thread
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -52,28 +51,12 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
     return x
 
 
-def is_finite(x: Any) -> bool:
-    """Whether every entry is finite; an empty x is. One pass; what is finite may still overflow the sum."""
-    if isinstance(x, Tensor) and x.is_cpu and x.numel() <= 2**14 and not is_deferred():
-        x = x.numpy(force=True)
-    if not isinstance(x, Tensor):
-        return (x.size <= FEW and cmath.isfinite(np.vdot(x, x))) or isfinite(largest(x))
-    return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
-
-
 def check_finite_anywhere(x: Tensor, name: str) -> None:
     """As `check_finite`, but inside transforms too, where the entry cannot be named."""
     if is_known(x):
         check_finite(x, name)
     elif is_anywhere(~torch.isfinite(x)):
         raise NonFiniteError(f"{name} must be finite")
-
-
-def is_equal(x: Tensor, y: Tensor) -> bool:
-    """Same shape, kind and values."""
-    if x.device.type == "cpu" and y.device.type == "cpu" and x.numel() <= 2**14 and not is_deferred():
-        return x.dtype == y.dtype and np.array_equal(x.numpy(force=True), y.numpy(force=True))
-    return (x.device, x.dtype) == (y.device, y.dtype) and torch.equal(x, y)
 
 
 def check_finite(x: Tensor, name: str) -> None:
@@ -86,20 +69,15 @@ def check_finite(x: Tensor, name: str) -> None:
         raise NonFiniteError(f"{name} must be finite, but {place} is {x[where].item()}")
 
 
-def is_deferred() -> bool:
-    """Inside torch.func transforms and torch.compile values cannot be looked at; they are checked during evaluation."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-
-
 def is_known(x: Tensor) -> bool:
     """Whether the values of x can be looked at here; inside transforms some tensors are as they were outside."""
-    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return not torch.compiler.is_compiling() and not is_wrapped(x)
 
 
 def concrete(x: Tensor) -> Tensor:
     """x without the transforms around it: mapped dimensions among its own, and nothing to differentiate."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
+    while is_wrapped(x):
+        x = unwrapped(x)
     return x.detach()
 
 
@@ -110,7 +88,7 @@ def is_anywhere(mask: Tensor) -> bool:
 
 def extremes(x: Tensor) -> tuple[float, float]:
     """Smallest and largest value, 0 among them, over mapped dimensions too."""
-    with torch._C._DisableFuncTorch():
+    with untransformed():
         values = concrete(x)
         if not values.numel():
             return 0.0, 0.0
@@ -168,11 +146,6 @@ def check_tolerance(rtol: Any) -> None:
     """rtol is None or a positive number below 1."""
     if rtol is not None and not (isinstance(rtol, (int, float)) and 0 < rtol < 1):
         raise OptionError(f"rtol must be None or a number between 0 and 1, got {rtol!r}")
-
-
-def widened(x: Tensor) -> Tensor:
-    """float64 or complex128."""
-    return x if x.dtype in WIDE else x.to(torch.promote_types(x.dtype, torch.float64))
 
 
 def as_answer(x: Tensor, is_numpy: bool) -> Any:

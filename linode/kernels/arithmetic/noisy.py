@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .arithmetic import Array, Wrapped
+from . import Array, Wrapped
 
 AMPLITUDE = 2.0**-26  # of rounding: the square root of the unit roundoff, far above actual rounding
 DATA_AMPLITUDE = 2.0**-40  # of data: small enough that the response stays linear up to a condition of 1e12

@@ -1,6 +1,6 @@
 """The trajectory as a custom operator, which torch.compile takes as a whole: first derivatives in reverse mode.
 
-Forward mode and second derivatives inside a compiled function raise; outside of it they are `linode.adjoint`'s.
+Forward mode and second derivatives inside a compiled function raise; outside of it they are `linode.engine.autograd`'s.
 `torch.library.custom_op` would give silent zeros in forward mode, hence the autograd kernels of our own.
 """
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from .errors import NotDifferentiableError
+from ..errors import NotDifferentiableError
+from ..kernels.private import below_autograd
 from .evaluation import evaluate, evaluate_vjp, recall
 
 ADVICE = (
@@ -57,7 +58,7 @@ class _Once(Function):
 
     @staticmethod
     def forward(Xi: Tensor, z0: Tensor, t: Tensor, key: str) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return torch.ops.linode.trajectory(Xi, z0, t, key)
 
     @staticmethod
@@ -81,7 +82,7 @@ class _Never(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return torch.ops.linode.trajectory_vjp(*inputs)
 
     @staticmethod

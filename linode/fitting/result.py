@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import OptionError, ShapeError
-from .fitting.bands import standard_errors
-from .fitting.data import Data, as_array, hold
-from .fitting.estimate import Estimate
-from .fitting.judgement import judge
-from .fitting.uncertainty import covariances_by_matrix, covariances_by_rates
-from .inputs import Input
-from .inputs.shifted import Shifted
-from .nn import LinearDynamics
-from .ode import LinearODE
+from ..errors import OptionError, ShapeError
+from ..forcing import Input
+from ..forcing.shifted import Shifted
+from ..nn import LinearDynamics
+from ..ode import LinearODE
+from .bands import standard_errors
+from .data import Data, as_array, hold
+from .estimate import Estimate
+from .judgement import judge
+from .uncertainty import covariances_by_matrix, covariances_by_rates
 
 Array = NDArray[Any]
 HUGE = 1e300

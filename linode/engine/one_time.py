@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..kernels.arrays import as_array, as_tensor, as_type, conj, expand, largest, of_kind, one_norm, permute, real
 from ..kernels.series import short, short_vjp
-from .base import HostPlan, Plan
+from ..methods.base import HostPlan, Plan
 
 THETA = 2.0  # |Xi| t that a Taylor polynomial of two dozen terms does by itself
 DIGIT_BITS = 6

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..kernels.arrays import as_array, exponential, is_complex, namespace, of_kind
 from ..kernels.modal import Modes
 from ..kernels.recurrence import changing, exponents, steady
-from ..problem import is_finite
-from .base import Plan
-from .eig import ModalPlan
-from .many import evaluated, propagators
+from ..kernels.tensors import is_finite
+from ..methods.base import Plan
+from ..methods.eig import ModalPlan
+from .one_time import evaluated, propagators
 
 FEW = 2**14  # entries of states up to which NumPy steps faster on the CPU
 WINDOW_ENTRIES = 2**21  # of propagators at a time

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError, ShapeError
-from .fitted import FitResult
-from .fitting.data import as_array, make_data
-from .fitting.identify import Question, identify
-from .fitting.progress import Progress
-from .fitting.structures import Function, Structure
+from ..errors import OptionError, ShapeError
+from .data import as_array, make_data
+from .identify import Question, identify
+from .progress import Progress
+from .result import FitResult
+from .structures import Function, Structure
 
 Array = NDArray[Any]
 

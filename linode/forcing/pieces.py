@@ -14,11 +14,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..adjoint import has_derivative, trajectory
+from ..engine.autograd import trajectory
+from ..engine.evaluation import Planner
+from ..engine.problem import common_shape, extremes, is_anywhere, is_known
 from ..errors import DtypeError, OrderError, ShapeError
-from ..evaluation import Planner
+from ..kernels.private import has_derivative, untransformed
+from ..kernels.tensors import is_equal
 from ..methods import make_method
-from ..problem import common_shape, extremes, is_anywhere, is_equal, is_known
 
 SAME = 1e-6  # of a gap: differences that cannot be meant
 
@@ -160,7 +162,7 @@ def count(breaks: Tensor, t: Tensor, *, right: bool) -> Tensor:
     """How many breaks (*batch, K) lie before t (*batch, T), or at it where `right`; (*batch, T)."""
     breaks, t = breaks.detach(), t.detach()
     if is_known(breaks) and is_known(t):
-        with torch._C._DisableFuncTorch():  # what is known stays known
+        with untransformed():  # what is known stays known
             if right and breaks.ndim == 1 and is_equal(breaks, t):
                 return torch.arange(1, len(t) + 1, device=t.device)
             return _counted(breaks, t, right)

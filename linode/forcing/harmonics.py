@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.problem import as_tensor, check_finite_anywhere, check_same_device
 from ..errors import ShapeError
 from ..kernels.embedding import real_matrix
-from ..problem import as_tensor, check_finite_anywhere, check_same_device, widened
+from ..kernels.tensors import widened
 from .base import Input
 from .pieces import Pieces
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device
 from ..errors import DtypeError, ShapeError
-from ..problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, widened
+from ..kernels.tensors import widened
 from .base import Input
 from .pieces import Pieces, check_increasing, gaps_of, known_shift, unit_of
 

@@ -9,22 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.evaluation import Planner
+from ..engine.problem import as_tensor, check_finite_anywhere, check_same_device, common_shape, extremes, is_known
+from ..errors import ShapeError
+from ..kernels.tensors import is_finite
+from ..methods import Auto
+from . import Input, make_input
 from .drive import Drive
-from .errors import ShapeError
-from .evaluation import Planner
-from .inputs import Input, make_input
-from .inputs.pieces import no_pieces
 from .knots import Planners
-from .methods import Auto
-from .problem import (
-    as_tensor,
-    check_finite_anywhere,
-    check_same_device,
-    common_shape,
-    extremes,
-    is_finite,
-    is_known,
-)
+from .pieces import no_pieces
 
 
 @dataclass(frozen=True)

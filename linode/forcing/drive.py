@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adjoint import has_derivative, trajectory
-from .inputs.pieces import Pieces, count, select
-from .kernels.balance import power_of_two
+from ..engine.autograd import trajectory
+from ..engine.problem import common_shape, extremes, is_known
+from ..kernels.balance import power_of_two
+from ..kernels.private import has_derivative
+from ..kernels.tensors import is_equal, is_finite
 from .knots import Planners, knots
-from .problem import common_shape, extremes, is_equal, is_finite, is_known
+from .pieces import Pieces, count, select
 
 # of |M| t: so much in one step that eigenvectors of M, where they are accepted, are good to nearly all digits; and so
 # little that where samples are dense a short series does a step

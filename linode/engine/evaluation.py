@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .kernels.arrays import (
+from ..kernels.arithmetic.ranged import Ranged
+from ..kernels.arrays import (
     MOST_STATES_OF_NUMPY,
     amax,
     as_host,
@@ -31,13 +32,14 @@ from .kernels.arrays import (
     one_norm,
     summed,
 )
-from .kernels.ranged import Ranged
-from .kernels.stepping import Stepper, choose_step, power_norm, scattered
-from .kernels.taylor import DOUBLE
-from .methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
-from .methods.many import THETA, Short, makes_many
-from .methods.recurring import recur
-from .problem import Layout, check_finite, is_equal, is_finite, widened
+from ..kernels.private import without_alias
+from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
+from ..kernels.taylor import DOUBLE
+from ..kernels.tensors import is_equal, is_finite, widened
+from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
+from .one_time import THETA, Short, makes_many
+from .problem import Layout, check_finite
+from .recurrences import recur
 
 FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
 MANY = 2**16  # entries of z from which on their precision is worth a thought
@@ -187,7 +189,7 @@ class Evaluation:
         if not is_finite(z):
             z = _beyond_range(*map(as_tensor, (self.systems, starts, times, z)))
         # no view to autograd: it may be changed in place
-        return torch.ops.aten._unsafe_view(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
+        return without_alias(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
 
     def _start(self, z: Any) -> None:
         """z0 at time 0, to the last bit."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import MOST_OF_ONE_THREAD
+from ..kernels.arrays import MOST_OF_ONE_THREAD
 
 Array = NDArray[Any]
 

@@ -17,8 +17,9 @@ import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
+from ..engine.problem import as_tensor, check_finite_anywhere, concrete
 from ..errors import OptionError, ShapeError
-from ..problem import as_tensor, check_finite_anywhere, concrete, widened
+from ..kernels.tensors import widened
 from .base import Input
 from .pieces import Pieces, shift
 

@@ -4,7 +4,7 @@
 either mode and of any order, are trajectories and vjps of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978, IEEE
 Trans. Autom. Control 23), so that the two are closed under differentiation and nothing is ever differentiated through
 a decomposition. vmap folds the mapped dimension into the batch. Under torch.compile, which cannot trace a Function
-with a jvp, the same evaluation runs as custom operators (`linode.compiled`).
+with a jvp, the same evaluation runs as custom operators (`linode.engine.compiled`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
+from ..errors import NotDifferentiableError
+from ..kernels.private import forward_mode_depth, is_in_forward_mode, is_transforming
 from . import compiled
-from .errors import NotDifferentiableError
 from .evaluation import Evaluation, Planner, evaluate, evaluate_vjp
 
 
@@ -27,24 +27,18 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; Xi and z0 of one dtype, t float64."""
     if torch.compiler.is_compiling():
         return compiled.trajectory(Xi, z0, t, planner.key)
-    if torch._C._are_functorch_transforms_active():
-        stack = torch._C._functorch.get_interpreter_stack() or ()
-        if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1:
+    if is_transforming():
+        if forward_mode_depth() > 1:
             raise NotDifferentiableError(
                 "torch loses the outer tangents of a custom function in nested forward mode (pytorch issue 197867): "
                 "use jacfwd(jacrev(f)), jacrev(jacfwd(f)) or hessian instead of jacfwd(jacfwd(f))"
             )
     elif not (torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad)):
-        if forward_ad._current_level < 0:  # nothing to record
+        if not is_in_forward_mode():  # nothing to record
             return evaluate(planner, Xi.detach(), z0.detach(), t.detach())
     else:
         return EagerTrajectory.apply(Xi, z0, t, planner)
     return Trajectory.apply(Xi, z0, t, planner)
-
-
-def has_derivative(x: Tensor) -> bool:
-    """Whether anything is differentiated with respect to x, in either mode."""
-    return x.requires_grad or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None)
 
 
 def linearised(
@@ -108,7 +102,7 @@ class EagerTrajectory(Trajectory):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or is_transforming():
             return Trajectory.backward(ctx, g)
         ctx.saved_tensors  # noqa: B018 - raises where one was changed in place
         need_Xi, need_z0, need_t, _ = ctx.needs_input_grad

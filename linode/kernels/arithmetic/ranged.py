@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .arithmetic import Wrapped
+from . import Wrapped
 from .double_double import ldexp
 
 LIMIT = 2200  # a larger exponent overflows whatever the mantissa, a smaller one underflows

@@ -1,0 +1,35 @@
+"""All that linode uses of torch and is not public there, in one file.
+
+Tested with torch 2.13. `setup.cfg` sets the upper bound; to move it, run the tests with the new release.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_functorch = torch._C._functorch
+
+is_transforming = torch._C._are_functorch_transforms_active  # whether a torch.func transform is active
+is_wrapped = _functorch.is_functorch_wrapped_tensor  # whether a transform has wrapped this tensor
+unwrapped = _functorch.get_unwrapped  # the tensor inside
+untransformed = torch._C._DisableFuncTorch  # context: transforms do not see what happens in it
+below_autograd = torch._C._AutoDispatchBelowAutograd  # context: operators run without their autograd kernels
+without_alias = torch.ops.aten._unsafe_view  # a reshape that autograd does not take for a view
+
+
+def forward_mode_depth() -> int:
+    """How many levels of torch.func's forward mode are active."""
+    stack = _functorch.get_interpreter_stack() or ()
+    return sum(level.key() == _functorch.TransformType.Jvp for level in stack)
+
+
+def is_in_forward_mode() -> bool:
+    """Whether a level of forward_ad is open."""
+    return forward_ad._current_level >= 0
+
+
+def has_derivative(x: Tensor) -> bool:
+    """Whether anything is differentiated with respect to x, in either mode."""
+    return x.requires_grad or (is_in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None)
