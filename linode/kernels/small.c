@@ -1,0 +1,449 @@
+/* The compiled kernel for small systems on the CPU: plan, states and gradients of the methods `eig` and `chain`.
+
+   A Python module of the limited API (one build serves Python 3.10 and newer). It takes addresses and strides, which
+   linode/kernels/small.py has checked, and releases the interpreter's lock. Batches are shared out among threads that
+   live as long as the call. The numerics are in small_kernel.h, which is compiled once for every x86-64 processor and
+   once for those with AVX2 and FMA; which of the two runs is decided when the module is imported. LAPACK comes from
+   SciPy (scipy.linalg.cython_lapack).                                                                               */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030A0000
+#include <Python.h>
+
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- constants: the ones that methods/eig.py, methods/chain.py and kernels/ name alike have the same values ------ */
+
+#define MOST_STATES 64          /* n: beyond, products of BLAS are faster */
+#define MOST_THREADS 64
+#define GROUP 8                 /* trajectories that share their times' functions */
+#define BLOCK 64                /* times at once: their functions stay in the cache */
+#define NODES 16                /* nodes at once, for the same reason */
+#define N_TERMS 18              /* of the polynomial between nodes; F has 24: kernels/dense.py */
+#define REACH 1.9               /* |A^p|^(1/p), p >= 4, of a step */
+#define MOST_NODES 256.0        /* of a plan */
+#define LARGEST_NODE 320        /* that is asked for: beyond is refused */
+#define MOST_UNITS 100.0        /* shift t: units of rounding that small diagonal entries may lose to the shift */
+#define MOST_RATIO 4.0          /* |A| beside the roots of its powers: how far these may fall behind */
+#define MOST_SHIFT 16.0         /* in a step */
+#define NEAR 0.03               /* gap t_max below which divided differences are taken time by time */
+#define NEAR_RELATIVE 0.01      /* gap beside the eigenvalues below which they are too */
+#define GRADIENT_SLACK 4.0
+#define GRADED 128.0            /* |A| s / |lambda| beyond which a mode is refined */
+#define MIN_GAP 1e4             /* in units of the eigenvalues' rounding error */
+#define MAX_EXPLAINED 1e6
+#define MOST_SIZE 1e90          /* of |Xi| and 1 / |Xi| */
+
+#define HEADER 4                /* numbers at the head of a plan */
+enum { PAIRS, IS_PLAIN, KAPPA, AMPLIFICATION };
+enum { STEP, SHIFT, BOUND };
+
+#define LOG2_E 1.4426950408889634
+#define LN2_HIGH 0x1.62e42fefp-1  /* log 2 in two parts, the first of 33 bits: its multiples are exact */
+#define LN2_LOW 0x1.473de6af278edp-34
+#define TWO_OVER_PI 0.6366197723675814
+#define HALF_PI_1 0x1.921fb544p+0 /* pi / 2 in parts of 33 bits: their multiples by up to 2^20 are exact */
+#define HALF_PI_2 0x1.0b4611a6p-34
+#define HALF_PI_3 0x1.3198a2e037073p-69
+#define LARGEST_ANGLE 1e6
+#define TO_INTEGER 0x1.8p+52 /* x + this - this is the integer nearest to x */
+#define MODULUS(x, y) sqrt((x) * (x) + (y) * (y))
+#define PADDED(n) (((n) + 3) / 4 * 4)
+
+static const double INVERSE_FACTORIAL[24] = {
+    1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800,
+    1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200, 1.0 / 1307674368000, 1.0 / 20922789888000,
+    1.0 / 355687428096000, 1.0 / 6402373705728000, 1.0 / 121645100408832000, 1.0 / 2432902008176640000,
+    1.0 / 51090942171709440000.0, 1.0 / 1124000727777607680000.0, 1.0 / 25852016738884976640000.0,
+};
+static const double INVERSE[N_TERMS] = {
+    1.0, 1.0, 1.0 / 2, 1.0 / 3, 1.0 / 4, 1.0 / 5, 1.0 / 6, 1.0 / 7, 1.0 / 8, 1.0 / 9, 1.0 / 10, 1.0 / 11, 1.0 / 12,
+    1.0 / 13, 1.0 / 14, 1.0 / 15, 1.0 / 16, 1.0 / 17,
+};
+
+/* ---- what is asked ------------------------------------------------------------------------------------------------ */
+
+enum { FLOAT, DOUBLE, COMPLEX_FLOAT, COMPLEX_DOUBLE };
+
+typedef struct {
+    const char *data;
+    long long stride[4]; /* in entries: of systems, trajectories (or rows of a matrix), times, states */
+    int code;
+} Strided;
+
+typedef struct {
+    int is_complex, z_code;
+    long S, R, T, n;
+    double limit, t_max;
+    double *plan;
+    Strided A, z0, t, g;
+    void *z, *S_out, *a;            /* contiguous */
+    const unsigned char *delicate; /* (S, n, n), or NULL */
+    int *failed;
+} Arguments;
+
+typedef void (*Work)(const Arguments *task, long system, double *memory);
+typedef long (*Doubles)(const Arguments *task);
+typedef struct {
+    Work eig_plan;
+    Doubles eig_plan_doubles;
+    Work eig_states;
+    Doubles eig_states_doubles;
+    Work eig_vjp;
+    Doubles eig_vjp_doubles;
+    Work chain_plan;
+    Doubles chain_plan_doubles;
+    Work chain_states;
+    Doubles chain_states_doubles;
+    Work chain_vjp;
+    Doubles chain_vjp_doubles;
+} Kernel;
+
+static struct {
+    void (*dgeev)(char *, char *, int *, double *, int *, double *, double *, double *, int *, double *, int *, double *,
+                  int *, int *);
+    void (*zgeev)(char *, char *, int *, double *, int *, double *, double *, int *, double *, int *, double *, int *,
+                  double *, int *);
+    void (*dgetrf)(int *, int *, double *, int *, int *, int *);
+    void (*zgetrf)(int *, int *, double *, int *, int *, int *);
+    void (*dgetri)(int *, double *, int *, int *, double *, int *, int *);
+    void (*zgetri)(int *, double *, int *, int *, double *, int *, int *);
+} lapack;
+
+static long eig_numbers(long n) { return HEADER + 2 * n + 4 * n * n; }
+
+static long chain_numbers(long n, int is_complex)
+{
+    long w = is_complex ? 2 * n : n;
+    return HEADER + 2 * w * PADDED(w);
+}
+
+/* ---- reading and writing ------------------------------------------------------------------------------------------ */
+
+/* Rows i .. i + count of n entries as doubles, a complex entry as two; the rest of a row of `row` doubles is 0. */
+static void read_rows(const Strided *x, long s, long r, long i, long count, long n, double *out, long row)
+{
+    long long step = x->stride[3];
+    for (long q = 0; q < count; q++, out += row) {
+        long long first = s * x->stride[0] + r * x->stride[1] + (i + q) * x->stride[2];
+        long w = n;
+        if (x->code == DOUBLE) {
+            const double *from = (const double *)x->data + first;
+            for (long j = 0; j < n; j++)
+                out[j] = from[j * step];
+        } else if (x->code == FLOAT) {
+            const float *from = (const float *)x->data + first;
+            for (long j = 0; j < n; j++)
+                out[j] = from[j * step];
+        } else if (x->code == COMPLEX_DOUBLE) {
+            const double *from = (const double *)x->data + 2 * first;
+            for (long j = 0; j < n; j++)
+                out[2 * j] = from[2 * j * step], out[2 * j + 1] = from[2 * j * step + 1];
+            w = 2 * n;
+        } else {
+            const float *from = (const float *)x->data + 2 * first;
+            for (long j = 0; j < n; j++)
+                out[2 * j] = from[2 * j * step], out[2 * j + 1] = from[2 * j * step + 1];
+            w = 2 * n;
+        }
+        for (long j = w; j < row; j++)
+            out[j] = 0;
+    }
+}
+
+/* `count` times from number i on, then zeros up to a multiple of 4. */
+static void read_times(const Strided *t, long s, long r, long i, long count, double *out)
+{
+    const double *from = (const double *)t->data + s * t->stride[0] + r * t->stride[1] + i * t->stride[2];
+    for (long q = 0; q < count; q++)
+        out[q] = from[q * t->stride[2]];
+    for (long q = count; q < PADDED(count); q++)
+        out[q] = 0;
+}
+
+/* Rows of `row` doubles as contiguous rows of n entries, from entry `first` of `out` on. */
+static void write_rows(void *out, int code, long first, long count, long n, const double *x, long row)
+{
+    long w = code == COMPLEX_FLOAT || code == COMPLEX_DOUBLE ? 2 * n : n;
+    long long place = (long long)first * (w / n);
+    if (code == DOUBLE || code == COMPLEX_DOUBLE) {
+        double *to = (double *)out + place;
+        for (long q = 0; q < count; q++, x += row, to += w)
+            memcpy(to, x, sizeof(double) * w);
+    } else {
+        float *to = (float *)out + place;
+        for (long q = 0; q < count; q++, x += row, to += w)
+            for (long j = 0; j < w; j++)
+                to[j] = (float)x[j];
+    }
+}
+
+/* ---- chain: the step ---------------------------------------------------------------------------------------------- */
+
+/* The largest step with rate H <= REACH, of few binary digits so that multiples of it are exact, and no longer than need
+   be: half of it then holds all times up to t_max. */
+static double step_for(double rate, double t_max, int digits)
+{
+    double longest = 1.0;
+    int exponent;
+    if (t_max > 0) {
+        frexp(t_max, &exponent);
+        longest = ldexp(1.0, exponent + 1 > 1023 ? 1023 : exponent + 1);
+    }
+    if (!(rate * longest > REACH))
+        return longest;
+    double fraction = frexp(fmax(REACH / rate, 1e-300), &exponent);
+    return ldexp(floor(ldexp(fraction, digits)), exponent - digits);
+}
+
+/* ---- the kernel, for two kinds of processors ---------------------------------------------------------------------- */
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
+#define NAME(x) x##_any
+#include "small_kernel.h"
+#undef NAME
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define NAME(x) x##_avx2
+#include "small_kernel.h"
+#undef NAME
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+static const Kernel *kernel = &kernel_any;
+
+/* ---- threads ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const Arguments *task;
+    Work work;
+    long doubles;
+    atomic_long next; /* system */
+    atomic_int no_memory;
+} Queue;
+
+static void *serve(void *given)
+{
+    Queue *queue = given;
+    double *memory = malloc(sizeof(double) * (size_t)(queue->doubles + 8));
+    if (!memory) {
+        atomic_store(&queue->no_memory, 1);
+        return NULL;
+    }
+    for (long s; (s = atomic_fetch_add(&queue->next, 1)) < queue->task->S;)
+        queue->work(queue->task, s, memory);
+    free(memory);
+    return NULL;
+}
+
+/* Work on every system, by at most `threads` threads, this one among them; 0 where there was no memory. */
+static int run(const Arguments *task, Work work, Doubles doubles, long threads)
+{
+    Queue queue = {task, work, doubles(task), 0, 0};
+    pthread_t others[MOST_THREADS];
+    long started = 0, wanted = threads < task->S ? threads : task->S;
+    wanted = wanted < MOST_THREADS ? wanted : MOST_THREADS;
+    while (started < wanted - 1 && !pthread_create(&others[started], NULL, serve, &queue))
+        started++;
+    serve(&queue);
+    for (long i = 0; i < started; i++)
+        pthread_join(others[i], NULL);
+    return !atomic_load(&queue.no_memory);
+}
+
+/* ---- the module --------------------------------------------------------------------------------------------------- */
+
+/* The next arguments, one after the other. */
+typedef struct {
+    PyObject *const *values;
+    Py_ssize_t left;
+} Reader;
+
+static long long next_integer(Reader *reader)
+{
+    if (reader->left <= 0)
+        return PyErr_SetString(PyExc_TypeError, "too few arguments"), 0;
+    reader->left--;
+    return PyLong_AsLongLong(*reader->values++);
+}
+
+static double next_number(Reader *reader)
+{
+    if (reader->left <= 0)
+        return PyErr_SetString(PyExc_TypeError, "too few arguments"), 0;
+    reader->left--;
+    return PyFloat_AsDouble(*reader->values++);
+}
+
+static Strided next_strided(Reader *reader, int code, int n_strides, const int *places)
+{
+    Strided x = {(const char *)(intptr_t)next_integer(reader), {0, 0, 0, 0}, code};
+    for (int i = 0; i < n_strides; i++)
+        x.stride[places[i]] = next_integer(reader);
+    return x;
+}
+
+static int is_wrong(const Arguments *task)
+{
+    if (!PyErr_Occurred() && (task->n < 1 || task->n > MOST_STATES || task->S < 0 || task->R < 0 || task->T < 0 ||
+                              task->z_code < FLOAT || task->z_code > COMPLEX_DOUBLE))
+        PyErr_SetString(PyExc_ValueError, "sizes beyond those of the compiled kernel");
+    return PyErr_Occurred() != NULL;
+}
+
+static PyObject *answer(int has_memory, long value)
+{
+    return has_memory ? PyLong_FromLong(value) : PyErr_NoMemory();
+}
+
+static const int MATRIX[3] = {0, 1, 3}, VECTOR[3] = {0, 1, 3}, TIMES[3] = {0, 1, 2}, STATES[4] = {0, 1, 2, 3};
+
+static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    Arguments task = {0};
+    int is_chain = (int)next_integer(&reader), code = (int)next_integer(&reader);
+    task.A = next_strided(&reader, code, 3, MATRIX);
+    task.S = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
+    task.limit = next_number(&reader), task.t_max = next_number(&reader);
+    task.plan = (double *)(intptr_t)next_integer(&reader);
+    long threads = (long)next_integer(&reader), n_refused = 0;
+    task.is_complex = code >= COMPLEX_FLOAT, task.z_code = code;
+    if (is_wrong(&task))
+        return NULL;
+    int has_memory;
+    Py_BEGIN_ALLOW_THREADS
+    if (is_chain)
+        has_memory = run(&task, kernel->chain_plan, kernel->chain_plan_doubles, threads);
+    else
+        has_memory = run(&task, kernel->eig_plan, kernel->eig_plan_doubles, threads);
+    for (long s = 0; s < task.S; s++) {
+        const double *header = task.plan + s * (is_chain ? chain_numbers(task.n, task.is_complex) : eig_numbers(task.n));
+        n_refused += !(is_chain ? header[BOUND] <= task.limit : header[IS_PLAIN] == 1);
+    }
+    Py_END_ALLOW_THREADS
+    return answer(has_memory, n_refused);
+}
+
+static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    Arguments task = {0};
+    int is_chain = (int)next_integer(&reader), failed = 0;
+    task.z_code = (int)next_integer(&reader), task.plan = (double *)(intptr_t)next_integer(&reader);
+    task.S = (long)next_integer(&reader), task.R = (long)next_integer(&reader);
+    task.T = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
+    task.z0 = next_strided(&reader, task.z_code, 3, VECTOR);
+    task.t = next_strided(&reader, DOUBLE, 3, TIMES);
+    task.z = (void *)(intptr_t)next_integer(&reader);
+    long threads = (long)next_integer(&reader);
+    task.is_complex = task.z_code >= COMPLEX_FLOAT, task.failed = &failed;
+    if (is_wrong(&task))
+        return NULL;
+    int has_memory;
+    Py_BEGIN_ALLOW_THREADS
+    if (is_chain)
+        has_memory = run(&task, kernel->chain_states, kernel->chain_states_doubles, threads);
+    else
+        has_memory = run(&task, kernel->eig_states, kernel->eig_states_doubles, threads);
+    Py_END_ALLOW_THREADS
+    return answer(has_memory, failed);
+}
+
+static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    Arguments task = {0};
+    int is_chain = (int)next_integer(&reader), failed = 0;
+    task.z_code = (int)next_integer(&reader), task.plan = (double *)(intptr_t)next_integer(&reader);
+    task.S = (long)next_integer(&reader), task.R = (long)next_integer(&reader);
+    task.T = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
+    task.z0 = next_strided(&reader, task.z_code, 3, VECTOR);
+    task.t = next_strided(&reader, DOUBLE, 3, TIMES);
+    task.g = next_strided(&reader, task.z_code, 4, STATES);
+    task.delicate = (const unsigned char *)(intptr_t)next_integer(&reader);
+    task.S_out = (void *)(intptr_t)next_integer(&reader), task.a = (void *)(intptr_t)next_integer(&reader);
+    long threads = (long)next_integer(&reader);
+    task.is_complex = task.z_code >= COMPLEX_FLOAT, task.failed = &failed;
+    if (is_wrong(&task))
+        return NULL;
+    int has_memory;
+    Py_BEGIN_ALLOW_THREADS
+    if (is_chain)
+        has_memory = run(&task, kernel->chain_vjp, kernel->chain_vjp_doubles, threads);
+    else
+        has_memory = run(&task, kernel->eig_vjp, kernel->eig_vjp_doubles, threads);
+    Py_END_ALLOW_THREADS
+    return answer(has_memory, failed);
+}
+
+/* Takes LAPACK's functions from the capsules of scipy.linalg.cython_lapack. */
+static PyObject *use_lapack(PyObject *self, PyObject *capsules)
+{
+    (void)self;
+    struct {
+        const char *name;
+        void *place;
+    } wanted[] = {{"dgeev", &lapack.dgeev},   {"zgeev", &lapack.zgeev},   {"dgetrf", &lapack.dgetrf},
+                  {"zgetrf", &lapack.zgetrf}, {"dgetri", &lapack.dgetri}, {"zgetri", &lapack.zgetri}};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        PyObject *capsule = PyDict_GetItemString(capsules, wanted[i].name);
+        void *function = capsule ? PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule)) : NULL;
+        if (!function)
+            return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ImportError, "LAPACK has no %s", wanted[i].name);
+        memcpy(wanted[i].place, &function, sizeof function);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef METHODS[] = {
+    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems; how many were refused."},
+    {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z; 1 where times lie beyond the plan."},
+    {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1 where times lie beyond the plan."},
+    {"use_lapack", use_lapack, METH_O, "Takes the functions of scipy.linalg.cython_lapack.__pyx_capi__."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_small", NULL, -1, METHODS, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__small(void)
+{
+    const char *instructions = "any";
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        kernel = &kernel_avx2, instructions = "avx2";
+#endif
+    PyObject *module = PyModule_Create(&MODULE);
+    if (module && (PyModule_AddStringConstant(module, "INSTRUCTIONS", instructions) ||
+                   PyModule_AddIntConstant(module, "MOST_STATES", MOST_STATES) ||
+                   PyModule_AddIntConstant(module, "HEADER", HEADER))) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

@@ -1,0 +1,136 @@
+"""The front of the compiled kernel: small systems on the CPU, in one call for states and one for gradients.
+
+Here is the one place where shapes, types and memory are checked before addresses are handed to C (small.c). Where the
+module was not built, or LINODE_COMPILED=0 is set, `is_in_use` is false and methods take their torch kernels, which give
+the same numbers.
+Shapes: Xi (S, n, n), z0 (S, R, n), t (S, R, T) float64, z and g (S, R, T, n); strides are free, states and gradients
+keep the precision of z0.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+import torch
+from scipy.linalg import cython_lapack
+from torch import Tensor
+
+EIG, CHAIN = 0, 1
+CODES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}
+WORK_OF_A_THREAD = 2e5  # multiplications that take as long as starting a thread, 50 us on an AMD EPYC
+
+
+def _load() -> Any:
+    """The compiled module, or None."""
+    if os.environ.get("LINODE_COMPILED", "1") == "0":
+        return None
+    try:
+        module = import_module(f"{__package__}._small")
+    except ImportError:  # not built: there was no compiler
+        return None
+    module.use_lapack(cython_lapack.__pyx_capi__)
+    return module
+
+
+_small = _load()
+MOST_STATES: int = _small.MOST_STATES if _small else 0
+HEADER: int = _small.HEADER if _small else 4
+
+
+def is_in_use() -> bool:
+    """Whether there is a compiled kernel, and it is not turned off."""
+    return _small is not None
+
+
+def serves(x: Tensor) -> bool:
+    """Whether the kernel takes systems of x.shape[-1] states that are where x is."""
+    return x.shape[-1] <= MOST_STATES and type(x) is Tensor and x.device.type == "cpu" and x.shape[-1] > 0
+
+
+def plan_size(kind: int, n: int, is_complex: bool) -> int:
+    """Numbers of a plan for one system: HEADER, then lam, V and V^-1 as complex numbers, or A and exp(A), padded."""
+    if kind == EIG:
+        return HEADER + 2 * n + 4 * n * n
+    w = 2 * n if is_complex else n
+    return HEADER + 2 * w * (-(-w // 4) * 4)
+
+
+def make_plan(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> tuple[Tensor, int]:
+    """The plans (S, plan_size) of all systems, and how many of them the kernel's check refuses."""
+    S, n, columns = Xi.shape
+    if n != columns or Xi.dtype not in CODES or not serves(Xi):
+        raise ValueError(f"the compiled kernel does not take Xi {tuple(Xi.shape)}, {Xi.dtype} on {Xi.device}")
+    Xi = _plain(Xi)
+    plan = torch.empty(S, plan_size(kind, n, Xi.is_complex()), dtype=torch.float64)
+    threads = _threads(S, 30.0 * n**3)
+    code, place = CODES[Xi.dtype], Xi.data_ptr()
+    n_refused = _small.plan(kind, code, place, *Xi.stride(), S, n, limit, t_max, plan.data_ptr(), threads)
+    return plan, n_refused
+
+
+def states(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> Tensor:
+    """z (S, R, T, n), in the dtype of z0; times of `CHAIN` are not negative and not beyond its plan."""
+    S, R, n, T = _checked(kind, plan, z0, t)
+    z0, z = _plain(z0), torch.empty(S, R, T, n, dtype=z0.dtype)
+    threads = _threads(S, R * T * (20.0 + n) * n)
+    failed = _small.states(
+        *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr()),
+        *(*z0.stride(), t.data_ptr(), *t.stride(), z.data_ptr(), threads),
+    )
+    if failed:
+        raise ValueError("times are negative or beyond those of the plan")
+    return z
+
+
+def vjp(
+    kind: int, plan: Tensor, z0: Tensor, t: Tensor, g: Tensor, delicate: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """S (S, n, n) and a (S, R, n) of sum Re<g, z>. delicate (S, n, n) bool: pairs of modes to be
+    subtracted time by time, see `Modes`."""
+    S, R, n, T = _checked(kind, plan, z0, t)
+    if g.shape != (S, R, T, n) or g.dtype != z0.dtype or not serves(g):
+        raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
+    if delicate is not None and not (delicate.shape == (S, n, n) and delicate.dtype == torch.bool and serves(delicate)):
+        raise ValueError(f"the compiled kernel does not take delicate {tuple(delicate.shape)}, {delicate.dtype}")
+    z0, g, delicate = _plain(z0), _plain(g), None if delicate is None else delicate.contiguous()
+    of_Xi, of_z0 = torch.empty(S, n, n, dtype=z0.dtype), torch.empty(S, R, n, dtype=z0.dtype)
+    threads = _threads(S, R * T * (40.0 + n) * n)
+    failed = _small.vjp(
+        *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr(), *z0.stride()),
+        *(t.data_ptr(), *t.stride(), g.data_ptr(), *g.stride()),
+        0 if delicate is None else delicate.data_ptr(),
+        *(of_Xi.data_ptr(), of_z0.data_ptr(), threads),
+    )
+    if failed:
+        raise ValueError("times are negative or beyond those of the plan")
+    return of_Xi, of_z0
+
+
+def _checked(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> tuple[int, int, int, int]:
+    """S, R, n, T."""
+    S, R, n = z0.shape
+    T = t.shape[2]
+    if (
+        z0.dtype not in CODES
+        or t.shape[:2] != (S, R)
+        or t.dtype != torch.float64
+        or plan.shape != (S, plan_size(kind, n, z0.is_complex()))
+        or not (serves(z0) and type(t) is Tensor and t.device.type == "cpu" and plan.is_contiguous())
+    ):
+        found = f"z0 {tuple(z0.shape)}, {z0.dtype} on {z0.device}, t {tuple(t.shape)}, {t.dtype} on {t.device}"
+        raise ValueError(f"the compiled kernel does not take {found} with a plan {tuple(plan.shape)}")
+    return S, R, n, T
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Without a conjugation that torch has put off."""
+    return x.resolve_conj().resolve_neg() if x.is_complex() or x.is_neg() else x
+
+
+def _threads(S: int, work: float) -> int:
+    """How many threads pay, for S systems with so many multiplications each."""
+    if S == 1 or S * work < 2 * WORK_OF_A_THREAD:
+        return 1
+    return min(torch.get_num_threads(), S, int(S * work / WORK_OF_A_THREAD))

@@ -1,0 +1,195 @@
+"""The compiled kernel by itself: its functions of time to units of rounding, free strides and types, threads, refusals.
+
+That methods give the same answers with it and without is the contract's business (tests/test_contract.py runs either
+way, and .ci/run does both).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import flint
+import numpy as np
+import pytest
+import torch
+
+from linode.kernels import small
+from tests.case_builders import generator, normal
+
+EPS = 2.0**-53
+CAN_RUN = small.is_in_use()
+needs_kernel = pytest.mark.skipif(not CAN_RUN, reason="the compiled kernel was not built, or is turned off")
+
+
+def problem(
+    S: int = 3, R: int = 2, T: int = 70, n: int = 5, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, ...]:
+    """Xi, z0, t >= 0 and g."""
+    rng = generator(f"small {S} {R} {T} {n}")
+
+    def draw(*shape: int) -> torch.Tensor:
+        x = normal(rng, *shape)
+        return torch.from_numpy(x + 1j * normal(rng, *shape) if dtype.is_complex else x).to(dtype)
+
+    t = torch.from_numpy(rng.uniform(0.0, 5.0, (S, R, T)))
+    return draw(S, n, n) / n**0.5 - 0.3 * torch.eye(n, dtype=dtype), draw(S, R, n), t, draw(S, R, T, n)
+
+
+def answers(kind: int, Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor, g: torch.Tensor) -> list[torch.Tensor]:
+    limit = 1e9 if kind == small.EIG else 2.0**20
+    plan, n_refused = small.make_plan(kind, Xi, limit, float(t.max()) if t.numel() else 1.0)
+    assert n_refused == 0
+    return [small.states(kind, plan, z0, t), *small.vjp(kind, plan, z0, t, g)]
+
+
+def distance(x: torch.Tensor, y: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(x - y) / torch.linalg.vector_norm(y))
+
+
+both_kinds = pytest.mark.parametrize("kind", [small.EIG, small.CHAIN], ids=["eig", "chain"])
+
+
+@needs_kernel
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 40.0, 1e5, 1e9, 1e15])
+def test_sine_and_cosine_are_true_to_two_units_of_rounding(scale: float):
+    flint.ctx.prec = 300
+    Xi = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]], dtype=torch.float64)
+    plan, n_refused = small.make_plan(small.EIG, Xi, 10.0)
+    assert n_refused == 0
+    t = torch.from_numpy(generator(f"angles {scale}").uniform(-scale, scale, (1, 1, 203)))
+    z = small.states(small.EIG, plan, torch.tensor([[[1.0, 0.0]]], dtype=torch.float64), t)[0, 0]
+    for (cosine, sine), time in zip(z.tolist(), t[0, 0].tolist()):
+        angle = flint.arb(time)
+        assert abs(float(angle.cos() - flint.arb(cosine))) <= 3 * EPS
+        assert abs(float(-angle.sin() - flint.arb(sine))) <= 3 * EPS
+
+
+@needs_kernel
+def test_exponentials_are_true_to_two_units_of_rounding_down_to_the_smallest_number():
+    flint.ctx.prec = 300
+    plan, _ = small.make_plan(small.EIG, torch.ones(1, 1, 1, dtype=torch.float64), 10.0)
+    t = torch.cat([torch.linspace(-746, 710, 1501), torch.tensor([0.0, 1e-300, -1e-8, 709.78, -745.1])]).double()
+    z = small.states(small.EIG, plan, torch.ones(1, 1, 1, dtype=torch.float64), t[None, None])[0, 0, :, 0]
+    for value, time in zip(z.tolist(), t.tolist()):
+        true = flint.arb(time).exp()
+        if time > 709.8:
+            assert value == np.inf
+        else:
+            assert abs(float(true - flint.arb(value))) <= 2 * EPS * float(true) + 5e-324
+    assert float(z[-5]) == 1.0
+
+
+@needs_kernel
+@both_kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.complex128])
+def test_states_and_gradients_keep_the_precision_that_came(kind: int, dtype: torch.dtype):
+    wide = torch.promote_types(dtype, torch.float64)
+    given = problem(dtype=dtype)
+    own = answers(kind, *given)
+    double = answers(kind, *(x.to(wide) if x.dtype == dtype else x for x in given))
+    for x, y in zip(own, double):
+        assert x.dtype == dtype
+        assert distance(x.to(wide), y) <= 4 * torch.finfo(dtype).eps
+
+
+@needs_kernel
+@both_kinds
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_any_strides_give_the_same_bits(kind: int, dtype: torch.dtype):
+    Xi, z0, t, g = problem(dtype=dtype)
+    t = t[:1, :1].expand_as(t)
+    g = g[..., :1, :1].expand_as(g)
+    plain = answers(kind, *(x.contiguous() for x in (Xi, z0, t, g)))
+    turned = (Xi.mT.contiguous().mT, z0.flip(-1).flip(-1).transpose(0, 1).contiguous().transpose(0, 1), t, g)
+    padded = torch.zeros(*g.shape[:3], 9, dtype=dtype)[..., ::2]
+    padded[:] = g
+    for form in (turned, (*turned[:3], padded)):
+        assert all(torch.equal(x, y) for x, y in zip(plain, answers(kind, *form)))
+    if dtype.is_complex:
+        lazy = answers(kind, Xi.conj().resolve_conj().conj(), z0.conj().resolve_conj().conj(), t, g)
+        assert all(torch.equal(x, y) for x, y in zip(plain, lazy))
+
+
+@needs_kernel
+@both_kinds
+def test_the_number_of_threads_changes_no_bit(kind: int):
+    given, known = problem(S=40, R=1, T=300, n=8), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = answers(kind, *given)
+        torch.set_num_threads(4)
+        assert small._threads(40, 1e6) == 4
+        assert all(torch.equal(x, y) for x, y in zip(one, answers(kind, *given)))
+    finally:
+        torch.set_num_threads(known)
+
+
+@needs_kernel
+@both_kinds
+def test_states_at_time_0_are_the_initial_states_to_the_last_bit(kind: int):
+    Xi, z0, t, g = problem()
+    t[..., ::3] = 0.0
+    z = answers(kind, Xi, z0, t, g)[0]
+    assert torch.equal(z[:, :, ::3], z0[:, :, None].expand_as(z[:, :, ::3]))
+
+
+@needs_kernel
+@both_kinds
+@pytest.mark.parametrize("shape", [(2, 3, 0), (1, 1, 1), (1, 20, 1), (1, 1, 200)])
+def test_many_few_and_no_times(kind: int, shape: tuple[int, int, int]):
+    S, R, T = shape
+    Xi, z0, t, g = problem(S, R, T)
+    z, of_Xi, a = answers(kind, Xi, z0, t, g)
+    assert z.shape == g.shape
+    if T == 0:
+        assert not of_Xi.any()
+        assert not a.any()
+    pairs = [(slice(s, s + 1), slice(r, r + 1)) for s in range(S) for r in range(R)]
+    each = [answers(kind, Xi[s], *(x[s, r] for x in (z0, t, g))) for s, r in pairs]
+    total = torch.stack([x[1] for x in each]).reshape(S, R, *Xi.shape[1:]).sum(1)
+    assert torch.allclose(of_Xi, total, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(z.flatten(0, 1), torch.stack([x[0][0, 0] for x in each]), rtol=1e-13, atol=1e-13)
+
+
+@needs_kernel
+@pytest.mark.parametrize("times", [[-1.0], [1e9], [np.nan]])
+def test_times_that_a_chain_has_no_nodes_for_are_refused(times: list[float]):
+    Xi, z0, t, g = problem(1, 1, 1)
+    plan, _ = small.make_plan(small.CHAIN, Xi, 2.0**20, 5.0)
+    t = torch.tensor([[times]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="beyond those of the plan"):
+        small.states(small.CHAIN, plan, z0, t)
+    with pytest.raises(ValueError, match="beyond those of the plan"):
+        small.vjp(small.CHAIN, plan, z0, t, g)
+
+
+@needs_kernel
+def test_nothing_that_does_not_fit_reaches_the_kernel():
+    Xi, z0, t, g = problem()
+    plan, _ = small.make_plan(small.EIG, Xi, 1e9)
+    for bad in (
+        lambda: small.make_plan(small.EIG, Xi[:, :3], 1e9),
+        lambda: small.make_plan(small.EIG, Xi.to(torch.int64), 1e9),
+        lambda: small.make_plan(small.EIG, torch.eye(small.MOST_STATES + 1)[None], 1e9),
+        lambda: small.states(small.EIG, plan[:2], z0, t),
+        lambda: small.states(small.EIG, plan.mT.contiguous().mT, z0, t),
+        lambda: small.states(small.EIG, plan, z0[:, :1], t),
+        lambda: small.states(small.EIG, plan, z0, t.float()),
+        lambda: small.states(small.EIG, plan, z0.to(torch.complex128), t[:2]),
+        lambda: small.states(small.EIG, plan, z0.to("meta"), t),
+        lambda: small.vjp(small.EIG, plan, z0, t, g[:, :, :3]),
+        lambda: small.vjp(small.EIG, plan, z0, t, g.float()),
+        lambda: small.vjp(small.EIG, plan, z0, t, g, torch.zeros(3, 5, 4, dtype=torch.bool)),
+        lambda: small.vjp(small.EIG, plan, z0, t, g, torch.zeros(3, 5, 5)),
+    ):
+        with pytest.raises(ValueError, match="the compiled kernel does not take"):
+            bad()
+
+
+def test_an_environment_variable_turns_it_off():
+    script = "from linode.kernels import small; print(small.is_in_use(), small.MOST_STATES)"
+    environment = {**os.environ, "LINODE_COMPILED": "0"}
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert out.stdout.split() == ["False", "0"]
