@@ -401,6 +401,84 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     return answer(has_memory, failed);
 }
 
+/* max |x| of `count` numbers in a row (of the larger part where they are complex), NaN where there is one. */
+static PyObject *largest(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    int code = (int)next_integer(&reader);
+    const void *data = (const void *)(intptr_t)next_integer(&reader);
+    long long n = next_integer(&reader) * (code >= COMPLEX_FLOAT ? 2 : 1);
+    double most = 0;
+    int has_nan = 0;
+    if (PyErr_Occurred())
+        return NULL;
+    if (code == DOUBLE || code == COMPLEX_DOUBLE)
+        for (long long i = 0; i < n; i++) {
+            double x = fabs(((const double *)data)[i]);
+            most = x > most ? x : most, has_nan |= x != x;
+        }
+    else
+        for (long long i = 0; i < n; i++) {
+            double x = fabs((double)((const float *)data)[i]);
+            most = x > most ? x : most, has_nan |= x != x;
+        }
+    return PyFloat_FromDouble(has_nan ? NAN : most);
+}
+
+/* The smallest and the largest of 0 and `count` doubles in a row; NaN twice where there is one. */
+static PyObject *extremes(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    const double *data = (const double *)(intptr_t)next_integer(&reader);
+    long long n = next_integer(&reader);
+    double least = 0, most = 0;
+    int has_nan = 0;
+    if (PyErr_Occurred())
+        return NULL;
+    for (long long i = 0; i < n; i++) {
+        double x = data[i];
+        least = x < least ? x : least, most = x > most ? x : most, has_nan |= x != x;
+    }
+    PyObject *pair = PyTuple_New(2);
+    for (int i = 0; pair && i < 2; i++) {
+        PyObject *x = PyFloat_FromDouble(has_nan ? NAN : i ? most : least);
+        if (!x || PyTuple_SetItem(pair, i, x)) {
+            Py_DECREF(pair);
+            return NULL;
+        }
+    }
+    return pair;
+}
+
+/* The largest |Xi|_1 of S systems, NaN where an entry is. */
+static PyObject *one_norm(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    int code = (int)next_integer(&reader);
+    Strided A = next_strided(&reader, code, 3, MATRIX);
+    long S = (long)next_integer(&reader), n = (long)next_integer(&reader);
+    double most = 0, sums[MOST_STATES], row[2 * MOST_STATES];
+    int has_nan = 0;
+    if (!PyErr_Occurred() && (n < 1 || n > MOST_STATES))
+        PyErr_SetString(PyExc_ValueError, "sizes beyond those of the compiled kernel");
+    if (PyErr_Occurred())
+        return NULL;
+    for (long s = 0; s < S; s++) {
+        memset(sums, 0, sizeof sums);
+        for (long i = 0; i < n; i++) {
+            read_rows(&A, s, i, 0, 1, n, row, 0);
+            for (long j = 0; j < n; j++)
+                sums[j] += code >= COMPLEX_FLOAT ? hypot(row[2 * j], row[2 * j + 1]) : fabs(row[j]);
+        }
+        for (long j = 0; j < n; j++)
+            most = sums[j] > most ? sums[j] : most, has_nan |= sums[j] != sums[j];
+    }
+    return PyFloat_FromDouble(has_nan ? NAN : most);
+}
+
 /* Takes LAPACK's functions from the capsules of scipy.linalg.cython_lapack. */
 static PyObject *use_lapack(PyObject *self, PyObject *capsules)
 {
@@ -424,6 +502,9 @@ static PyMethodDef METHODS[] = {
     {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems; how many were refused."},
     {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z; 1 where times lie beyond the plan."},
     {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1 where times lie beyond the plan."},
+    {"largest", (PyCFunction)(void (*)(void))largest, METH_FASTCALL, "max |x|."},
+    {"extremes", (PyCFunction)(void (*)(void))extremes, METH_FASTCALL, "min(0, x) and max(0, x)."},
+    {"one_norm", (PyCFunction)(void (*)(void))one_norm, METH_FASTCALL, "max |Xi|_1."},
     {"use_lapack", use_lapack, METH_O, "Takes the functions of scipy.linalg.cython_lapack.__pyx_capi__."},
     {NULL, NULL, 0, NULL},
 };
