@@ -19,8 +19,7 @@ from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
 from .errors import OptionError, ShapeError
 from .forcing.total import Forcing, make_planners
-from .kernels.arrays import one_norm
-from .kernels.tensors import is_finite, widened
+from .kernels.tensors import is_finite, one_norm, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
@@ -292,7 +291,7 @@ class LinearODE(Solver):
         B: input matrix, (*batch, n, m); None: u acts on the states themselves, m = n. Without u it has no effect.
         u: input of m channels: `ZeroOrderHold`, `FirstOrderHold`, `Impulses`, `Harmonics`, a sum of these, or a smooth
             function of t (see `Smooth`).
-        method: "auto", "eig", "schur", "propagator", or a method object such as
+        method: "auto", "eig", "chain", "taylor", "propagator", "schur", or a method object such as
             `linode.methods.Eig(max_condition=10.0)`.
         rtol: relative error that is good enough; lets `auto` accept less well-conditioned eigenvectors. None: all
             digits.
@@ -306,7 +305,7 @@ class LinearODE(Solver):
         ShapeError, DtypeError, DeviceError, NonFiniteError, OptionError: an argument that cannot be used, by name.
         MethodError: unknown method; when called, a method chosen by name that cannot be accurate for this Xi.
 
-    Source: gradients by the adjoint integral, see `linode.engine.autograd` and `linode.kernels.modal`; forcing by
+    Source: gradients by the adjoint integral, see `linode.engine.autograd` and `linode.kernels.modes`; forcing by
     augmented systems, see `linode.forcing.total`.
 
     Example:

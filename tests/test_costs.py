@@ -62,7 +62,7 @@ def test_when_it_was_measured_the_choice_took_at_most_a_third_longer_than_the_be
 def test_methods_by_name_are_not_estimated_against_the_order_that_was_measured(name: str):
     """Where one method took ten times as long as another, it is estimated at more."""
     rows = {row["contender"]: row["median_ms"] for row in RESULTS[name]["modes"]["step"] if "median_ms" in row}
-    estimates = {key: linode.methods.registry()[key]().cost(work_of(name)) for key in Auto().candidates}
+    estimates = {key: linode.methods.registry()[key]().cost(work_of(name)) for key in Auto().names}
     measured = {key: rows[f"linode {key}"] for key in estimates if f"linode {key}" in rows}
     for slow in measured:
         for fast in measured:

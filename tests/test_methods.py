@@ -73,9 +73,9 @@ def test_explain_of_a_chosen_method_names_it(name: str):
 @pytest.mark.parametrize("work", [Workload(1, 1, 10, 5, 3.0, 1.0), Workload(1, 1, 10**5, 5, 1e4, 1.0)])
 def test_auto_takes_the_cheapest_of_the_methods_that_accept(work: Workload):
     for Xi in (with_kappa(3.0), with_kappa(1e3), DEFECTIVE):
-        methods = [registry()[name]() for name in Auto().candidates]
-        accepted = [m for m in methods if m.try_plan(torch.tensor(Xi)[None], work).is_accepted]
-        plan = Auto().plan_for(torch.tensor(Xi)[None], work)
+        methods = [registry()[name]() for name in Auto().names]
+        accepted = [m for m in methods if m.plan(torch.tensor(Xi)[None], None, work).is_accepted]
+        plan = Auto().plan(torch.tensor(Xi)[None], None, work)
         assert plan.method == min(accepted, key=lambda m: m.cost(work)).name
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from linode import LinearODE, MethodError
-from linode.methods import Auto, Method, Plan, Workload, register, registry
-from linode.methods.base import times_gradient
+from linode.methods import Auto, Method, Plan, Workload, auto, register, registry
 from tests.accuracy import lines_of, linode_method, score
 from tests.case_builders import generator, jordan, rotated
 from tests.cases import CASES
@@ -34,8 +33,11 @@ class ToyPlan(Plan):
     """A long Taylor series, time by time."""
 
     Xi: Tensor
-    method: str = "toy"
-    reason: str = "it is a toy"
+    method = "toy"
+
+    @property
+    def reason(self) -> str:
+        return "it is a toy"
 
     @property
     def accepted(self) -> Tensor:
@@ -48,12 +50,11 @@ class ToyPlan(Plan):
             z = z + term
         return z
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             Xi, start = self.Xi.detach().requires_grad_(), z0.detach().requires_grad_()
             z = ToyPlan(Xi).evaluate(start, t)
-            S, a = torch.autograd.grad(z, (Xi, start), g)
-        return S, a, times_gradient(self.Xi, z.detach(), g)
+            return torch.autograd.grad(z, (Xi, start), g)
 
     def subset(self, index: Tensor) -> Plan:
         return ToyPlan(self.Xi[index])
@@ -67,7 +68,7 @@ def toy(temporary_methods: None) -> type[Method]:
         name: ClassVar[str] = "toy"
         summary: ClassVar[str] = "a Taylor series"
 
-        def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
+        def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
             return ToyPlan(Xi)
 
         def cost(self, work: Workload) -> float:
@@ -93,6 +94,23 @@ def test_a_registered_method_solves_differentiates_and_explains_by_its_name():
 
 def test_auto_takes_a_registered_method_where_it_is_a_candidate(toy: type[Method]):
     assert solver(DEFECTIVE, method=Auto(candidates=("eig", "toy"))).solve(TIMES).method == toy.name
+
+
+def test_auto_takes_a_registered_method_whose_cost_is_lowest(toy: type[Method], monkeypatch: pytest.MonkeyPatch):
+    assert solver(DEFECTIVE).solve(TIMES).method != "toy"
+    monkeypatch.setattr(toy, "cost", lambda self, work: 0.0)
+    auto._ranked.cache_clear()
+    assert solver(DEFECTIVE).solve(TIMES).method == "toy"
+    monkeypatch.setattr(toy, "by_name_only", True)
+    assert solver(DEFECTIVE).solve(TIMES).method != "toy"
+    assert solver(DEFECTIVE, method="toy").solve(TIMES).method == "toy"
+
+
+@pytest.mark.usefixtures("toy")
+def test_times_before_0_are_those_of_a_second_plan_of_the_negative():
+    t = np.array([-0.5, 0.0, 1.5, -2.0])
+    z = solver(DEFECTIVE, method="toy")(t)
+    assert np.allclose(z, solver(DEFECTIVE)(t), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("toy")

@@ -10,7 +10,7 @@ import torch
 
 from linode import LinearODE, MethodError
 from linode.kernels.action import MAX_TERMS, Growth
-from linode.kernels.groups import Padded, Runs, group
+from linode.kernels.dense import Padded, Runs, group
 from linode.methods import Auto, Workload, registry, taylor
 from tests import oracles
 from tests.accuracy import EPS, norm, relative_error
@@ -171,14 +171,14 @@ def test_a_plan_made_for_short_times_is_right_at_long_ones_too():
 
 def test_auto_takes_it_for_a_large_system_and_powers_of_a_step_for_a_long_span():
     Xi = random_matrix(256)
-    plan = Auto().plan_for(torch.tensor(Xi)[None], work_of(Xi, 1000, 10.0))
+    plan = Auto().plan(torch.tensor(Xi)[None], None, work_of(Xi, 1000, 10.0))
     assert plan.method == "taylor"
-    assert "taylor" not in Auto().plan_for(torch.tensor(Xi)[None], work_of(Xi, 1000, 1e6)).method
+    assert "taylor" not in Auto().plan(torch.tensor(Xi)[None], None, work_of(Xi, 1000, 1e6)).method
 
 
 @pytest.mark.parametrize("T", [1, 1000])
 def test_small_systems_are_left_to_other_methods(T: int):
-    costs = {name: registry()[name]().cost(work_of(random_matrix(6), T, 10.0)) for name in Auto().candidates}
+    costs = {name: registry()[name]().cost(work_of(random_matrix(6), T, 10.0)) for name in Auto().names}
     assert costs["taylor"] > costs["propagator"] > costs["eig"]
 
 

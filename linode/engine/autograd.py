@@ -85,7 +85,7 @@ class Trajectory(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Any:
         folded = fold((Xi, z0, t), in_dims[:3], (2, 1, 1))
-        return Trajectory.apply(*folded, Planner(planner.method, planner.rtol)), 0
+        return Trajectory.apply(*folded, planner.fresh()), 0
 
 
 class EagerTrajectory(Trajectory):
@@ -151,7 +151,7 @@ class TrajectoryVJP(Function):
             if dim is None:
                 x = x.reshape(*(1,) * (rank - x.ndim + own), *x.shape).expand(size, *(-1,) * (rank - 1 + own))
             whole.append(x)
-        grads = TrajectoryVJP.apply(*whole, Planner(planner.method, planner.rtol), want_t)
+        grads = TrajectoryVJP.apply(*whole, planner.fresh(), want_t)
         shapes = (x.shape if d is None else x.movedim(d, 0).shape[1:] for x, d in zip((Xi, z0, t), in_dims))
         return tuple(x.reshape(size, *shape) for x, shape in zip(grads, shapes)), (0, 0, 0)
 

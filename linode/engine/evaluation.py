@@ -1,99 +1,149 @@
 """Evaluation of detached tensors: the plan, the trajectory and its gradients, in the shapes that were asked.
 
-`Planner` keeps the last plan and compares Xi by content, so that a plan is never stale. No autograd here.
+`Planner` keeps the last plan and compares Xi by content, so that a plan is never stale. Three things are here and in no
+method: times before 0, which a second plan, of -Xi, evaluates; gradients with respect to times; and states past the
+largest float. No autograd here.
 """
 
 from __future__ import annotations
 
 import ast
-import math
-from functools import lru_cache, partial
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import MethodError
 from ..kernels.arithmetic.ranged import Ranged
-from ..kernels.arrays import (
-    MOST_STATES_OF_NUMPY,
-    amax,
-    as_host,
-    as_tensor,
-    as_tensor_of,
-    copy,
-    distinct,
-    is_repeated,
-    largest,
-    namespace,
-    nonzero,
-    of_kind,
-    one_norm,
-    summed,
-)
+from ..kernels.memory import Memory
 from ..kernels.private import without_alias
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
 from ..kernels.taylor import DOUBLE
-from ..kernels.tensors import is_equal, is_finite, widened
+from ..kernels.tensors import is_finite, one_norm, widened
 from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
+from ..methods.base import Gradients
 from .one_time import THETA, Short, makes_many
 from .problem import Layout, check_finite
-from .recurrences import recur
+from .recurrence import exponents, is_steady, recur
 
-FEW, SMALL = 2**17, 2**14  # entries of z, and of Xi, up to which NumPy is the faster on the CPU
 MANY = 2**16  # entries of z from which on their precision is worth a thought
-MODERATE_SPAN, MODERATE_SIZE = 400.0, 1e100  # |Xi| t_max and |z0| to which nothing overflows: NumPy would warn
-Systems = Tensor | NDArray[Any]  # Xi (S, n, n), detached and wide: an array where it is small and on the CPU
 
 
 class Planner:
-    """Plans for one solver. Plans depend on the values of Xi alone; the last is kept."""
+    """Plans for one solver. Plans depend on the values of Xi alone; the last is kept.
 
-    def __init__(self, method: Method, rtol: float | None = None) -> None:
-        self.method, self.rtol = method, rtol
-        self._last: tuple[Tensor | tuple[str, tuple[int, ...], bytes], Plan] | None = None
+    adjoint_of: another planner, whose last plan has an adjoint that serves where this one is asked for Xi^H.
+    """
+
+    def __init__(self, method: Method, rtol: float | None = None, adjoint_of: Planner | None = None) -> None:
+        self.method, self.rtol, self.adjoint_of = method, rtol, adjoint_of
+        self._last: Memory[Plan] = Memory()
 
     @property
     def key(self) -> str:
         """Names an equal planner in a call that can only pass plain values."""
         return f"({self.method.key}, {self.rtol!r})"
 
-    def known(self, Xi: Systems, t_max: float | None = None) -> Plan | None:
-        """The last plan, if it is for Xi and good for such times."""
-        last = self._last  # one read: another thread may replace it
-        if last is None or not (t_max is None or last[1].t_needed <= t_max <= last[1].t_most):
-            return None
-        values, plan = last
-        if isinstance(values, Tensor):
-            same = isinstance(Xi, Tensor) and is_equal(values, Xi)
-        else:
-            same = isinstance(Xi, np.ndarray) and values == _values(Xi)
-        return plan if same else None
+    def known(self, Xi: Tensor, t_max: float | None = None) -> Plan | None:
+        """The last plan, if it is for Xi (S, n, n) and good for such times."""
+        plan = self._last.known(Xi)
+        return plan if plan is None or t_max is None or plan.t_needed <= t_max <= plan.t_most else None
 
-    def plan(self, Xi: Systems, work: Workload) -> Plan:
-        """A new plan for Xi."""
-        repeated = Xi.shape[0] > 1 and is_repeated(Xi)
-        own = copy(Xi[:1] if repeated else Xi)
-        plan = self.method.plan_for(own, work, self.rtol)
+    def plan(self, Xi: Tensor, work: Workload) -> Plan:
+        """A new plan for Xi.
+
+        Raises:
+            MethodError: the method cannot be accurate.
+        """
+        if self.adjoint_of is not None:
+            other = self.adjoint_of.known(Xi.mT.conj_physical(), work.t_max)
+            if other is not None:
+                return self._last.keep(other.adjoint(), Xi)
+        repeated = is_repeated(Xi)
+        plan = self.method.plan((Xi[:1] if repeated else Xi).clone(), self.rtol, work)
+        if not plan.is_accepted:
+            which = int((~plan.accepted).nonzero()[0])
+            system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"
+            raise MethodError(
+                f"method {self.method.name!r} cannot be accurate for this Xi{system}: {plan.reason}; "
+                f"use method={self.method.alternative!r} or 'auto'"
+            )
         if repeated:
-            plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=plan.Xi.device))
-        plan.one_norm = work.norm
-        self._last = (own.expand(Xi.shape) if isinstance(own, Tensor) else _values(np.asarray(Xi)), plan)
-        return plan
+            plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
+        return self._last.keep(plan, Xi)
+
+    def plan_for(self, Xi: Tensor, n_trajectories: int, n_times: int, least: float, most: float) -> Plan:
+        """A plan for times from least to most: a series where the one time is short enough for it, the plan that is
+        known, or a new one.
+        """
+        t_max, norm = max(-least, most), None
+        if n_times == 1 and isinstance(self.method, Auto):
+            norm = _norm(Xi)
+            if norm * t_max <= THETA / 2:
+                return Short(Xi)
+        plan = self.known(Xi, t_max)
+        if plan is None:
+            n_systems = 1 if is_repeated(Xi) else Xi.shape[0]
+            norm = _norm(Xi) if norm is None else norm
+            plan = self.plan(Xi, Workload(n_systems, n_trajectories, n_times, Xi.shape[-1], norm, t_max))
+        if least >= 0 or plan.any_sign:
+            return plan
+        return BothWays(plan, self.mirrored.plan_for(-Xi, n_trajectories, n_times, 0.0, -least))
+
+    @cached_property
+    def mirrored(self) -> Planner:
+        """For -Xi: times before 0."""
+        return self.fresh()
 
     @property
     def for_blocks(self) -> Planner:
         """For block systems, whose eigenvalues are all repeated."""
         return Planner(Propagator(), self.rtol)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}
+    def fresh(self) -> Planner:
+        """An equal one that has no plan."""
+        return Planner(self.method, self.rtol)
 
 
-def _values(x: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
-    """All that there is to compare."""
-    return x.dtype.char, x.shape, x.tobytes()
+@dataclass
+class BothWays(Plan):
+    """Two plans, of Xi for t >= 0 and of -Xi for t < 0."""
+
+    forth: Plan
+    back: Plan
+    any_sign = True
+
+    def __post_init__(self) -> None:
+        self.method, self.Xi = self.forth.method, self.forth.Xi
+
+    def subset(self, index: Tensor) -> Plan:
+        return BothWays(self.forth.subset(index), self.back.subset(index))
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        before = t < 0
+        z = self.back.evaluate(z0, (-t).clamp(min=0))
+        if bool(before.all()):
+            return z
+        return torch.where(before[..., None], z, self.forth.evaluate(z0, t.clamp(min=0)))
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
+        before = (t < 0)[..., None]
+        S, a = self.back.vjp(z0, (-t).clamp(min=0), torch.where(before, g, 0))
+        if bool(before.all()):
+            return -S, a
+        S_forth, a_forth = self.forth.vjp(z0, t.clamp(min=0), torch.where(before, 0, g))
+        return S_forth - S, a_forth + a
+
+
+def is_repeated(Xi: Tensor) -> bool:
+    """One system, repeated by expand()."""
+    return Xi.shape[0] > 1 and Xi.stride(0) == 0
+
+
+def _norm(Xi: Tensor) -> float:
+    """Largest |Xi|_1."""
+    return float(one_norm(Xi).max())
 
 
 def columns(n: int, rank: int, like: Tensor) -> Tensor:
@@ -101,9 +151,8 @@ def columns(n: int, rank: int, like: Tensor) -> Tensor:
     return torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, *(1,) * rank, n)
 
 
-def systems_of(Xi: Tensor, layout: Layout) -> Systems:
-    if Xi.is_cpu and layout.n <= MOST_STATES_OF_NUMPY and layout.S * layout.n**2 <= SMALL:
-        return layout.systems(as_host(Xi))
+def systems_of(Xi: Tensor, layout: Layout) -> Tensor:
+    """Xi (S, n, n), wide."""
     return layout.systems(widened(Xi))
 
 
@@ -120,58 +169,45 @@ def evaluate_vjp(
     return S, a, torch.zeros_like(t) if dt is None else dt
 
 
-class Evaluation:
-    """One question with its plan: z0 and t laid out as trajectories of systems, in the kind of arrays that the plan
-    evaluates fastest. NumPy arrays where they are small and nothing can overflow, of which NumPy would warn.
+def recurrence(planner: Planner, Xi: Tensor, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
+    """x_(k+1) = exp(Xi h_k) x_k + d_k from x_0 = z0, (*batch, K + 1, n), for h (*batch, K) >= 0 and d (*batch, K, n);
+    from detached tensors.
     """
+    layout = Layout.of(Xi.shape, z0.shape, h.shape)
+    if layout.n_entries == 0:
+        return d.new_zeros(*d.shape[:-2], d.shape[-2] + 1, d.shape[-1])
+    steps, t_max, n_times = layout.trajectories(h, 1), float(h.max()), h.shape[-1]
+    if n_times > 1 and is_steady(steps):
+        powers = exponents(n_times, layout.n)
+        t_max, n_times = t_max * max(level[-1] for level in powers), sum(map(len, powers))
+    plan = planner.plan_for(systems_of(Xi, layout), layout.R, n_times, 0.0, t_max)
+    x = recur(plan, layout.trajectories(widened(z0), 1), steps, layout.trajectories(d, 2))
+    return layout.batched(x).contiguous()
+
+
+class Evaluation:
+    """One question with its plan: z0 and t laid out as trajectories of systems."""
 
     def __init__(self, planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> None:
         self.asked, self.layout = (Xi, z0, t), Layout.of(Xi.shape, z0.shape, t.shape)
         layout = self.layout
         self.pullback: Pullback | None = None
-        self.is_single = False  # states and cotangents keep the precision that they have
         if layout.n_entries == 0:
             return
-        self.systems = systems_of(Xi, layout)
-        small = isinstance(self.systems, np.ndarray)
-        few = small and layout.n_entries <= FEW
-        starts, times = as_host(z0) if small else widened(z0), as_host(t) if few else t
-        size, t_max = largest(starts), largest(times)
-        for x, size_of_x, name in ((z0, size, "z0"), (t, t_max, "t")):
-            if not math.isfinite(size_of_x):
-                check_finite(x, name)
-        many = makes_many(t, layout.n) if layout.t_shape[-1] == 1 and 2 * layout.n < layout.R else None
-        plan = self._plan(planner, t_max, layout.n if many else layout.R)
+        for x, name in ((Xi, "Xi"), (z0, "z0"), (t, "t")):
+            check_finite(x, name)
+        least, most = (float(x) for x in t.aminmax())
+        many = makes_many(t, layout.n) if t.shape[-1] == 1 and 2 * layout.n < layout.R else None
+        plan = planner.plan_for(
+            systems_of(Xi, layout), layout.n if many else layout.R, t.shape[-1], min(least, 0.0), max(most, 0.0)
+        )
         self.plan = many(plan) if many else plan
-        moderate = self.plan.one_norm * t_max < MODERATE_SPAN and size < MODERATE_SIZE
-        mixes = few or not (many or isinstance(plan, Short))  # arrays of states beside tensors of times
-        if small and moderate and self.plan.prefers_arrays:
-            few, times = True, as_host(t)
-        elif not (small and moderate and self.plan.takes_arrays and mixes):
-            self.is_single = self.plan.takes_single and layout.n_entries > MANY
-            few, starts, times = False, z0 if self.is_single else widened(z0), t
-        self.is_host = few  # times and states are NumPy arrays, as starts may be
-        self.starts, self.times = layout.trajectories(starts, 1), layout.trajectories(times, 1)
+        # whether states and cotangents keep the precision that they have
+        self.is_single = self.plan.takes_single and layout.n_entries > MANY
+        self.starts, self.times = layout.trajectories(self._own(z0), 1), layout.trajectories(t, 1)
 
-    def _plan(self, planner: Planner, t_max: float, n_trajectories: int) -> Plan:
-        """A series where the one time is short enough for it, the plan that is known, or a new one."""
-        layout, Xi, n_times = self.layout, self.systems, self.layout.t_shape[-1]
-        if n_times == 1 and isinstance(planner.method, Auto):
-            norm = self._norm()
-            if norm * t_max <= THETA / 2:
-                return Short(Xi, norm)
-        known = planner.known(Xi, t_max)
-        if known is not None:
-            return known
-        n_systems = 1 if is_repeated(Xi) else layout.S
-        return planner.plan(Xi, Workload(n_systems, n_trajectories, n_times, layout.n, self._norm(), t_max))
-
-    def _norm(self) -> float:
-        """Largest |Xi|_1."""
-        norm = float(amax(one_norm(self.systems)))
-        if not math.isfinite(norm):
-            check_finite(self.asked[0], "Xi")
-        return norm
+    def _own(self, x: Tensor) -> Tensor:
+        return x if self.is_single else widened(x)
 
     def states(self, for_gradients: bool = False) -> Tensor:
         """z (*batch, T, n); for gradients, what they need again is kept."""
@@ -183,49 +219,31 @@ class Evaluation:
             z, self.pullback = self.plan.record(starts, times)
         else:
             z = self.plan.evaluate(starts, times)
-        self._start(z)
-        if self.is_host:
-            return as_tensor_of(layout.batched(z), z0)
+        s, r, i = (times == 0).nonzero(as_tuple=True)
+        z[s, r, i] = starts[s, r]  # z0 at time 0, to the last bit
         if not is_finite(z):
-            z = _beyond_range(*map(as_tensor, (self.systems, starts, times, z)))
+            z = _beyond_range(self.plan.Xi, widened(starts), times, z)
         # no view to autograd: it may be changed in place
         return without_alias(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
-
-    def _start(self, z: Any) -> None:
-        """z0 at time 0, to the last bit."""
-        starts, times = self.starts, self.times
-        if self.layout.S * self.layout.R > 1:
-            times = distinct(times)
-        if times.shape[0] * times.shape[1] == 1:  # all have the same
-            (i,) = nonzero(times[0, 0] == 0)
-            if len(i):
-                z[:, :, i] = of_kind(starts, z)[:, :, None]
-            return
-        s, r, i = nonzero(self.times == 0)
-        if len(s):
-            z[s, r, i] = of_kind(starts[of_kind(s, starts), of_kind(r, starts)], z)
-
-    def recurrence(self, d: Tensor) -> Tensor:
-        """x_(k+1) = exp(Xi t_k) x_k + d_k from x_0 = z0, (*batch, T + 1, n), for d (*batch, T, n)."""
-        if self.layout.n_entries == 0:
-            return d.new_zeros(*d.shape[:-2], d.shape[-2] + 1, d.shape[-1])
-        x = recur(self.plan, as_tensor(self.starts), as_tensor(self.times), self.layout.trajectories(d, 2))
-        return self.layout.batched(x).contiguous()
 
     def gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """dL/dXi, dL/dz0 and, where wanted, dL/dt of L = sum Re<g, z>."""
         layout, (Xi, z0, t) = self.layout, self.asked
         if layout.n_entries == 0:
             return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
-        plan, starts, times = self.plan, self.starts, self.times
-        cotangents = layout.trajectories(as_host(g) if self.is_host else g if self.is_single else widened(g), 2)
-        with np.errstate(over="ignore", invalid="ignore"):
-            S, a, dt = (self.pullback or partial(plan.vjp, starts, times))(cotangents, want_t)
-            if not is_finite(S):  # states that overflowed but do not matter to the loss
-                used = (cotangents != 0).any(-1)
-                S, a, dt = plan.vjp(starts, namespace(S).where(used, times, 0), cotangents, want_t)
-        grad_t = as_tensor_of(summed(layout.batched(dt), t.shape), t) if want_t else None
-        return as_tensor_of(S.reshape(Xi.shape), Xi), as_tensor_of(summed(layout.batched(a), z0.shape), z0), grad_t
+        starts, times, cotangents = self.starts, self.times, layout.trajectories(self._own(g), 2)
+        S, a = self.plan.vjp(starts, times, cotangents) if self.pullback is None else self.pullback(cotangents)
+        if not is_finite(S):  # states that overflowed but do not matter to the loss
+            times = torch.where((cotangents != 0).any(-1), times, 0)
+            S, a = self.plan.vjp(starts, times, cotangents)
+        dt = layout.batched(self._rates(times, cotangents)).sum_to_size(t.shape) if want_t else None
+        a = layout.batched(a).sum_to_size(z0.shape).to(z0.dtype).contiguous()
+        return S.reshape(Xi.shape).to(Xi.dtype), a, dt
+
+    def _rates(self, times: Tensor, g: Tensor) -> Tensor:
+        """dL/dt = Re<g, Xi z>, (S, R, T)."""
+        z = widened(self.plan.evaluate(self.starts, times))
+        return (widened(g).conj_physical() * (z @ self.plan.Xi.mT[:, None])).sum(-1).real
 
 
 def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:

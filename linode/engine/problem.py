@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
-from ..kernels.arrays import expand, permute
 from ..kernels.private import is_wrapped, untransformed, unwrapped
 from ..kernels.tensors import is_deferred, is_finite
 
@@ -208,20 +207,20 @@ class Layout:
             Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, z_shape[-1], prod(z_shape)
         )
 
-    def systems(self, Xi: Any) -> Any:
+    def systems(self, Xi: Tensor) -> Tensor:
         """(S, n, n); a view, since the dimensions that are left out have size 1."""
         return Xi.reshape(self.S, *Xi.shape[-2:])
 
-    def trajectories(self, x: Any, n_own: int) -> Any:
+    def trajectories(self, x: Tensor, n_own: int) -> Tensor:
         """(S, R, ...) from something with n_own own dimensions behind its batch dimensions."""
         own = x.shape[x.ndim - n_own :]
         if not self.batch:
             return x.reshape(1, 1, *own)
-        x = expand(x, (*self.batch, *own))
+        x = x.expand(*self.batch, *own)
         rank = len(self.batch)
-        return permute(x, (*self.order, *range(rank, rank + n_own))).reshape(self.S, self.R, *own)
+        return x.permute(*self.order, *range(rank, rank + n_own)).reshape(self.S, self.R, *own)
 
-    def batched(self, x: Any) -> Any:
+    def batched(self, x: Tensor) -> Tensor:
         """Inverse of `trajectories`: (S, R, ...) -> (*batch, ...)."""
         own = x.shape[2:]
         if not self.batch:
@@ -229,4 +228,4 @@ class Layout:
         x = x.reshape(*(self.batch[d] for d in self.order), *own)
         rank = len(self.batch)
         inverse = sorted(range(rank), key=self.order.__getitem__)
-        return permute(x, (*inverse, *range(rank, rank + len(own))))
+        return x.permute(*inverse, *range(rank, rank + len(own)))

@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 from ..engine.autograd import TrajectoryVJP, fold, tangent, zeros_for_none
-from ..engine.evaluation import Evaluation, Planner, columns, evaluate
+from ..engine.evaluation import Planner, columns, evaluate, recurrence
 from ..engine.problem import common_shape
+from ..engine.recurrence import changing
 from ..errors import OrderError
-from ..kernels.arrays import conj
-from ..kernels.recurrence import changing
 
 
 class Planners:
@@ -33,11 +32,19 @@ class Planners:
 
     def fresh(self) -> Planners:
         """Nothing is kept in it."""
-        return Planners(*(Planner(p.method, p.rtol) for p in (self.whole, self.state)))
+        return Planners(self.whole.fresh(), self.state.fresh())
 
     def child(self, name: str) -> Planners:
         """The same one every time, so that its plans are kept between calls."""
         return self._children.setdefault(name, self.fresh())
+
+    @property
+    def adjoint(self) -> Planners:
+        """For the problem backwards, with Xi^H: the plan of Xi serves where there is one."""
+        if "adjoint" not in self._children:
+            state = Planner(self.state.method, self.state.rtol, adjoint_of=self.state)
+            self._children["adjoint"] = Planners(self.whole.fresh(), state)
+        return self._children["adjoint"]
 
 
 def knots(M: Tensor, x0: Tensor, v: Tensor, c: Tensor, h: Tensor, planners: Planners) -> Tensor:
@@ -61,7 +68,7 @@ class Knots(Function):
             d = d + own if c.shape[-2] else own
         d = d.expand(*batch, K, n)
         if M.shape[-3] == 1:
-            return Evaluation(planners.state, Xi[..., 0, :, :], x0, h).recurrence(d)
+            return recurrence(planners.state, Xi[..., 0, :, :], x0, h, d)
         E = evaluate(planners.state, Xi, columns(n, len(batch) + 1, M), h[..., None])[..., 0, :].movedim(0, -1)
         return changing(E.expand(*batch, K, n, n), d, x0)
 
@@ -76,10 +83,8 @@ class Knots(Function):
         M, x0, v, c, h, x = ctx.saved_tensors
         poison = (0 * g).sum()  # NaN where a cotangent is not finite: so are all gradients then
         g = torch.where(torch.isfinite(g), g, 0)
-        XiH = conj(M[..., : x0.shape[-1], : x0.shape[-1]]).mT.flip(-3)
-        back = knots(
-            XiH, g[..., -1, :], g[..., :-1, :0], g[..., :-1, :].flip(-2), h.flip(-1), ctx.planners.child("adjoint")
-        )
+        XiH = M[..., : x0.shape[-1], : x0.shape[-1]].conj_physical().mT.flip(-3)
+        back = knots(XiH, g[..., -1, :], g[..., :-1, :0], g[..., :-1, :].flip(-2), h.flip(-1), ctx.planners.adjoint)
         lam = back.flip(-2)  # cotangents of x_0 to x_K
         after = lam[..., 1:, :]
         nothing = torch.zeros_like(v).expand(*after.shape[:-1], v.shape[-1])

@@ -17,12 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-from .arrays import conj
 
 N_VECTORS = 2
 MAX_TERMS = 36  # |A| H = THETA needs about 30
@@ -42,13 +38,13 @@ LOG_SMALLEST = -700.0  # of a vector: 0, for logarithms
 
 @dataclass
 class Growth:
-    """How |A^j| grows with j, in logarithms."""
+    """How |A^j| grows with j, in logarithms; on the CPU."""
 
-    frobenius: NDArray[np.float64]  # (S, MAX_TERMS + 1): |A^j|_F, estimated
-    products: NDArray[np.float64]  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, of which the gradient is made
-    rate: NDArray[np.float64]  # (S,): max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm, from below
-    spread: NDArray[np.float64]  # (S,): of the scaling, by which an error of one entry may grow in another
-    _known: dict[tuple[bytes, float], NDArray[np.int64]] = field(default_factory=dict, repr=False)  # of n_terms
+    frobenius: Tensor  # (S, MAX_TERMS + 1): |A^j|_F, estimated
+    products: Tensor  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, of which the gradient is made
+    rate: Tensor  # (S,): max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm, from below
+    spread: Tensor  # (S,): of the scaling, by which an error of one entry may grow in another
+    _known: dict[tuple[tuple[float, ...], float], Tensor] = field(default_factory=dict, repr=False)  # of n_terms
 
     @classmethod
     def of(cls, A: Tensor, D: Tensor) -> Growth:
@@ -68,44 +64,46 @@ class Growth:
             norms = torch.linalg.vector_norm(chunk, dim=-1)  # (CHUNK, S, N_VECTORS)
             sizes.append(sizes[-1][-1] + norms.log().clamp(min=LOG_SMALLEST))
             v = chunk[-1] / torch.where(norms[-1] > 0, norms[-1], 1)[..., None]
-        size = torch.cat(sizes).permute(1, 2, 0).cpu().numpy()  # (S, N_VECTORS, MAX_TERMS + 1)
-        unit, powers = exponent.cpu().numpy()[:, None] * math.log(2), np.arange(MAX_TERMS + 1)
-        frobenius = size.max(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
-        rate = np.maximum(*((size[..., p:] - size[..., :-p]).max((1, 2)) / p for p in (4, 5))) + unit[:, 0]
+        size = torch.cat(sizes).permute(1, 2, 0).cpu()  # (S, N_VECTORS, MAX_TERMS + 1)
+        unit, powers = exponent.cpu()[:, None] * math.log(2), torch.arange(MAX_TERMS + 1)
+        frobenius = size.amax(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
+        rates = [(size[..., p:] - size[..., :-p]).amax((1, 2)) / p for p in (4, 5)]
         others = powers[:, None] - powers
-        products = np.where(others >= 0, frobenius[:, None] + frobenius[:, others], -np.inf).max(-1)
-        spread = torch.log(D.amax(-1) / D.amin(-1)).cpu().numpy()
-        return cls(frobenius, products, rate, spread)
+        products = frobenius[:, None] + frobenius[:, others]
+        products = torch.where(others >= 0, products, -torch.inf).amax(-1)
+        spread = torch.log(D.amax(-1) / D.amin(-1)).cpu()
+        return cls(frobenius, products, torch.maximum(*rates) + unit[:, 0], spread)
 
-    def subset(self, index: NDArray[np.int64]) -> Growth:
+    def subset(self, index: Tensor) -> Growth:
+        """Of some of the systems."""
         return Growth(self.frobenius[index], self.products[index], self.rate[index], self.spread[index])
 
-    def steps(self) -> NDArray[np.float64]:
+    def steps(self) -> Tensor:
         """(S,) the exponent e of the largest step H = 2^e for which the terms are enough; -inf where none is."""
-        exponent = np.clip(np.floor((math.log(THETA) - self.rate) / math.log(2)), -1000.0, 1000.0)
+        exponent = torch.floor((math.log(THETA) - self.rate) / math.log(2)).clamp(-1000.0, 1000.0)
         for _ in range(64):
             short = self.n_terms(exponent) > MAX_TERMS
-            if not short.any():
+            if not bool(short.any()):
                 return exponent
-            exponent[short] -= 1
-        return np.where(short, -np.inf, exponent)
+            exponent = exponent - short.to(exponent.dtype)
+        return torch.where(short, -torch.inf, exponent)
 
-    def n_terms(self, exponent: NDArray[np.float64], unit: float = UNIT) -> NDArray[np.int64]:
+    def n_terms(self, exponent: Tensor, unit: float = UNIT) -> Tensor:
         """(S,) how many terms leave less than the unit roundoff at H = 2^exponent; above MAX_TERMS where no number
         does.
         """
-        key = (exponent.tobytes(), unit)
+        key = (tuple(exponent.tolist()), unit)
         if key in self._known:
             return self._known[key]
-        powers = (
-            np.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2) - _log_factorials() + 2 * self.spread[:, None]
-        )
+        powers = torch.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2)
+        powers = powers - _log_factorials() + 2 * self.spread[:, None]
         value = self.frobenius + powers - math.log(TRUNCATION * unit)
         gradient = (self.products + powers)[:, :-1] - math.log(unit)
-        value[:, 1:] = np.maximum(value[:, 1:], gradient)
-        rest = np.logaddexp.accumulate(value[:, ::-1], axis=1)[:, ::-1]  # from term j on
+        value = torch.cat([value[:, :1], torch.maximum(value[:, 1:], gradient)], 1)
+        rest = torch.logcumsumexp(value.flip(1), 1).flip(1)  # from term j on
         small = rest <= 0
-        self._known[key] = n_terms = np.where(small[:, -1], (~small).sum(1), MAX_TERMS + 1)  # NaN is not small
+        n_terms = torch.where(small[:, -1], (~small).sum(1), MAX_TERMS + 1)  # NaN is not small
+        self._known[key] = n_terms
         return n_terms
 
 
@@ -116,8 +114,8 @@ def _random_directions(n: int) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _log_factorials() -> NDArray[np.float64]:
-    return np.array([math.lgamma(j + 1.0) for j in range(MAX_TERMS + 1)])
+def _log_factorials() -> Tensor:
+    return torch.tensor([math.lgamma(j + 1.0) for j in range(MAX_TERMS + 1)], dtype=torch.float64)
 
 
 # ---- vectors and their reverse -----------------------------------------------------------------------------------
@@ -149,7 +147,7 @@ class Series:
         """Gradients with respect to A and z0, given that with respect to V, which is overwritten."""
         N, m, S, R, n = V.shape
         multiply, weights = multiplier_back(self.A, R), self._weights().reshape(m, 1, 1, 1)
-        factor = conj(self.factor)[:, None, None]
+        factor = self.factor.conj_physical()[:, None, None]
         lam = gV[0, 0]
         for k in reversed(range(N)):
             if k < N - 1:
@@ -159,7 +157,7 @@ class Series:
             gV[k, 0] = 0  # so that every row of gV meets the row before it of V, at the same node
         upper, lower = gV.flatten(0, 1)[1:], V.flatten(0, 1)[:-1]  # (N m - 1, S, R, n)
         upper, lower = (x.transpose(0, 1).reshape(S, -1, n) for x in (upper, lower))
-        return upper.mT @ conj(lower), lam
+        return upper.mT @ lower.conj_physical(), lam
 
     def _count(self, k: int, N: int) -> int:
         """Vectors at node k of N."""
@@ -192,7 +190,7 @@ def multiplier(A: Tensor, R: int) -> Multiplier:
 
 def multiplier_back(A: Tensor, R: int) -> Multiplier:
     """Adds A^H times the row after it to each row, from the last on: Horner's scheme."""
-    A = conj(A)
+    A = A.conj_physical()
 
     def by_rows(rows: Tensor, count: int) -> None:
         for j in range(count - 1, 0, -1):

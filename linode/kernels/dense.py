@@ -1,23 +1,28 @@
 """exp(A t) z0 at many times per step: states at the nodes k H by products, then one short polynomial a time.
 
 Nodes double in number with every squaring of E = exp(A H), until a squaring would cost more than going on in blocks.
-
-Times are grouped by their node (`groups`), so that all polynomials are few products of matrices: about N n_terms n^2
-for N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n.
-The reverse is the same products transposed. Plain tensors only; shapes as in `stepping`.
+Times are grouped by their node, so that all polynomials are few products of matrices: about N n_terms n^2 for
+N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n. At a node,
+z = sum_j C_j W_j with the coefficients C of a time and the terms W of the node. There are two groupings of one meaning:
+`Runs`, where times in ascending order are one stretch of rows a node, and products read and write the trajectory
+itself; `Padded`, where stretches would be many and short, groups of one size with zeros, so that all are one batched
+product. The reverse is the same products transposed. Plain tensors only.
+Shapes: as in `stepping`; k (S, R, T) the node of every time, below N; C (S, R, T, m); W (S, R, N, m, n).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .groups import Padded, Runs, group
 from .stepping import Stepper
-from .taylor import action_terms, action_terms_vjp, monomials
+from .taylor import action_terms, action_terms_vjp
+
+MAX_GROUP, MIN_GROUP = 64, 4  # times a group; a quarter of the mean number a node, so that padding stays below 1/4
+ENTRIES_PER_RUN = 2500  # of z that are padded, copied and unpadded in the time of one product's call, on a CPU
 
 
 def dense(step: Stepper, z0: Tensor, t: Tensor) -> Tensor:
@@ -27,13 +32,12 @@ def dense(step: Stepper, z0: Tensor, t: Tensor) -> Tensor:
     return groups.states(C, W.reshape(*nodes.shape[:3], *W.shape[2:]))
 
 
-def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor, want_z: bool) -> tuple[Any, Any, Any]:
-    """(S, a, z): gradients with respect to A and z0 of sum <g, z>, and z itself where wanted."""
+def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients S and a with respect to A and z0 of sum <g, z>."""
     S, R, n = z0.shape
     nodes, groups, C = _layout(step, z0, t)
     N, degree = nodes.shape[2], step.degree
-    W, blocks = action_terms(step.P, degree, nodes.flatten(1, 2))
-    z = groups.states(C, W.reshape(S, R, N, *W.shape[2:])) if want_z else None
+    _, blocks = action_terms(step.P, degree, nodes.flatten(1, 2))
 
     gW = g.new_zeros(S, R, N, degree.n_terms, n)
     groups.gather(C, g, gW)
@@ -47,7 +51,7 @@ def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor, want_z: bool) -> 
         upper, lower = lam[:, :, start:stop].flatten(1, 2), nodes[:, :, before].flatten(1, 2)
         gE[level] += upper.mT @ lower.conj_physical()
         lam[:, :, before] += (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
-    return step.backward(gE, gP), lam[:, :, 0], z
+    return step.backward(gE, gP), lam[:, :, 0]
 
 
 def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Runs | Padded, Tensor]:
@@ -55,14 +59,18 @@ def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Runs | Padded
     S, R, n = z0.shape
     k, s = step.split(t)
     k = k.to(torch.int64)
-    N = int(k.max()) + 1
+    last = k.amax((1, 2))  # of every system
+    N = int(last.max()) + 1
     nodes = z0.new_empty(S, R, N, n)
     nodes[:, :, 0] = z0
+    beyond = torch.arange(N, device=k.device) > last[:, None]  # nodes that no time needs: there states may overflow
+    alike = S == 1 or not bool(beyond.any())
     for level, start, stop in _ranges(N, n):
         before = nodes[:, :, start - 2**level : stop - 2**level].flatten(1, 2)
-        nodes[:, :, start:stop] = (before @ step.E(level).mT).reshape(S, R, stop - start, n)
+        states = (before @ step.E(level).mT).reshape(S, R, stop - start, n)
+        nodes[:, :, start:stop] = states if alike else states.masked_fill(beyond[:, None, start:stop, None], 0)
     groups = group(k, N, n)
-    return nodes, groups, groups.coefficients(monomials(s, step.degree, s).to(z0.dtype))
+    return nodes, groups, groups.coefficients(step.coefficients(s, s).to(z0.dtype))
 
 
 def _ranges(N: int, n: int) -> list[tuple[int, int, int]]:
@@ -82,3 +90,106 @@ def node_ranges(N: int, top: int) -> list[tuple[int, int, int]]:
         ranges.append((level, start, min(start + 2**level, N)))
         start += 2**level
     return ranges
+
+
+# ---- times by node ---------------------------------------------------------------------------------------------------
+
+
+def group(k: Tensor, N: int, n: int) -> Runs | Padded:
+    """The cheaper grouping."""
+    S, R, _ = k.shape
+    first = torch.arange(S * R, device=k.device).reshape(S, R, 1) * N
+    node = (k + first).flatten()
+    if k.device.type == "cpu" and ENTRIES_PER_RUN * min(S * R * N, len(node)) <= len(node) * n:
+        return Runs.of(node, (S, R, N))
+    return Padded.of(node, (S, R, N))
+
+
+@dataclass
+class Runs:
+    """Rows by node, one stretch each."""
+
+    shape: tuple[int, int, int]  # S, R, N
+    order: Tensor | None  # (S R T,) rows by node; None where they are so already
+    runs: list[tuple[tuple[int, int, int], slice]]  # indices of a node, its rows
+
+    @classmethod
+    def of(cls, node: Tensor, shape: tuple[int, int, int]) -> Runs:
+        _, R, N = shape
+        order = None
+        if not bool((node[1:] >= node[:-1]).all()):
+            order = node.argsort()
+        counts = torch.bincount(node).tolist()
+        runs, start = [], 0
+        for i, count in enumerate(counts):
+            if count:
+                runs.append(((i // (R * N), i // N % R, i % N), slice(start, start + count)))
+                start += count
+        return cls(shape, order, runs)
+
+    def coefficients(self, C: Tensor) -> Tensor:
+        """C as the other functions take it."""
+        return self._by_node(C.flatten(0, 2))
+
+    def states(self, C: Tensor, W: Tensor) -> Tensor:
+        """z (S, R, T, n)."""
+        z = W.new_empty(len(C), W.shape[-1])
+        for node, rows in self.runs:
+            torch.mm(C[rows], W[node], out=z[rows])
+        if self.order is not None:
+            z = torch.empty_like(z).index_copy_(0, self.order, z)
+        return z.reshape(*self.shape[:2], -1, W.shape[-1])
+
+    def gather(self, C: Tensor, g: Tensor, gW: Tensor) -> None:
+        """Reverse of `states`: the gradient with respect to W, added to gW, zero before."""
+        CH, rows_of_g = C.conj_physical().mT, self._by_node(g.reshape(-1, g.shape[-1]))
+        for node, rows in self.runs:
+            torch.mm(CH[:, rows], rows_of_g[rows], out=gW[node])
+
+    def _by_node(self, rows: Tensor) -> Tensor:
+        return rows if self.order is None else rows[self.order]
+
+
+@dataclass
+class Padded:
+    """Every time has a row `slot` of the padded groups; group b belongs to node `node[b]`."""
+
+    shape: tuple[int, int, int]  # S, R, N
+    slot: Tensor  # (S R T,)
+    node: Tensor  # (n_groups,), indices into the S R N nodes
+    size: int
+
+    @classmethod
+    def of(cls, node: Tensor, shape: tuple[int, int, int]) -> Padded:
+        S, R, N = shape
+        n_nodes = S * R * N
+        size = max(MIN_GROUP, min(MAX_GROUP, len(node) // (4 * n_nodes)))
+        order = node.argsort()
+        counts = torch.bincount(node, minlength=n_nodes)
+        n_groups = (counts + size - 1) // size
+        first_row = (counts.cumsum(0) - counts)[node[order]]
+        first_group = (n_groups.cumsum(0) - n_groups)[node[order]]
+        slot = torch.empty_like(node)
+        slot[order] = first_group * size + torch.arange(len(node), device=node.device) - first_row
+        return cls(shape, slot, torch.repeat_interleave(n_groups), size)
+
+    def coefficients(self, C: Tensor) -> Tensor:
+        """C as the other functions take it."""
+        return self._pad(C.flatten(0, 2).contiguous())
+
+    def states(self, C: Tensor, W: Tensor) -> Tensor:
+        """z (S, R, T, n)."""
+        z = (C @ W.flatten(0, 2)[self.node]).flatten(0, 1)[self.slot]
+        return z.reshape(*self.shape[:2], -1, W.shape[-1])
+
+    def gather(self, C: Tensor, g: Tensor, gW: Tensor) -> None:
+        """Reverse of `states`: the gradient with respect to W, added to gW, zero before."""
+        sums = gW.new_zeros(self.shape[0] * self.shape[1] * self.shape[2], *gW.shape[3:])
+        sums.index_add_(0, self.node, C.conj_physical().mT @ self._pad(g.reshape(-1, g.shape[-1])))
+        gW += sums.reshape(gW.shape)
+
+    def _pad(self, rows: Tensor) -> Tensor:
+        """(S R T, m) -> (n_groups, size, m), zeros where there is no time."""
+        padded = rows.new_zeros(len(self.node) * self.size, rows.shape[-1])
+        padded[self.slot] = rows
+        return padded.reshape(len(self.node), self.size, -1)

@@ -15,6 +15,8 @@ is_transforming = torch._C._are_functorch_transforms_active  # whether a torch.f
 is_wrapped = _functorch.is_functorch_wrapped_tensor  # whether a transform has wrapped this tensor
 unwrapped = _functorch.get_unwrapped  # the tensor inside
 untransformed = torch._C._DisableFuncTorch  # context: transforms do not see what happens in it
+# what factorisations raise that do not converge
+LinAlgError: type[RuntimeError] = torch._C._LinAlgError  # type: ignore[attr-defined]
 below_autograd = torch._C._AutoDispatchBelowAutograd  # context: operators run without their autograd kernels
 without_alias = torch.ops.aten._unsafe_view  # a reshape that autograd does not take for a view
 

@@ -1,12 +1,14 @@
 """exp(A t) z0 at scattered times by powers of one step, forward and reverse: matrix products only.
 
-With a step H, a power of two such that |A| H is of order 1, every time is exactly t = k H + s H, |s| <= 1/2. One Taylor
-polynomial of z0 per time does s; then for every binary digit of k the rows that have it are multiplied by E^(2^j),
+With a step H, most often a power of two, such that |A| H is of order 1, every time is t = k H + s H, |s| <= 1/2. One
+Taylor polynomial of z0 per time does s; then for every binary digit of k the rows that have it are multiplied by
+E^(2^j),
 E = exp(A H): about log2(|A| t_max) products of T x n x n (`dense` needs fewer where there are many times per step).
 Reverse mode sends the cotangents back through the same products: O(T n) memory, no block exponential.
 Works for float64, complex128 and DoubleDouble. Powers and states may differ in this: powers in DoubleDouble with plain
 states keep squaring from amplifying rounding at little more cost.
 Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy & Higham (2011), SIAM J. Sci. Comput. 33, 488 (the step).
+A may be without a multiple of I, the shift, which acts as a factor.
 Shapes: A (S, n, n) systems, z0 (S, R, n) trajectories, t (S, R, T) >= 0, results (S, R, T, n).
 """
 
@@ -35,22 +37,39 @@ MAX_NODE = 2.0**61  # |A| t beyond has no digit that means anything, but still d
 
 
 class Stepper:
-    """Powers of E = exp(A H), computed when first asked for and kept."""
+    """Powers of E = exp((A + shift I) H), computed when first asked for and kept."""
 
-    def __init__(self, A: Array, H: Tensor, degree: Degree) -> None:
-        """A (S, n, n), H (S,) powers of two with |A| H of order 1."""
-        self.A, self.H, self.degree = A, H, degree
+    def __init__(
+        self, A: Array, H: Tensor, degree: Degree, of_step: Degree | None = None, shift: Tensor | None = None
+    ) -> None:
+        """A (S, n, n) and steps H (S,), multiples of which by node numbers are exact.
+
+        degree: of the polynomials within half a step; of_step: of that of the step, None for the same; both have the
+        same q. shift (S,), 1/time: a multiple of I that was subtracted from A; None: nothing was. It acts as a factor.
+        """
+        self.A, self.H, self.degree, self.of_step = A, H, degree, of_step or degree
+        self.shift = shift
         self.P = powers(scale(A, H[:, None, None]), degree)
-        E, self._partial = polynomial(self.P, degree)
-        self._E = {0: E}
-        self.n_products = degree.q + degree.n_blocks - 2
+        E, self._partial = polynomial(self.P, self.of_step)
+        self._E = {0: E if shift is None else E * torch.exp(shift * H)[:, None, None]}
+        self.n_products = degree.q + self.of_step.n_blocks - 2
 
-    def subset(self, index: Tensor) -> Stepper:
+    def subset(self, index: Tensor | slice) -> Stepper:
         """The same for some of the systems, keeping what was computed."""
         out = object.__new__(Stepper)
-        out.A, out.H, out.degree, out.n_products = self.A[index], self.H[index], self.degree, self.n_products
+        out.A, out.H, out.degree, out.of_step = self.A[index], self.H[index], self.degree, self.of_step
+        out.shift, out.n_products = None if self.shift is None else self.shift[index], self.n_products
         out.P, out._partial = [x[index] for x in self.P], [x[index] for x in self._partial]
         out._E = {level: E[index] for level, E in list(self._E.items())}
+        return out
+
+    def adjoint(self) -> Stepper:
+        """The same for A^H, keeping what was computed."""
+        out = object.__new__(Stepper)
+        out.__dict__.update(self.__dict__)
+        out.A = self.A.mT.conj_physical()
+        out.P, out._partial = ([x.mT.conj_physical() for x in xs] for xs in (self.P, self._partial))
+        out._E = {level: E.mT.conj_physical() for level, E in list(self._E.items())}
         return out
 
     def E(self, level: int) -> Any:
@@ -64,10 +83,17 @@ class Stepper:
         return self._E[level]
 
     def split(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Node index, integral but float64, and remainder with t = (k + s) H exactly, |s| <= 1/2."""
-        x = t / self.H[:, None, None]
-        k = torch.round(x).clamp(max=MAX_NODE)
-        return k, (x - k).clamp(max=0.5)
+        """Node index, integral but float64, and remainder with t = (k + s) H exactly where H is a power of two,
+        |s| <= 1/2.
+        """
+        H = self.H[:, None, None]
+        k = torch.round(t / H).clamp(max=MAX_NODE)
+        return k, ((t - k * H) / H).clamp(max=0.5)
+
+    def coefficients(self, s: Tensor, like: Array) -> Any:
+        """Of the terms of the polynomial that goes on by s H from a node, (*s.shape, n_terms), s (S, R, T)."""
+        C = monomials(s, self.degree, like)
+        return C if self.shift is None else C * torch.exp((self.shift * self.H)[:, None, None] * s)[..., None]
 
     def backward(self, gE: list[Any], gP: list[Any]) -> Any:
         """The gradient with respect to A, given those with respect to E^(2^level) and the Taylor powers."""
@@ -75,7 +101,9 @@ class Stepper:
         for level in range(len(gE) - 2, -1, -1):
             EH = self._E[level].mT.conj_physical()
             G = gE[level] + (EH @ G + G @ EH)
-        polynomial_vjp(self.P, self._partial, self.degree, G, gP)
+        if self.shift is not None:
+            G = G * torch.exp(self.shift * self.H)[:, None, None]
+        polynomial_vjp(self.P, self._partial, self.of_step, G, gP)
         return scale(powers_vjp(self.P, gP), self.H[:, None, None])
 
     def zeros(self) -> Any:
@@ -94,17 +122,16 @@ def scattered(step: Stepper, z0: Any, t: Tensor) -> Any:
     return _climb(step, z, _rows(k), range(n_levels(k)))[-1].reshape(*t.shape, z0.shape[-1])
 
 
-def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any, want_z: bool) -> tuple[Any, Any, Any]:
-    """(S, a, z): gradients with respect to A and z0 of sum <g, z>, and z itself where wanted."""
+def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any]:
+    """Gradients S and a with respect to A and z0 of sum <g, z>."""
     S, R, T = t.shape
     n = z0.shape[-1]
     k, s = step.split(t)
     K, rows = n_levels(k), _rows(k)
     z, C, blocks = _near_origin(step, z0, s)
     kept = [z]
-    for start in range(0, K if want_z else K - SEGMENT, SEGMENT):
-        kept.append(_climb(step, kept[-1], rows, range(start, min(start + SEGMENT, K)))[-1])
-    final = kept.pop().reshape(S, R, T, n) if want_z else None
+    for start in range(0, K - SEGMENT, SEGMENT):
+        kept.append(_climb(step, kept[-1], rows, range(start, start + SEGMENT))[-1])
 
     gE = [step.zeros() for _ in range(max(K, 1))]
     lam = g.reshape(S, R * T, n)
@@ -120,13 +147,13 @@ def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any, want_z: bool) -> tu
     gP = [step.zeros() for _ in range(step.degree.q + 1)]
     gW = row_product(C, lam.reshape(S, R, T, n).conj_physical())  # (S, R, n_terms, n), C is real
     a = action_terms_vjp(step.P, blocks, step.degree, convert(gW, step.A), gP)
-    return step.backward(gE, gP), a, final
+    return step.backward(gE, gP), a
 
 
 def _near_origin(step: Stepper, z0: Any, s: Tensor) -> tuple[Any, Any, list[Any]]:
     """exp(A H s) z0 for |s| <= 1/2: rows (S, R T, n); its coefficients and block vectors."""
     W, blocks = action_terms(step.P, step.degree, convert(z0, step.A))  # (S, R, n_terms, n)
-    C = monomials(s, step.degree, z0)
+    C = step.coefficients(s, z0)
     S, R, T = s.shape
     return (C @ convert(W, z0)).reshape(S, R * T, z0.shape[-1]), C, blocks
 

@@ -23,7 +23,7 @@ LARGEST = 1e300  # span that costs are told apart by
 class Auto(Method):
     """Tries methods in the order of their estimated cost; each judges its own decomposition.
 
-    Options: candidates, the names of those among which to choose.
+    Options: candidates, the names of those among which to choose; None: all that are registered.
 
     Example:
         >>> import linode
@@ -32,64 +32,67 @@ class Auto(Method):
         'schur'
     """
 
-    candidates: tuple[str, ...] = ("chain", "eig", "schur", "taylor", "propagator")
+    candidates: tuple[str, ...] | None = None
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.candidates if name == self.name or name not in registry()]
-        if unknown or not self.candidates:
+        names = self.names
+        unknown = [name for name in names if name == self.name or name not in registry()]
+        if unknown or not names:
             raise OptionError(f"candidates must name methods among {sorted(registry())}, got {self.candidates!r}")
         super().__post_init__()
 
-    def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
-        return self.plan_for(Xi, Workload(Xi.shape[0], 1, 1, Xi.shape[-1], 1.0, 0.0), rtol)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The candidates; where none are named, all registered methods but those that are taken by name only."""
+        if self.candidates is not None:
+            return self.candidates
+        known = registry()
+        return tuple(name for name in known if name != self.name and not known[name].by_name_only)
 
-    def plan_for(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
+        work = work or Workload.of(Xi)
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
         tried: set[str] = set()
-        while len(tried) < len(self.candidates):
-            ranked = self.ranked(work, Xi.device.type if isinstance(Xi, Tensor) else "cpu")
-            name = next((name for name in ranked if name not in tried), None)
+        while True:
+            name = next((name for name in self.ranked(work, Xi.device.type) if name not in tried), None)
             if name is None:
                 break
             tried.add(name)
-            method = default(name)
-            plan = method.try_plan(method.given(Xi if todo is None else Xi[todo]), work, rtol)
+            plan = default(name).plan(Xi if todo is None else Xi[todo], rtol, work)
             if plan.is_accepted:
                 if todo is not None:
                     parts.append((todo, plan))
                     plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
                 plan.rejected = tuple(rejected)
                 return plan
-            rejected.append(f"{method.name}: {plan.reason}")
-            Xi = plan.Xi if todo is None else Xi
-            todo = torch.arange(Xi.shape[0], device=Xi.device) if todo is None else todo
+            rejected.append(f"{name}: {plan.reason}")
+            todo = torch.arange(len(Xi), device=Xi.device) if todo is None else todo
             good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
             if len(good):
                 parts.append((todo[good], plan.subset(good)))
             todo = todo[bad]
             work = replace(work, n_systems=len(todo))
-        raise MethodError(f"no method of {self.candidates!r} is accurate for this Xi: {'; '.join(rejected)}")
+        raise MethodError(f"no method of {self.names!r} is accurate for this Xi: {'; '.join(rejected)}")
 
     def ranked(self, work: Workload, device_type: str) -> list[str]:
         """Names of candidates by estimated cost; off the CPU without those that belong on one."""
         # to a tenth of the span: the order of a training loop's last step is that of this one, seldom computed anew
         span = round(10 * math.log2(min(work.span, LARGEST) + 1))
-        key = (self.candidates, device_type, work.n_systems, work.n_trajectories, work.n_times, work.n, span)
-        return _ranked(*key)
+        methods = tuple(default(name) for name in self.names)
+        return _ranked(methods, device_type, work.n_systems, work.n_trajectories, work.n_times, work.n, span)
 
     def cost(self, work: Workload) -> float:
-        return min(default(name).cost(work) for name in self.candidates)
+        return min(default(name).cost(work) for name in self.names)
 
 
 @lru_cache(maxsize=1024)
-def _ranked(candidates: tuple[str, ...], device_type: str, S: int, R: int, T: int, n: int, span: int) -> list[str]:
-    methods = [default(name) for name in candidates]
+def _ranked(methods: tuple[Method, ...], device_type: str, S: int, R: int, T: int, n: int, span: int) -> list[str]:
     if device_type != "cpu":
-        methods = [m for m in methods if not (m.needs_host or m.is_sequential)] or methods
+        methods = tuple(m for m in methods if not (m.needs_host or m.is_sequential)) or methods
     work = Workload(S, R, T, n, 2 ** (span / 10) - 1, 1.0)
     return [method.name for method in sorted(methods, key=lambda method: method.cost(work))]
 

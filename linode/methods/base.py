@@ -1,8 +1,9 @@
 """What a method is. To add one: write one file here with a `Method` subclass and decorate it with `@register`.
 
 A method looks at detached data only. `plan(Xi)` factors what can be factored and checks its own work, system by
-system; the plan then evaluates trajectories and their adjoints as pure functions of tensors. Everything else (`auto`,
-`explain`, the contract tests, the benchmarks) walks the registry.
+system; the plan then evaluates trajectories and their adjoints as pure functions of tensors. Times before 0, gradients
+with respect to times and states that overflow are the engine's. Everything else (`auto`, `explain`, the contract tests,
+the benchmarks) walks the registry.
 Shapes inside methods: Xi (S, n, n) systems, z0 (S, R, n) initial states of each, t (S, R, T), z and g (S, R, T, n);
 all float64 or complex128, t float64.
 """
@@ -11,14 +12,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import MethodError
+from ..kernels.tensors import one_norm
+
+SMALLEST = 1e-300  # |Xi| whose inverse is a float
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Workload:
     norm: float  # largest |Xi|_1
     t_max: float  # largest |t|
 
+    @classmethod
+    def of(cls, Xi: Tensor) -> Workload:
+        """One trajectory of each system, at one time: that in which the largest of them turns or decays once."""
+        norm = float(one_norm(Xi).max()) if len(Xi) else 0.0
+        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0)
+
     @property
     def span(self) -> float:
         return self.norm * self.t_max
@@ -49,11 +57,14 @@ class Workload:
         return self.n_trajectories * self.n_times
 
 
-Pullback = Callable[[Any, bool], tuple[Any, Any, Any]]  # (g, want_t) -> S, a, dt, as `Plan.vjp`
+Gradients = tuple[Tensor, Tensor]  # S and a, see `Plan.vjp`
+Pullback = Callable[[Tensor], Gradients]
 
 
 class Plan(ABC):
-    """A decomposition of Xi that can be evaluated many times.
+    """A decomposition of Xi that can be evaluated many times, at times t >= 0.
+
+    Needed are `method` and `Xi` (fields), `evaluate`, `vjp` and `subset`; the rest has defaults.
 
     Example:
         >>> import linode, torch
@@ -63,69 +74,59 @@ class Plan(ABC):
     """
 
     method: str
-    Xi: Tensor
-    accepted: Tensor  # (S,) bool: the plan's own check, system by system
-    reason: str  # why, in words: the check and its figures
+    Xi: Tensor  # (S, n, n)
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
-    one_norm: float = torch.inf  # largest |Xi|_1
     t_needed: float = 0.0  # the check holds where the largest time is at least this,
     t_most: float = torch.inf  # and at most this
-    takes_arrays: ClassVar[bool] = False  # evaluates NumPy arrays too, which is faster where they are small
-    prefers_arrays: bool = False  # however large they are
-    takes_single: ClassVar[bool] = False  # evaluates float32 and complex64 z0 and g too, in half of the time
-
-    @abstractmethod
-    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        """z_i = exp(Xi t_i) z0, (S, R, T, n)."""
-
-    @abstractmethod
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradients of sum Re<g, z>: S (S, n, n), a (S, R, n), and with respect to t (S, R, T) where wanted."""
-
-    def record(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
-        """The states, and the function of (g, want_t) that gives their gradients: it may keep what it needs again."""
-        return self.evaluate(z0, t), lambda g, want_t: self.vjp(z0, t, g, want_t)
-
-    @abstractmethod
-    def subset(self, index: Tensor) -> Plan:
-        """The same plan for some of the systems."""
+    any_sign: bool = False  # evaluates times t < 0 too, as well as others
+    takes_single: bool = False  # evaluates float32 and complex64 z0 and g too, in half of the time
 
     @property
-    def is_accepted(self) -> bool:
-        """For every system."""
-        return bool(self.accepted.all())
+    def accepted(self) -> Tensor:
+        """(S,) bool: the plan's own check, system by system."""
+        return torch.ones(len(self.Xi), dtype=torch.bool, device=self.Xi.device)
+
+    @property
+    def reason(self) -> str:
+        """Why, in words: the check and its figures."""
+        return "it applies to every Xi"
 
     @property
     def details(self) -> dict[str, Any]:
         """Figures of the decomposition, for `explain` and `Stats`."""
         return {}
 
+    @abstractmethod
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        """z_i = exp(Xi t_i) z0, (S, R, T, n)."""
 
-class HostPlan(Plan):
-    """A plan of arrays on the host, for Xi that was given as a tensor or as an array."""
+    @abstractmethod
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
+        """Gradients of sum Re<g, z>: S (S, n, n) with respect to Xi and a (S, R, n) with respect to z0."""
 
-    given: Any  # Xi (S, n, n)
-    good: NDArray[Any]  # (S,) bool: accepted
-    takes_arrays = True
+    @abstractmethod
+    def subset(self, index: Tensor) -> Plan:
+        """The same plan for some of the systems."""
 
-    @property
-    def Xi(self) -> Tensor:  # type: ignore[override]
-        if not isinstance(self.given, Tensor):
-            self.given = torch.from_numpy(self.given)
-        return self.given
+    def record(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
+        """The states, and the function of g that gives their gradients: it may keep what it needs again."""
+        return self.evaluate(z0, t), lambda g: self.vjp(z0, t, g)
 
-    @property
-    def accepted(self) -> Tensor:  # type: ignore[override]
-        return torch.from_numpy(self.good).to(self.Xi.device)
+    def adjoint(self) -> Plan:
+        """The plan of Xi^H: here a new one by the method of this name, with its default options."""
+        return default(self.method).plan(self.Xi.mT.conj_physical())
 
     @property
     def is_accepted(self) -> bool:
-        return bool(self.good.all())
+        """For every system."""
+        return bool(self.accepted.all())
 
 
 @dataclass(frozen=True)
 class Method(ABC):
     """A way to evaluate exp(Xi t) z0; options are fields, and two equal methods behave the same.
+
+    Needed are `name`, `summary`, `plan` and `cost`.
 
     Example:
         >>> import linode
@@ -139,7 +140,7 @@ class Method(ABC):
     summary: ClassVar[str]
     needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
     is_sequential: ClassVar[bool] = False  # many small operations: off the CPU launching them takes longer than they do
-    takes_arrays: ClassVar[bool] = False  # plans NumPy arrays too
+    by_name_only: ClassVar[bool] = False  # `auto` never takes it
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
     key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate
@@ -149,32 +150,16 @@ class Method(ABC):
         object.__setattr__(self, "key", f"({self.name!r}, {{{options}}})")
 
     @abstractmethod
-    def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
-        """Factor Xi and check the factors; never raises for numerical reasons, `accepted` says so instead."""
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
+        """Factor Xi and check the factors; never raises for numerical reasons, `accepted` says so instead.
+
+        rtol: relative error that is good enough. work: what will be asked, where that matters to the check; None: one
+        time of `Workload.of(Xi)`.
+        """
 
     @abstractmethod
     def cost(self, work: Workload) -> float:
         """Estimated seconds for planning and one evaluation with its gradient."""
-
-    def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
-        """As `plan`, for a workload that may matter to the check."""
-        return self.plan(Xi, rtol)
-
-    def given(self, Xi: Any) -> Any:
-        """A tensor, or the array that it was where the method takes arrays."""
-        return Xi if self.takes_arrays or isinstance(Xi, Tensor) else torch.from_numpy(Xi)
-
-    def plan_for(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
-        """The plan for a workload: where the method cannot be accurate, it raises."""
-        plan = self.try_plan(self.given(Xi), work, rtol)
-        if not plan.is_accepted:
-            which = int((~plan.accepted).nonzero()[0])
-            system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"
-            raise MethodError(
-                f"method {self.name!r} cannot be accurate for this Xi{system}: {plan.reason}; "
-                f"use method={self.alternative!r} or 'auto'"
-            )
-        return plan
 
 
 _REGISTRY: dict[str, type[Method]] = {}
@@ -221,31 +206,34 @@ def default(name: str) -> Method:
     return method
 
 
-def times_gradient(Xi: Tensor, z: Tensor, g: Tensor) -> Tensor:
-    """dL/dt_i = Re <g_i, Xi z_i>, (S, R, T)."""
-    S, R, T, n = z.shape
-    rate = (z.reshape(S, R * T, n) @ Xi.mT).reshape(z.shape)
-    return (g.conj_physical() * rate).sum(-1).real if g.is_complex() else (g * rate).sum(-1)
-
-
 @dataclass
 class SplitPlan(Plan):
     """Different plans for different systems of one batch."""
 
     Xi: Tensor
     parts: list[tuple[Tensor, Plan]]
-    method: str = field(init=False)
-    accepted: Tensor = field(init=False)
-    reason: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.method = "+".join(dict.fromkeys(plan.method for _, plan in self.parts))
-        self.accepted = self.Xi.new_zeros(self.Xi.shape[0], dtype=torch.bool)
+        plans = [plan for _, plan in self.parts]
+        self.method = "+".join(dict.fromkeys(plan.method for plan in plans))
+        self.t_needed = max(plan.t_needed for plan in plans)
+        self.t_most = min(plan.t_most for plan in plans)
+        self.any_sign = all(plan.any_sign for plan in plans)
+
+    @property
+    def accepted(self) -> Tensor:
+        accepted = torch.zeros(len(self.Xi), dtype=torch.bool, device=self.Xi.device)
         for index, plan in self.parts:
-            self.accepted[index] = plan.accepted
-        self.t_needed = max(plan.t_needed for _, plan in self.parts)
-        self.t_most = min(plan.t_most for _, plan in self.parts)
-        self.reason = "; ".join(f"{len(index)} systems by {plan.method}: {plan.reason}" for index, plan in self.parts)
+            accepted[index] = plan.accepted
+        return accepted
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(f"{len(index)} systems by {plan.method}: {plan.reason}" for index, plan in self.parts)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {f"{plan.method}[{len(index)}]": plan.details for index, plan in self.parts}
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         z = z0.new_empty(*t.shape, z0.shape[-1])
@@ -253,26 +241,19 @@ class SplitPlan(Plan):
             z[index] = plan.evaluate(z0[index], t[index])
         return z
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
         S, a = torch.empty_like(self.Xi), torch.empty_like(z0)
-        dt = torch.empty_like(t) if want_t else None
         for index, plan in self.parts:
-            S[index], a[index], part = plan.vjp(z0[index], t[index], g[index], want_t)
-            if dt is not None and part is not None:
-                dt[index] = part
-        return S, a, dt
+            S[index], a[index] = plan.vjp(z0[index], t[index], g[index])
+        return S, a
 
     def subset(self, index: Tensor) -> Plan:
-        keep = torch.zeros(self.Xi.shape[0], dtype=torch.bool, device=self.Xi.device)
-        keep[index] = True
-        rank = torch.cumsum(keep, 0) - 1
         parts = []
         for systems, plan in self.parts:
-            chosen = keep[systems].nonzero()[:, 0]
-            if len(chosen):
-                parts.append((rank[systems[chosen]], plan.subset(chosen)))
-        return SplitPlan(self.Xi[keep], parts)
+            place, chosen = (index[:, None] == systems).nonzero(as_tuple=True)
+            if len(place):
+                parts.append((place, plan.subset(chosen)))
+        return SplitPlan(self.Xi[index], parts)
 
-    @property
-    def details(self) -> dict[str, Any]:
-        return {f"{plan.method}[{len(index)}]": plan.details for index, plan in self.parts}
+    def adjoint(self) -> Plan:
+        return SplitPlan(self.Xi.mT.conj_physical(), [(index, plan.adjoint()) for index, plan in self.parts])

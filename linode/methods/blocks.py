@@ -19,7 +19,7 @@ from scipy.linalg import lapack
 from torch import Tensor
 
 from ..kernels.eigenpairs import arranged
-from ..kernels.modal import Modes
+from ..kernels.modes import Modes
 from .propagator import Propagator, PropagatorPlan
 
 MAX_PAIR_CONDITION = 30.0  # of the eigenvectors of a 2 x 2 block; beyond, it is evaluated as a block
@@ -81,23 +81,22 @@ class Blocks:
             z = z.index_add(0, cluster.system, cluster.evaluate(z0, t) @ cluster.V.mT[:, None])
         return z
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradients S (S, n, n), a (S, R, n) and, where wanted, with respect to t (S, R, T)."""
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients S (S, n, n) and a (S, R, n)."""
         if self.modes is not None:
-            S, a, dt = self.modes.vjp(z0, t, g, want_t)
+            S, a = self.modes.vjp(z0, t, g)
         else:
-            S, a, dt = torch.zeros_like(self.X), torch.zeros_like(z0), torch.zeros_like(t) if want_t else None
+            S, a = torch.zeros_like(self.X), torch.zeros_like(z0)
         for cluster in self.clusters:
             own, V, V_inv = cluster.system, cluster.V.conj_physical(), cluster.V_inv.conj_physical()
-            S_own, a_own, dt_own = cluster.plan.vjp(z0[own] @ cluster.V_inv.mT, t[own], g[own] @ V[:, None], want_t)
+            S_own, a_own = cluster.plan.vjp(z0[own] @ cluster.V_inv.mT, t[own], g[own] @ V[:, None])
             S = S.index_add(0, own, V_inv.mT @ S_own @ V.mT)
             a = a.index_add(0, own, a_own @ V_inv)
-            dt = dt.index_add(0, own, dt_own) if dt is not None and dt_own is not None else None
         several = (self.first != 0).any(1)
         coupled = (several & ~self.simple.all(1)).nonzero()[:, 0]
         if len(coupled):
             S = S.index_add(0, coupled, self._couplings(z0, t, g, a, coupled))
-        return S, a, dt
+        return S, a
 
     def _modal(self, z0: Tensor, t: Tensor) -> Tensor:
         return z0.new_zeros(*t.shape, z0.shape[-1]) if self.modes is None else self.modes.evaluate(z0, t)
@@ -174,8 +173,7 @@ def _modes(lam: Tensor, V: Tensor, V_inv: Tensor, simple: Tensor, like: Tensor) 
     lam = torch.where(kept, lam.gather(-1, order), 0)
     V = torch.where(kept[:, None], V.gather(-1, order[:, None].expand(-1, V.shape[1], -1)), 0)
     V_inv = torch.where(kept[..., None], V_inv.gather(-2, order[..., None].expand(-1, -1, V.shape[1])), 0)
-    values, basis, dual = (x.cpu().numpy() for x in (lam, V, V_inv))
-    return arranged(values, basis, dual, like.is_complex(), kept.cpu().numpy()).tensors(like.device)
+    return arranged(lam.cpu(), V.cpu(), V_inv.cpu(), not like.is_complex(), kept.cpu()).to(like.device)
 
 
 def _sylvester(B: Matrix, first: Matrix, simple: Matrix, right: Matrix) -> Matrix:

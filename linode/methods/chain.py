@@ -1,11 +1,13 @@
-"""States a step apart and Taylor polynomials between them, in NumPy: small systems, one or many of them.
+"""States a step apart and Taylor polynomials between them: small systems, moderate spans.
 
-Use when systems are small and |Xi| t_max is moderate: nothing is factored, and as all systems have one step, a call
-does one thing for all of them. Cost: some |Xi| t_max / 4 nodes with 18 n^2 multiplications, 18 n for each time, and
-three times that with a gradient.
+Use when systems are small and |Xi| t_max is moderate: nothing is factored. Cost: some |Xi| t_max / 4 nodes with 18 n^2
+multiplications, 18 n for each time, and three times that with a gradient.
+Step: every system has its own, from the powers of A = Xi - shift I, with the mean of the diagonal as shift.
+|A^p|^(1/p) H <= REACH for p >= 4 leaves (REACH / 2)^18 / 18! = 6e-17 of a polynomial between nodes, 8e-18 of that of a
+step (Al-Mohy & Higham 2009, SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4).
 Check: a bound of what rounding does to the powers of the step, from their norms, is at most max_rounding units. What
 happens is a hundredth of it, as the median over the hard cases, and never more than 300 units where it is accepted.
-Sources: see `kernels.nodes`.
+Sources: see `kernels.stepping`, `kernels.dense`.
 """
 
 from __future__ import annotations
@@ -13,30 +15,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.arrays import MOST_STATES_OF_NUMPY, as_array, as_tensor, conj, distinct, of_kind, one_norm, real
-from ..kernels.between import OwnTimes, SharedTimes
-from ..kernels.nodes import N_TERMS, REACH, Nodes
-from .base import HostPlan, Method, Plan, Pullback, Workload, register
+from ..kernels.dense import dense, dense_vjp
+from ..kernels.stepping import Stepper
+from ..kernels.taylor import Degree
+from .base import Gradients, Method, Plan, Workload, register
 from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
-from .propagator import Propagator
 
 MAX_ROUNDING = 2.0**20  # a bound of 1e-10
 MOST_NODES, LARGEST = 256, 1e300
 SLACK = 1.25  # a plan is good for times this much later than asked for
-PART_ENTRIES = 2**19  # of terms, or of polynomials, at a time
+BETWEEN, OF_STEP = Degree(q=6, n_blocks=3), Degree(q=6, n_blocks=4)  # polynomials within half a step, and of a step
+REACH = 1.9  # |A^p|^(1/p) H, p >= 4
+SHORTEST, DIGITS = 1e-300, 8  # of a step
+MOST_SHIFT = 16.0  # in a step
+MOST_UNITS = 100.0  # shift t: of rounding, that small entries of the diagonal may lose to the shift; 1e-14
+MOST_SIZE = 4.0  # of |A| H beside REACH: how far the powers may fall behind
+PART_ENTRIES = 2**21  # of terms at a time
 TYPICAL = 0.4  # |A^p|^(1/p) of the shifted matrix over |Xi|_1
 N_CALLS = 420  # of a step of training, Python around them included, as its time shows
 SECONDS_PER_PRODUCT = SECONDS_PER_CALL / 20  # of small matrices, among many of one call
-THREADS = 2.0  # what a flop costs where BLAS would use threads, beside those of torch
-Array = NDArray[Any]
+THREADS, MOST_OF_ONE_THREAD = 2.0, 64  # what a flop costs where BLAS would use threads, and states from which it does
 
 
 @register
@@ -57,184 +61,140 @@ class Chain(Method):
     name: ClassVar[str] = "chain"
     summary: ClassVar[str] = "Taylor polynomials between states a step apart; small systems, moderate spans"
     needs_host: ClassVar[bool] = True
-    takes_arrays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.max_rounding, (int, float)) and self.max_rounding > 0):
             raise OptionError(f"max_rounding must be a positive number, got {self.max_rounding!r}")
         super().__post_init__()
 
-    def try_plan(self, Xi: Any, work: Workload, rtol: float | None = None) -> Plan:
-        A, t_max = as_array(Xi), SLACK * work.t_max
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # such bounds are refused
-            nodes = Nodes(A, t_max)
-            n_nodes = t_max / nodes.H + 1.5
-            few = n_nodes <= MOST_NODES
-            bound = nodes.rounding(int(n_nodes), self.max_rounding) if few else np.full(len(A), np.inf)
-        return ChainPlan(Xi, nodes, t_max, bound, self.max_rounding)
-
-    def plan(self, Xi: Any, rtol: float | None = None) -> Plan:
-        size = float(one_norm(as_array(Xi)).max(initial=0.0))
-        return self.try_plan(Xi, Workload(len(Xi), 1, 1, Xi.shape[-1], size, 1 / size if size > 0 else 1.0))
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
+        t_max = SLACK * (work or Workload.of(Xi)).t_max
+        step, size = make_step(Xi, t_max)
+        n_nodes = t_max / step.H + 1.5
+        bound = torch.full_like(step.H, torch.inf)
+        few = (n_nodes <= MOST_NODES).nonzero()[:, 0]
+        if len(few):
+            some = step if len(few) == len(Xi) else step.subset(few)
+            bound[few] = rounding(some, size[few], n_nodes[few].to(torch.int64))
+        return ChainPlan(Xi, step, bound, self.max_rounding, t_max)
 
     def cost(self, work: Workload) -> float:
         n, n_nodes = work.n, TYPICAL * work.span / REACH + 1
         products = 2 * n**3 * 3 * (8 + 3 * math.log2(n_nodes + 1))
-        terms = work.n_trajectories * n_nodes * 6 * N_TERMS * n**2
-        per_flop = SECONDS_PER_FLOP * (THREADS if n > MOST_STATES_OF_NUMPY else 1.0)
-        per_row = 6 * N_TERMS * n * per_flop + 10 * n * SECONDS_PER_ENTRY
+        terms = work.n_trajectories * n_nodes * 6 * BETWEEN.n_terms * n**2
+        per_flop = SECONDS_PER_FLOP * (THREADS if n > MOST_OF_ONE_THREAD else 1.0)
+        per_row = 6 * BETWEEN.n_terms * n * per_flop + 10 * n * SECONDS_PER_ENTRY
         per_system = (70 + 2 * n_nodes) * SECONDS_PER_PRODUCT + (products + terms) * per_flop + work.n_rows * per_row
-        monomials = work.n_rows * 28 * N_TERMS * SECONDS_PER_ENTRY  # as if systems shared times, but not trajectories
+        monomials = work.n_rows * 28 * BETWEEN.n_terms * SECONDS_PER_ENTRY  # as if systems shared times
         return (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL + monomials + work.n_systems * per_system
 
 
-class ChainPlan(HostPlan):
-    """A step for Xi (S, n, n), as a tensor or an array, with a bound (S,) of its rounding, in units, up to t_most."""
+@dataclass
+class ChainPlan(Plan):
+    """A step for each system, with a bound of the rounding of its powers, in units, up to t_most."""
 
+    Xi: Tensor
+    step: Stepper
+    bound: Tensor  # (S,)
+    limit: float
+    t_most: float = torch.inf
     method = "chain"
-    prefers_arrays = True
-
-    def __init__(self, Xi: Any, nodes: Nodes, t_most: float, bound: Array, limit: float) -> None:
-        self.given, self.nodes, self.t_most, self.bound, self.limit = Xi, nodes, t_most, bound, limit
-        self.good = bound <= limit  # a NaN is not
 
     @property
-    def reason(self) -> str:  # type: ignore[override]
-        n_steps, worst = math.ceil(min(self.t_most / self.nodes.H, LARGEST)), self.bound.max()
-        steps = f"{n_steps:.4g} steps of H = {self.nodes.H:.3g}"
+    def accepted(self) -> Tensor:
+        return self.bound <= self.limit  # a NaN is not
+
+    @property
+    def reason(self) -> str:
+        H, worst = float(self.step.H.min()), float(self.bound.max())
+        n_steps = math.ceil(min(self.t_most / H, LARGEST))
+        steps = f"{n_steps:.4g} steps of H = {H:.3g}"
         if n_steps > MOST_NODES:
             return f"{steps}, more than {MOST_NODES}, for times up to {self.t_most:.3g}"
         return f"{steps}, rounding {worst:.3g} {'<=' if worst <= self.limit else '>'} {self.limit:.3g} units"
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"step": self.nodes.H, "rounding": self.bound.tolist()}
+        return {"step": self.step.H.tolist(), "rounding": self.bound.tolist()}
 
     def subset(self, index: Tensor) -> Plan:
-        host = index.cpu().numpy()
-        return ChainPlan(self.Xi[index], self.nodes.subset(host), self.t_most, self.bound[host], self.limit)
+        return ChainPlan(self.Xi[index], self.step.subset(index), self.bound[index], self.limit, self.t_most)
 
-    def evaluate(self, z0: Any, t: Any) -> Any:
-        starts, times = as_array(z0), as_array(t)
-        return of_kind(self._states(starts, times) if self._serves(times) else self._record(starts, times)[0], t)
-
-    def vjp(self, z0: Any, t: Any, g: Any, want_t: bool = True) -> tuple[Any, Any, Any]:
-        return self.record(z0, t)[1](g, want_t)
-
-    def record(self, z0: Any, t: Any) -> tuple[Any, Pullback]:
-        z, pullback = self._record(as_array(z0), as_array(t))
-
-        def gradients(g: Any, want_t: bool) -> tuple[Any, Any, Any]:
-            S, a, dt = pullback(as_array(g), want_t)
-            return of_kind(S, t), of_kind(a, t), None if dt is None else of_kind(dt, t)
-
-        return of_kind(z, t), gradients
-
-    def _serves(self, t: Array) -> bool:
-        times = distinct(t)
-        return bool(times.min() >= 0 and times.max() <= self.t_most)
-
-    def _record(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
-        if self._serves(t):
-            parts: list[Part] = []
-            return self._states(z0, t, parts), lambda g, want_t: _gradients(z0, t, g, want_t, parts)
-        return self._both_ways(z0, t) if t.min() < 0 else _by(Propagator().plan(self.Xi), z0, t)
-
-    def _states(self, z0: Array, t: Array, kept: list[Part] | None = None) -> Array:
-        z = np.empty((*t.shape, z0.shape[-1]), z0.dtype)
-        for part in self._parts(z0, t):
-            part.states(z[part.where])
-            if kept is not None:
-                kept.append(part)
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        z = z0.new_empty(*t.shape, z0.shape[-1])
+        for where, step in self._parts(z0, t):
+            z[where] = dense(step, z0[where], t[where])
         return z
 
-    def _both_ways(self, z0: Array, t: Array) -> tuple[Array, Pullback]:
-        back = t < 0
-        late, early = (np.broadcast_to(np.maximum(x, 0), t.shape) for x in (distinct(t), -distinct(t)))
-        (forth, pull_forth), (other, pull_other) = self._record(z0, late), _by(self.backward, z0, early)
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
+        S, a = torch.zeros_like(self.Xi), torch.empty_like(z0)
+        for where, step in self._parts(z0, t):
+            own, a[where] = dense_vjp(step, z0[where], t[where], g[where])
+            S[where[0]] += own
+        return S, a
 
-        def pullback(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
-            S, a, dt = pull_forth(np.where(back[..., None], 0, g), want_t)
-            S_back, a_back, dt_back = pull_other(np.where(back[..., None], g, 0), want_t)
-            return S - S_back, a + a_back, dt - dt_back if want_t else None
+    def adjoint(self) -> Plan:
+        """With the same bound: Frobenius norms of a matrix and of its adjoint are equal."""
+        return ChainPlan(self.Xi.mT.conj_physical(), self.step.adjoint(), self.bound, self.limit, self.t_most)
 
-        return np.where(back[..., None], other, forth), pullback
-
-    @cached_property
-    def backward(self) -> Plan:
-        """For negative times."""
-        work = Workload(len(self.good), 1, 1, self.Xi.shape[-1], np.inf, self.t_most / SLACK)
-        plan = Chain(self.limit).try_plan(-as_array(self.given), work)
-        return plan if plan.is_accepted else Propagator().plan(-self.Xi)
-
-    def _parts(self, z0: Array, t: Array) -> Iterator[Part]:
+    def _parts(self, z0: Tensor, t: Tensor) -> Iterator[tuple[tuple[slice, slice], Stepper]]:
         """Systems, or trajectories of one system, a share at a time."""
-        (S, R, n), A = z0.shape, as_array(self.given)
-        times = distinct(t)
-        n_nodes = int(times.max() / self.nodes.H + 1.5)
-        between: Any = SharedTimes(times[0, 0], self.nodes.H, self.nodes.shift) if times.shape[:2] == (1, 1) else None
-        size = max(1, PART_ENTRIES // (N_TERMS * max(n_nodes * n, 0 if between else t.shape[2])))
-        n_systems, n_trajectories = max(1, size // R), min(size, R)
-        for s in _shares(S, n_systems):
-            nodes = self.nodes if n_systems >= S else self.nodes.subset(s)
-            for r in _shares(R, n_trajectories):
-                own = between or OwnTimes(t[s, r], self.nodes.H, self.nodes.shift)
-                yield Part((s, r), A[s], nodes, own, nodes.states(z0[s, r], own.n_nodes))
+        S, R, n = z0.shape
+        n_nodes = float((t.amax((1, 2)) / self.step.H).max()) + 1.5
+        most = max(1, int(PART_ENTRIES / (BETWEEN.n_terms * max(n_nodes * n, t.shape[2]))))
+        n_systems, n_trajectories = min(S, max(1, most // R)), min(R, most)
+        for s in range(0, S, n_systems):
+            systems = slice(s, s + n_systems)
+            step = self.step if n_systems == S else self.step.subset(systems)
+            for r in range(0, R, n_trajectories):
+                yield (systems, slice(r, r + n_trajectories)), step
 
 
-@dataclass
-class Part:
-    """Some trajectories of some systems, with their states at the nodes."""
-
-    where: tuple[slice, slice]
-    A: Array
-    nodes: Nodes
-    between: SharedTimes | OwnTimes
-    Z: Array
-
-    @cached_property
-    def leading(self) -> Array:
-        """Of the blocks of terms."""
-        return self.nodes.leading(self.Z)
-
-    def states(self, z: Array) -> None:
-        """Write z (S, R, T, n)."""
-        self.between.states(self.nodes.terms(self.leading, self.Z.shape), z)
-
-    def gradients(self, g: Array, want_t: bool) -> tuple[Array, Array, Array | None]:
-        """With respect to Xi, z0 and, where wanted, t."""
-        S, a = self.nodes.gradients(self.Z, self.leading, self.between.gather(g))
-        if not want_t:
-            return S, a, None
-        z = np.empty_like(g)
-        self.states(z)
-        return S, a, real((conj(g) * (z @ self.A.swapaxes(-1, -2)[:, None])).sum(-1))
+def make_step(Xi: Tensor, t_max: float) -> tuple[Stepper, Tensor]:
+    """Steps for times up to t_max, and |A| H in the Frobenius norm, (S,)."""
+    diagonal = Xi.diagonal(dim1=-2, dim2=-1)
+    shift = diagonal.real.mean(-1)
+    shift = torch.where(shift.abs() * t_max > MOST_UNITS, 0.0, shift)
+    A = Xi.clone()
+    A.diagonal(dim1=-2, dim2=-1).copy_(diagonal - shift[:, None])
+    unit = torch.exp2(torch.frexp(A.abs().amax((1, 2))).exponent.double().clamp(-1000.0, 1000.0))
+    B = A / unit[:, None, None]
+    fourth = torch.linalg.matrix_power(B, 4)
+    size, by_fourth, by_fifth = (_size(X) for X in (B, fourth, fourth @ B))
+    by_powers, by_size = torch.maximum(by_fourth**0.25, by_fifth**0.2), size / MOST_SIZE
+    rate = torch.maximum(unit * torch.maximum(by_powers, by_size), shift.abs() * (REACH / MOST_SHIFT))
+    # double integrators and their like have whole numbers for answers: a power of two keeps them
+    H = step_for(rate, t_max, torch.where(by_powers > by_size, 2.0**DIGITS, 2.0))
+    return Stepper(A, H, BETWEEN, OF_STEP, shift), size * (unit * H)
 
 
-def _gradients(z0: Array, t: Array, g: Array, want_t: bool, parts: list[Part]) -> tuple[Array, Array, Array | None]:
-    """Of all parts."""
-    S, a = np.zeros((*z0.shape[::2], z0.shape[-1]), z0.dtype), np.empty_like(z0)
-    dt = np.empty(t.shape) if want_t else None
-    for part in parts:
-        own, a[part.where], rates = part.gradients(g[part.where], want_t)
-        S[part.where[0]] += own
-        if dt is not None:
-            dt[part.where] = rates
-    return S, a, dt
+def step_for(rate: Tensor, t_max: float, parts: Tensor) -> Tensor:
+    """The largest steps (S,) with rate H <= REACH, of few binary digits so that multiples of them are exact, and no
+    longer than need be: half of one then holds all times up to t_max. parts (S,): 2^digits.
+    """
+    longest = 2.0 ** (math.frexp(t_max)[1] + 1) if t_max > 0 else 1.0
+    fraction, exponent = torch.frexp((REACH / rate).clamp(SHORTEST, LARGEST))
+    H = torch.floor(fraction * parts) / parts * torch.exp2(exponent.double())
+    return torch.where(rate * longest > REACH, H, longest)
 
 
-def _by(plan: Plan, z0: Array, t: Array) -> tuple[Array, Pullback]:
-    """What `record` gives, from arrays to arrays."""
-    z, pullback = plan.record(as_tensor(z0), as_tensor(t))
+def rounding(step: Stepper, size: Tensor, n_nodes: Tensor) -> Tensor:
+    """(S,) a bound, in units of rounding, of the relative error of the powers E^(2^j) that n_nodes (S,) ask for.
 
-    def gradients(g: Array, want_t: bool) -> tuple[Any, Any, Any]:
-        S, a, dt = pullback(as_tensor(g), want_t)
-        return as_array(S), as_array(a), None if dt is None else as_array(dt)
+    In Frobenius norms |E|, a square has the error 2 |E|_2 / |E^2| times that of E and |E|^2 / |E^2| units of its own;
+    |E|_2^2 <= |E^H E|, and |E|_2 <= |E|. size (S,): |A| H, which bounds that of the first.
+    """
+    levels = torch.ceil(torch.log2(n_nodes.double())).to(torch.int64).clamp(min=1) - 1  # of the last power of each
+    powers = [step.E(level) for level in range(int(levels.max()) + 1)]
+    sizes = [_size(E) for E in powers]
+    shift = 0.0 if step.shift is None else step.shift * step.H
+    errors = [torch.exp(size + shift) / sizes[0]]
+    for E, own, square in zip(powers, sizes, sizes[1:]):
+        spectral = _size(E.mT.conj_physical() @ E).sqrt()
+        errors.append(own / square * (2 * spectral * errors[-1] + own))
+    return torch.stack(errors).gather(0, levels[None])[0]
 
-    return as_array(z), gradients
 
-
-def _shares(n: int, most: int) -> list[slice]:
-    """Slices of n things, at most so many in each."""
-    n_parts = -(-n // most)
-    return [slice(n * i // n_parts, n * (i + 1) // n_parts) for i in range(n_parts)]
+def _size(A: Tensor) -> Tensor:
+    """Frobenius norms (S,)."""
+    return torch.linalg.vector_norm(A.flatten(1), dim=-1)

@@ -19,21 +19,16 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..kernels.arithmetic import Wrapped, convert
+from ..kernels.arithmetic import Wrapped
 from ..kernels.arithmetic.double_double import DoubleDouble
 from ..kernels.arithmetic.noisy import N_COPIES, Noise, Noisy
 from ..kernels.balance import balance
 from ..kernels.dense import dense, dense_vjp
 from ..kernels.embedding import complex_gradient, complex_vector, real_matrix, real_vector
-from ..kernels.stepping import (
-    Stepper,
-    choose_step,
-    power_norm,
-    scattered,
-    scattered_vjp,
-)
+from ..kernels.memory import Memory
+from ..kernels.stepping import Stepper, choose_step, power_norm, scattered, scattered_vjp
 from ..kernels.taylor import DOUBLE, EXTENDED
-from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
+from .base import Gradients, Method, Plan, SplitPlan, Workload, register
 from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_TORCH_CALL
 
 # mixed: powers of the step in double-double, states in double
@@ -71,11 +66,11 @@ class Propagator(Method):
             raise OptionError(f"precision must be 'auto' or one of {ARITHMETICS}, got {self.precision!r}")
         super().__post_init__()
 
-    def plan(self, Xi: Tensor, rtol: float | None = None) -> PropagatorPlan:
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> PropagatorPlan:
         balanced, D = balance(Xi)
         norm, one_norm = power_norm(balanced)
         floor = FLOOR if rtol is None else max(FLOOR, 0.1 * rtol)
-        return PropagatorPlan(Xi, balanced, D, choose_step(norm, one_norm), norm, self.precision, floor)
+        return PropagatorPlan(Xi, balanced, D, choose_step(norm, one_norm), norm, self.precision, floor, rtol)
 
     def cost(self, work: Workload) -> float:
         n, levels = work.n, math.log2(work.span + 2.0)
@@ -103,48 +98,41 @@ class PropagatorPlan(Plan):
     norm: Tensor  # (S,) |balanced| as its powers see it
     precision: Precision
     floor: float
+    rtol: float | None
     method: str = "propagator"
-    _double: Stepper | None = None
-    _extended: Stepper | None = None
-    _backward: PropagatorPlan | None = None
-    _choice: tuple[Tensor, Tensor, Plan] | None = field(default=None, repr=False)
+    _double: Memory[Stepper] = field(default_factory=Memory, init=False, repr=False)
+    _extended: Memory[Stepper] = field(default_factory=Memory, init=False, repr=False)
+    _choice: Memory[Plan] = field(default_factory=Memory, init=False, repr=False)
 
     @property
-    def accepted(self) -> Tensor:  # type: ignore[override]
-        return torch.ones(self.Xi.shape[0], dtype=torch.bool, device=self.Xi.device)
-
-    @property
-    def reason(self) -> str:  # type: ignore[override]
+    def reason(self) -> str:
         size = float(self.norm.max()) if self.norm.numel() else 0.0
         return f"matrix products only, |Xi^p|^(1/p) = {size:.3g}, arithmetic {self.precision}"
 
     @property
     def details(self) -> dict[str, Any]:
-        steppers = {"double": self._double, "double-double": self._extended}
+        steppers = {"double": self._double.last, "double-double": self._extended.last}
+        chosen = self._choice.last
         return {
             "step": self.H.tolist(),
             "n_products": {name: step.n_products for name, step in steppers.items() if step is not None},
-            "arithmetic": self._choice[2].details if self._choice else self.precision,
+            "arithmetic": self.precision if chosen is None else chosen.details,
         }
 
     def subset(self, index: Tensor) -> PropagatorPlan:
-        plan = PropagatorPlan(
-            self.Xi[index],
-            self.balanced[index],
-            self.D[index],
-            self.H[index],
-            self.norm[index],
-            self.precision,
-            self.floor,
-        )
-        plan._double = self._double.subset(index) if self._double else None
-        plan._extended = self._extended.subset(index) if self._extended else None
+        tensors = {name: getattr(self, name)[index] for name in ("Xi", "balanced", "D", "H", "norm")}
+        plan = replace(self, **tensors)
+        for own, whole in ((plan._double, self._double), (plan._extended, self._extended)):
+            step = whole.last
+            if step is not None:
+                some = step.subset(index)
+                own.keep(some, some.H)
         return plan
 
+    def adjoint(self) -> PropagatorPlan:
+        return Propagator(self.precision).plan(self.Xi.mT.conj_physical(), self.rtol)
+
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        if bool((t < 0).any()):
-            forth = self.evaluate(z0, t.clamp(min=0))
-            return torch.where((t < 0)[..., None], self.backward.evaluate(z0, (-t).clamp(min=0)), forth)
         if self.precision == "auto":
             return self._chosen(z0, t).evaluate(z0, t)
         y0 = z0 / self.D[:, None]
@@ -154,50 +142,31 @@ class PropagatorPlan(Plan):
             y = torch.cat([self._extended_evaluate(y0, part) for part in self._chunks(t)], 2)
         return y * self.D[:, None, None]
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        if bool((t < 0).any()):
-            back = (t < 0)[..., None]
-            S, a, dt = self.vjp(z0, t.clamp(min=0), torch.where(back, 0, g), want_t)
-            Sb, ab, dtb = self.backward.vjp(z0, (-t).clamp(min=0), torch.where(back, g, 0), want_t)
-            return S - Sb, a + ab, dt - dtb if dt is not None and dtb is not None else None
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
         if self.precision == "auto":
-            return self._chosen(z0, t).vjp(z0, t, g, want_t)
-        D, D_time = self.D[:, None], self.D[:, None, None]
-        y0, h = z0 / D, g * D_time
+            return self._chosen(z0, t).vjp(z0, t, g)
+        D = self.D[:, None]
+        y0, h = z0 / D, g * D[..., None, :]
         if self.precision == "double":
-            S, a, y = (dense_vjp if self._is_dense(t) else scattered_vjp)(self._stepper(t), y0, t, h, want_t)
-            dt = times_gradient(self.balanced, y, h) if want_t else None
+            S, a = (dense_vjp if self._is_dense(t) else scattered_vjp)(self._stepper(t), y0, t, h)
         else:
-            S, a, dt = self._extended_vjp(y0, t, h, want_t)
-        return S / self.D[:, :, None] * self.D[:, None, :], a / D, dt
-
-    @property
-    def backward(self) -> PropagatorPlan:
-        """The same for negative times."""
-        if self._backward is None:
-            self._backward = PropagatorPlan(
-                -self.Xi, -self.balanced, self.D, self.H, self.norm, self.precision, self.floor
-            )
-        return self._backward
+            S, a = self._extended_vjp(y0, t, h)
+        return S / self.D[:, :, None] * self.D[:, None, :], a / D
 
     def _stepper(self, t: Tensor) -> Stepper:
         """Powers for times up to the largest of t, in double."""
         H = self._step_for(t)
-        if self._double is None or not torch.equal(self._double.H, H):
-            self._double = Stepper(self.balanced, H, DOUBLE)
-        return self._double
+        return self._double.of(lambda: Stepper(self.balanced, H, DOUBLE), H)
 
     def _extended_stepper(self, t: Tensor) -> Stepper:
         """The same in double-double, real."""
         H = self._step_for(t)
-        if self._extended is None or not torch.equal(self._extended.H, H):
-            A = real_matrix(self.balanced) if self.balanced.is_complex() else self.balanced
-            self._extended = Stepper(DoubleDouble(A), H, EXTENDED)
-        return self._extended
+        A = real_matrix(self.balanced) if self.balanced.is_complex() else self.balanced
+        return self._extended.of(lambda: Stepper(DoubleDouble(A), H, EXTENDED), H)
 
     def _step_for(self, t: Tensor) -> Tensor:
         """H, but not far above the times: t / H must not underflow."""
-        t_max = t.abs().amax((1, 2))
+        t_max = t.amax((1, 2))
         longest = torch.exp2(torch.frexp(t_max).exponent.to(t_max.dtype) + 1)
         return torch.minimum(self.H, torch.where(t_max > 0, longest, 1.0))
 
@@ -207,18 +176,19 @@ class PropagatorPlan(Plan):
 
     def _chosen(self, z0: Tensor, t: Tensor) -> Plan:
         """The plan, or plans, with the arithmetic that each system needs for these trajectories."""
-        if self._choice is not None and torch.equal(self._choice[0], z0) and torch.equal(self._choice[1], t):
-            return self._choice[2]
+        return self._choice.of(lambda: self._choose(z0, t), z0, t)
+
+    def _choose(self, z0: Tensor, t: Tensor) -> Plan:
         tier = self.arithmetic(z0, t)
-        tiers = tier.unique().tolist()
-        plan: Plan
-        if len(tiers) == 1:
-            precision = ARITHMETICS[tiers[0]]
-            plan = replace(self, precision=precision, _choice=None, _double=self._double, _extended=self._extended)
-        else:
-            parts = [((tier == i).nonzero()[:, 0], ARITHMETICS[i]) for i in tiers]
-            plan = SplitPlan(self.Xi, [(index, replace(self.subset(index), precision=p)) for index, p in parts])
-        self._choice = (z0.clone(), t.clone(), plan)
+        parts = [((tier == i).nonzero()[:, 0], ARITHMETICS[i]) for i in tier.unique().tolist()]
+        if len(parts) > 1:
+            return SplitPlan(self.Xi, [(index, self.subset(index)._in(precision)) for index, precision in parts])
+        return self._in(parts[0][1])
+
+    def _in(self, precision: Precision) -> PropagatorPlan:
+        """The same plan in one arithmetic, with the powers that are known."""
+        plan = replace(self, precision=precision)
+        plan._double, plan._extended = self._double, self._extended
         return plan
 
     def arithmetic(self, z0: Tensor, t: Tensor) -> Tensor:
@@ -228,7 +198,7 @@ class PropagatorPlan(Plan):
         if n > EXTENDED_MAX_N or t.numel() == 0:
             return tier
         pick = torch.linspace(0, t.shape[2] - 1, min(t.shape[2], N_PROBES), device=t.device).round().to(torch.int64)
-        probes = t.abs().sort(dim=2).values[:, :, pick]
+        probes = t.sort(dim=2).values[:, :, pick]
         for i, is_quiet in enumerate((False, True)):
             failed = (tier == i).nonzero()[:, 0]
             if len(failed):
@@ -263,20 +233,16 @@ class PropagatorPlan(Plan):
         y = _rounded(scattered(self._extended_stepper(t), self._states(y0), t))
         return complex_vector(y) if y0.is_complex() else y
 
-    def _extended_vjp(self, y0: Tensor, t: Tensor, h: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _extended_vjp(self, y0: Tensor, t: Tensor, h: Tensor) -> Gradients:
         step = self._extended_stepper(t)
         S: Any = None
         a: Any = None
-        rates = []
         sizes = [part.shape[2] for part in self._chunks(t)]
         for part, g in zip(t.split(sizes, 2), h.split(sizes, 2)):
-            S_part, a_part, y = scattered_vjp(step, self._states(y0), part, self._states(g), want_t)
+            S_part, a_part = scattered_vjp(step, self._states(y0), part, self._states(g))
             S, a = (S_part, a_part) if S is None else (S + S_part, a + a_part)
-            if want_t:
-                states, cotangents = convert(y, step.A), convert(self._states(g), step.A)
-                rates.append(cotangents.inner(states @ step.A[:, None].mT).round())
-        S, a, dt = S.round(), a.round(), torch.cat(rates, 2) if want_t else None
-        return (complex_gradient(S), complex_vector(a), dt) if y0.is_complex() else (S, a, dt)
+        S, a = S.round(), a.round()
+        return (complex_gradient(S), complex_vector(a)) if y0.is_complex() else (S, a)
 
 
 def _rounded(x: Any) -> Tensor:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..kernels.balance import balance
 from ..kernels.block_schur import BlockSchur, block_schur
-from .base import Method, Plan, Workload, register
+from ..kernels.memory import Memory
+from .base import Gradients, Method, Plan, Workload, register
 from .blocks import Blocks, make_blocks
 from .costs import GEES, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, SECONDS_PER_TORCH_CALL
 from .propagator import Propagator, PropagatorPlan
@@ -51,7 +52,7 @@ class Schur(Method):
     summary: ClassVar[str] = "real Schur form, block-diagonalised; every matrix, repeated eigenvalues included"
     needs_host: ClassVar[bool] = True
 
-    def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
         balanced, D = balance(Xi)
         worth = _one_norm(balanced) <= WORTH_BALANCING * _one_norm(Xi)
         D = torch.where(worth[:, None], D, 1.0)
@@ -87,14 +88,10 @@ class SchurPlan(Plan):
     gap: Tensor  # (S,) smallest distance between eigenvalues of a cluster and any other
     kappa: Tensor  # (S,) 1-norm condition of X before it is scaled
     method: str = "schur"
-    _split: tuple[Tensor, Tensor, list[Part]] | None = field(default=None, repr=False)
+    _split: Memory[list[Part]] = field(default_factory=Memory, repr=False)
 
     @property
-    def accepted(self) -> Tensor:  # type: ignore[override]
-        return torch.ones(self.Xi.shape[0], dtype=torch.bool, device=self.Xi.device)
-
-    @property
-    def reason(self) -> str:  # type: ignore[override]
+    def reason(self) -> str:
         sizes = self.blocks.sizes
         n_blocks = sorted({len(own) for own in sizes})
         count = " to ".join(str(n) for n in dict.fromkeys(n_blocks[:1] + n_blocks[-1:]))
@@ -121,28 +118,25 @@ class SchurPlan(Plan):
             z[part.index] += torch.where(part.mask[..., None], own, 0)
         return z
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
         parts = self._parts(z0, t)
         if len(parts) == 1:
-            return parts[0].plan.vjp(z0, t, g, want_t)
-        S, a, dt = torch.zeros_like(self.Xi), torch.zeros_like(z0), torch.zeros_like(t) if want_t else None
+            return parts[0].plan.vjp(z0, t, g)
+        S, a = torch.zeros_like(self.Xi), torch.zeros_like(z0)
         for part in parts:
             h = torch.where(part.mask[..., None], g[part.index], 0)
-            S_own, a_own, dt_own = part.plan.vjp(z0[part.index], part.times(t), h, want_t)
+            S_own, a_own = part.plan.vjp(z0[part.index], part.times(t), h)
             S[part.index] += S_own
             a[part.index] += a_own
-            if dt is not None and dt_own is not None:
-                dt[part.index] += dt_own
-        return S, a, dt
+        return S, a
 
     def _parts(self, z0: Tensor, t: Tensor) -> list[Part]:
         """What goes by blocks, and what as one block."""
-        split = self._split  # one read: another thread may replace it
-        if split is None or not (torch.equal(split[0], z0) and torch.equal(split[1], t)):
-            whole = self._as_one_block(z0, t)
-            parts = _part(self.blocks, ~whole) + _part(self.whole, whole)
-            self._split = split = (z0.clone(), t.clone(), parts)
-        return split[2]
+        return self._split.of(lambda: self._divided(z0, t), z0, t)
+
+    def _divided(self, z0: Tensor, t: Tensor) -> list[Part]:
+        whole = self._as_one_block(z0, t)
+        return _part(self.blocks, ~whole) + _part(self.whole, whole)
 
     def _as_one_block(self, z0: Tensor, t: Tensor) -> Tensor:
         """(S, R, T) bool, where Xi is taken as one block: times too short to tell the blocks apart, and all of them
@@ -156,8 +150,8 @@ class SchurPlan(Plan):
             one_block = _subset(self.whole, part.index, len(t))
             z = one_block.evaluate(start, probes)
             g = torch.sgn(z) / _norm(z).clamp(min=torch.finfo(t.dtype).tiny)[..., None]
-            S, a, _ = one_block.vjp(start, probes, g, want_t=False)
-            S_blocks, a_blocks, _ = part.plan.vjp(start, probes, g, want_t=False)
+            S, a = one_block.vjp(start, probes, g)
+            S_blocks, a_blocks = part.plan.vjp(start, probes, g)
             passed = _is_close(part.plan.evaluate(start, probes), z, CHECK)
             passed &= _is_close(S_blocks.flatten(1), S.flatten(1), GRADIENT_CHECK)
             passed &= _is_close(a_blocks, a, GRADIENT_CHECK)

@@ -14,17 +14,16 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.action import MAX_TERMS, UNIT, Growth, Series
 from ..kernels.balance import balance
-from ..kernels.groups import Padded, Runs, group
+from ..kernels.dense import Padded, Runs, group
+from ..kernels.memory import Memory
 from ..kernels.taylor import Degree, monomials
-from ..kernels.tensors import is_equal, widened
-from .base import Method, Plan, SplitPlan, Workload, register, times_gradient
+from ..kernels.tensors import widened
+from .base import Gradients, Method, Plan, SplitPlan, Workload, register
 from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_MATRIX_ENTRY, SECONDS_PER_TORCH_CALL
 from .propagator import EXTENDED_MAX_N, N_PROBES, Propagator, PropagatorPlan
 
@@ -57,11 +56,18 @@ class Taylor(Method):
     summary: ClassVar[str] = "Taylor polynomials by matrix-vector products; large Xi, moderate spans"
     is_sequential: ClassVar[bool] = True
 
-    def plan(self, Xi: Tensor, rtol: float | None = None) -> TaylorPlan:
-        return _plan(Xi, 0.0, rtol)
-
-    def try_plan(self, Xi: Tensor, work: Workload, rtol: float | None = None) -> TaylorPlan:
-        return _plan(Xi, work.t_max, rtol)
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> TaylorPlan:
+        balanced, D = balance(Xi)
+        mu = _shift(balanced)
+        A = balanced
+        if bool((mu != 0).any()):
+            A = balanced.clone()
+            A.diagonal(dim1=-2, dim2=-1).sub_(mu[:, None])
+        growth = Growth.of(A, D)
+        size = mu.abs().cpu()
+        most = torch.floor(torch.log2(MAX_SHIFT / torch.where(size > 0, size, 1e-300)))
+        exponent = torch.minimum(growth.steps(), most)
+        return TaylorPlan(Xi, balanced, D, A, mu, growth, exponent, (work or Workload.of(Xi)).t_max, rtol)
 
     def cost(self, work: Workload) -> float:
         n = work.n
@@ -75,21 +81,6 @@ class Taylor(Method):
         if n <= EXTENDED_MAX_N:  # the check
             seconds += Propagator().cost(replace(work, n_times=min(work.n_times, N_PROBES)))
         return seconds
-
-
-def _plan(Xi: Tensor, t_max: float, rtol: float | None) -> TaylorPlan:
-    balanced, D = balance(Xi)
-    mu = _shift(balanced)
-    if bool((mu != 0).any()):
-        A = balanced.clone()
-        A.diagonal(dim1=-2, dim2=-1).sub_(mu[:, None])
-    else:
-        A = balanced
-    growth = Growth.of(A, D)
-    exponent = growth.steps()
-    size = mu.abs().cpu().numpy()
-    most = np.floor(np.log2(MAX_SHIFT / np.where(size > 0, size, 1e-300)))
-    return TaylorPlan(Xi, balanced, D, A, mu, growth, np.minimum(exponent, most), t_max, rtol)
 
 
 def _shift(A: Tensor) -> Tensor:
@@ -107,8 +98,6 @@ def _shift(A: Tensor) -> Tensor:
 class Walk:
     """Vectors at all nodes for one question, and where its times sit."""
 
-    z0: Tensor
-    t: Tensor
     H: float
     series: Series
     V: Tensor  # (N, m, S, R, n), float64 or complex128
@@ -146,100 +135,69 @@ class TaylorPlan(Plan):
     A: Tensor  # balanced - mu I
     mu: Tensor  # (S,)
     growth: Growth
-    exponent: NDArray[np.float64]  # (S,) the step is at most 2^exponent; -inf where no step will do
+    exponent: Tensor  # (S,) the step is at most 2^exponent; -inf where no step will do; on the CPU
     t_max: float
     rtol: float | None
     is_checked: bool = False  # for the trajectories that it is asked for
     method: str = "taylor"
     n_products: int = 0  # so far, beside those of the plan
-    takes_single: ClassVar[bool] = True
-    _whole: PropagatorPlan | None = field(default=None, repr=False)
-    _choice: tuple[Tensor, Tensor, Plan] | None = field(default=None, repr=False)
-    _walk: Walk | None = field(default=None, repr=False)
-    _backward: TaylorPlan | None = field(default=None, repr=False)
+    _whole: PropagatorPlan | None = field(default=None, init=False, repr=False)
+    _choice: Memory[Plan] = field(default_factory=Memory, init=False, repr=False)
+    _walk: Memory[Walk] = field(default_factory=Memory, init=False, repr=False)
+    takes_single = True
 
     @property
-    def accepted(self) -> Tensor:  # type: ignore[override]
-        return self._is_short(self.Xi.new_full((len(self.Xi),), self.t_max, dtype=torch.float64))
+    def accepted(self) -> Tensor:
+        return self._is_short(torch.full((len(self.Xi),), self.t_max, dtype=torch.float64))
 
     @property
-    def reason(self) -> str:  # type: ignore[override]
-        most, count = self._most_products, float(self._count(np.array(self.t_max)).max(initial=0.0))
+    def reason(self) -> str:
+        most, count = self._most_products, float(self._count(torch.tensor(self.t_max).double()).max())
         if count <= most:
             return f"products of Xi with vectors only, {count:.3g} of them for times up to {self.t_max:.3g}"
         return f"{count:.3g} products of Xi with a vector for times up to {self.t_max:.3g}, more than {most:.3g}"
 
     @property
     def details(self) -> dict[str, Any]:
-        chosen = self._choice[2] if self._choice else self
-        by_hand = {"step": np.exp2(self.exponent).tolist(), "shift": self.mu.tolist(), "n_products": self.n_products}
-        return by_hand if chosen is self else chosen.details
+        chosen = self._choice.last
+        if chosen is not None and chosen is not self:
+            return chosen.details
+        return {"step": torch.exp2(self.exponent).tolist(), "shift": self.mu.tolist(), "n_products": self.n_products}
 
     def subset(self, index: Tensor) -> TaylorPlan:
-        host = index.cpu().numpy()
-        return TaylorPlan(
-            self.Xi[index],
-            self.balanced[index],
-            self.D[index],
-            self.A[index],
-            self.mu[index],
-            self.growth.subset(host),
-            self.exponent[host],
-            self.t_max,
-            self.rtol,
-            self.is_checked,
-        )
+        tensors = {name: getattr(self, name)[index] for name in ("Xi", "balanced", "D", "A", "mu")}
+        host = index.cpu()
+        return replace(self, **tensors, growth=self.growth.subset(host), exponent=self.exponent[host], n_products=0)
+
+    def adjoint(self) -> TaylorPlan:
+        work = replace(Workload.of(self.Xi), t_max=self.t_max)
+        return Taylor().plan(self.Xi.mT.conj_physical(), self.rtol, work)
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         if not self.is_checked:
             plan = self._chosen(z0, t)
             return plan.evaluate(z0 if isinstance(plan, TaylorPlan) else widened(z0), t)
-        if bool((t < 0).any()):
-            forth = self.evaluate(z0, t.clamp(min=0))
-            return torch.where((t < 0)[..., None], self.backward.evaluate(z0, (-t).clamp(min=0)), forth)
         most = self._most_trajectories(t)
         if z0.shape[1] > most:
             return torch.cat([self.evaluate(*part) for part in zip(z0.split(most, 1), t.split(most, 1))], 1)
         return self._walk_of(z0, t).states()
 
-    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
         if not self.is_checked:
             plan = self._chosen(z0, t)
             own = (z0, g) if isinstance(plan, TaylorPlan) else (widened(z0), widened(g))
-            return plan.vjp(own[0], t, own[1], want_t)
-        if bool((t < 0).any()):
-            back = (t < 0)[..., None]
-            S, a, dt = self.vjp(z0, t.clamp(min=0), torch.where(back, 0, g), want_t)
-            Sb, ab, dtb = self.backward.vjp(z0, (-t).clamp(min=0), torch.where(back, g, 0), want_t)
-            return S - Sb, a + ab, dt - dtb if dt is not None and dtb is not None else None
+            return plan.vjp(own[0], t, own[1])
         most = self._most_trajectories(t)
         if z0.shape[1] > most:
             parts = zip(z0.split(most, 1), t.split(most, 1), g.split(most, 1))
-            S_parts, a_parts, dt_parts = zip(*(self.vjp(*part, want_t) for part in parts))
-            return sum(S_parts), torch.cat(a_parts, 1), torch.cat(dt_parts, 1) if want_t else None
+            S_parts, a_parts = zip(*(self.vjp(*part) for part in parts))
+            return sum(S_parts), torch.cat(a_parts, 1)
         walk, D = self._walk_of(z0, t), self.D
         before = walk.series.n_products
         S, a = walk.series.vjp(walk.V, walk.gather(g))
         self.n_products += walk.series.n_products - before
-        dt = times_gradient(self.Xi, widened(walk.states()), widened(g)) if want_t else None
         S *= walk.H
-        return (S / D[:, :, None] * D[:, None, :] if self._is_balanced else S), a / D[:, None], dt
-
-    @property
-    def backward(self) -> TaylorPlan:
-        """The same for negative times."""
-        if self._backward is None:
-            self._backward = replace(
-                self,
-                Xi=-self.Xi,
-                balanced=-self.balanced,
-                A=-self.A,
-                mu=-self.mu,
-                _whole=None,
-                _choice=None,
-                _walk=None,
-            )
-        return self._backward
+        return (S / D[:, :, None] * D[:, None, :] if self._is_balanced else S), a / D[:, None]
 
     @property
     def whole(self) -> PropagatorPlan:
@@ -256,40 +214,38 @@ class TaylorPlan(Plan):
     def _is_balanced(self) -> bool:
         return self.balanced is not self.Xi
 
-    def _count(self, t_max: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(S,) products of A with each trajectory up to t_max."""
-        terms = self.growth.n_terms(np.maximum(self.exponent, -1e6))
-        return np.where(terms <= MAX_TERMS, terms * (1 + t_max * np.exp2(-np.maximum(self.exponent, -1e3))), np.inf)
+    def _count(self, t_max: Tensor) -> Tensor:
+        """(S,) products of A with each trajectory up to t_max, on the CPU."""
+        terms = self.growth.n_terms(self.exponent.clamp(min=-1e6))
+        return torch.where(
+            terms <= MAX_TERMS, terms * (1 + t_max * torch.exp2(-self.exponent.clamp(min=-1e3))), torch.inf
+        )
 
     def _is_short(self, t_max: Tensor) -> Tensor:
         """(S,) bool: few enough products up to t_max (S,)."""
-        return torch.from_numpy(self._count(t_max.cpu().numpy()) <= self._most_products).to(self.Xi.device)
+        return (self._count(t_max.cpu()) <= self._most_products).to(self.Xi.device)
 
     def _chosen(self, z0: Tensor, t: Tensor) -> Plan:
         """This plan, or powers of one step for the systems that need it for these trajectories."""
-        choice = self._choice  # one read: another thread may replace it
-        if choice is not None and torch.equal(choice[0], z0) and torch.equal(choice[1], t):
-            return choice[2]
-        good = self._is_short(t.abs().amax((1, 2)))
+        return self._choice.of(lambda: self._choose(z0, t), z0, t)
+
+    def _choose(self, z0: Tensor, t: Tensor) -> Plan:
+        good = self._is_short(t.amax((1, 2)))
         if self.Xi.shape[-1] <= EXTENDED_MAX_N:
             good &= self.whole.arithmetic(widened(z0), t) == 0
-        plan: Plan
         if bool(good.all()):
-            plan = replace(self, is_checked=True, _whole=None, _choice=None)
-        elif not bool(good.any()):
-            plan = self.whole
-        else:
-            index, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
-            own = replace(self.subset(index), is_checked=True)
-            plan = SplitPlan(self.Xi, [(index, own), (rest, self.whole.subset(rest))])
-        self._choice = (z0.clone(), t.clone(), plan)
-        return plan
+            return replace(self, is_checked=True, n_products=0)
+        if not bool(good.any()):
+            return self.whole
+        index, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
+        own = replace(self.subset(index), is_checked=True)
+        return SplitPlan(self.Xi, [(index, own), (rest, self.whole.subset(rest))])
 
     def _walk_of(self, z0: Tensor, t: Tensor) -> Walk:
         """Vectors from z0 up to the largest of t >= 0."""
-        walk = self._walk
-        if walk is not None and is_equal(walk.z0, z0) and torch.equal(walk.t, t):  # of one dtype: nodes depend on it
-            return walk
+        known = self._walk.known(z0, t)  # of z0 of one dtype: nodes depend on it
+        if known is not None:
+            return known
         H, n_terms, n_near = self._step_for(t, torch.finfo(z0.dtype).eps / 2)
         series = Series(self.A * H, torch.exp(self.mu * H), n_terms, n_near)
         x = t / H
@@ -303,17 +259,16 @@ class TaylorPlan(Plan):
         V = series.vectors(widened(z0) / self.D[:, None], N)
         self.n_products += series.n_products
         scale = self.D[:, None, None, None] if self._is_balanced else None
-        walk = Walk(z0.clone(), t.clone(), H, series, V, scale, groups, groups.coefficients(C.to(z0.dtype)))
-        self._walk = walk if V.numel() <= MOST_ENTRIES else None
-        return walk
+        walk = Walk(H, series, V, scale, groups, groups.coefficients(C.to(z0.dtype)))
+        return self._walk.keep(walk, z0, t) if V.numel() <= MOST_ENTRIES else walk
 
     def _step_for(self, t: Tensor, unit: float = UNIT) -> tuple[float, int, int]:
         """One H for all systems, not far above the times: t / H must not underflow; terms for H / 2 to the unit
         roundoff of the states, and for H to less, for every node adds to the error.
         """
         t_max = float(t.max())
-        exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else np.inf, 1000.0)
-        full, half = (np.full(len(self.Xi), e) for e in (exponent, exponent - 1))
+        exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else 1000.0, 1000.0)
+        full, half = (torch.full((len(self.Xi),), e, dtype=torch.float64) for e in (exponent, exponent - 1))
         own = max(unit / GUARD, UNIT)
         n_terms, n_near = int(self.growth.n_terms(full, own).max()), int(self.growth.n_terms(half, unit).max())
         return 2.0**exponent, n_terms, n_near

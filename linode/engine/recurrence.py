@@ -1,0 +1,169 @@
+"""Linear recurrences x_(k+1) = E_k x_k + d_k with E_k = exp(Xi h_k), all states at once.
+
+Equal steps (`steady`): blocks of L steps are one product with a block Toeplitz matrix of E's powers, and the states at
+the starts of blocks are the same recurrence with E^L: about 2 K L n^2 in log_L K products, memory O(K n).
+Unequal steps (`changing`): two steps are one of the same kind, so that log2 K halvings, in which all pairs are one
+operation, come to about twice the work of the loop (n times as much where E is not diagonal); mode by mode where the
+plan has modes, else by the propagators of some steps at a time.
+Source: Blelloch (1990), Prefix sums and their applications, CMU-CS-90-190, section 1.4 (recurrences as scans); Stone
+(1973), J. ACM 20, 27 (odd-even reduction).
+Shapes: x_0 (*batch, n), d (*batch, K, n), states (*batch, K + 1, n); batch dimensions of E broadcast.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..kernels.modes import Modes
+from ..kernels.tensors import is_finite
+from ..methods.base import Plan
+from ..methods.eig import EigPlan
+from .one_time import propagators
+
+WINDOW_ENTRIES = 2**21  # of propagators at a time: 16 MiB
+FEW_STEPS = 8  # for which a loop is no slower than halving
+ROWS_OF_A_BLOCK = 96  # L n: products of this size are fast, and at most 96 / n times as much work as is needed
+
+
+def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
+    """x_0 = z0 (S, R, n) to x_K, (S, R, K + 1, n), for h (S, R, K) and d (S, R, K, n)."""
+    S, R, K, n = d.shape
+    if K == 1:
+        return torch.cat([z0[:, :, None], plan.evaluate(z0, h) + d], 2)
+    if is_steady(h):
+        x = _by_powers(plan, z0, h, d)
+        if is_finite(x):  # else powers may overflow where states do not
+            return x
+    if isinstance(plan, EigPlan):
+        return _by_modes(plan.modes, z0, h, d)
+    if R > 1 and h.stride(1) == 0:
+        h = h[:, :1]
+    window = max(1, WINDOW_ENTRIES // (S * h.shape[1] * n**2))
+    parts = [z0[:, :, None]]
+    for start in range(0, K, window):
+        own = h[:, :, start : start + window]
+        E = propagators(plan, z0, own.reshape(S, 1, -1)).reshape(*own.shape, n, n)
+        parts.append(changing(E, d[:, :, start : start + window], parts[-1][:, :, -1])[:, :, 1:])
+    return torch.cat(parts, 2)
+
+
+def is_steady(h: Tensor) -> bool:
+    """Whether all steps (S, R, K) have one length."""
+    return bool((h == h.flatten()[:1]).all())
+
+
+def _by_powers(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
+    """Steps that are all of one length."""
+    levels = exponents(d.shape[-2], d.shape[-1])
+    times = h[:, :1, :1] * torch.tensor([e for level in levels for e in level], dtype=h.dtype, device=h.device)
+    E = propagators(plan, z0, times)[:, None]
+    return steady(list(E.split([len(level) for level in levels], 2)), d, z0)
+
+
+def _by_modes(modes: Modes, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
+    """A mode at a time."""
+    p = modes.n_kept
+    lam, dual, basis = modes.lam[:, None, None, :p], modes.V_inv[:, :p].mT[:, None], modes.weighted.mT[:, None]
+    x = changing(torch.exp(lam * h[..., None]), d.to(dual.dtype) @ dual, z0.to(dual.dtype) @ dual[:, 0])
+    return (x.real @ basis.real - x.imag @ basis.imag) if modes.is_paired else x @ basis
+
+
+# ---- steps of one length -------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def exponents(K: int, n: int) -> tuple[tuple[int, ...], ...]:
+    """The powers of E that K steady steps need, a level at a time."""
+    L = max(2, min(16, ROWS_OF_A_BLOCK // n))
+    levels, stride = [], 1
+    while True:
+        levels.append(tuple(stride * j for j in range(1, min(K, L) + 1)))
+        if K < 2 * L:
+            return tuple(levels)
+        K, stride = K // L - 1, stride * L
+
+
+def steady(powers: list[Tensor], d: Tensor, x0: Tensor) -> Tensor:
+    """x_0 to x_K, with powers[level][..., j, :, :] = E^exponents[level][j]."""
+    own, *coarser = powers
+    *batch, K, n = d.shape
+    L = own.shape[-3]
+    out = d.new_empty(*batch, K + 1, n)
+    out[..., 0, :] = x0
+    inputs, of_starts = _toeplitz(own)
+    whole = K // L * L
+    rows = d[..., :whole, :].reshape(*batch, K // L, L * n)
+    starts = out[..., :1, :]
+    if coarser:  # of blocks: what a block adds by its end is the input of a recurrence of its own
+        starts = steady(coarser, rows[..., :-1, :] @ inputs[..., -n:], x0)
+    _put(out[..., 1 : whole + 1, :], rows, inputs, starts, of_starts)
+    if whole < K:
+        rest = (K - whole) * n
+        rows, start = d[..., whole:, :].reshape(*batch, 1, rest), out[..., whole : whole + 1, :]
+        _put(out[..., whole + 1 :, :], rows, inputs[..., :rest, :rest], start, of_starts[..., :rest])
+    return out
+
+
+def _put(out: Tensor, rows: Tensor, inputs: Tensor, starts: Tensor, of_starts: Tensor) -> None:
+    """rows inputs + starts of_starts, written where it belongs."""
+    if out.shape[:-2].numel() == 1:  # no more memory than that, which takes time
+        target = out.view(rows.shape[-2:])
+        torch.mm(starts.flatten(0, -2), of_starts.flatten(0, -2), out=target)
+        target.addmm_(rows.flatten(0, -2), inputs.flatten(0, -2))
+    else:
+        out[:] = (rows @ inputs + starts @ of_starts).reshape(out.shape)
+
+
+def _toeplitz(powers: Tensor) -> tuple[Tensor, Tensor]:
+    """(L n, L n) from the inputs d_i of a block to its states x_(j+1), E^(j-i) for i <= j; (n, L n) from its start."""
+    *batch, L, n, _ = powers.shape
+    all_powers = powers.new_empty(*batch, L + 1, n, n)  # of the transpose
+    all_powers[..., 0, :, :] = torch.eye(n, dtype=powers.dtype, device=powers.device)
+    all_powers[..., 1:, :, :] = powers.mT
+    place = torch.arange(L, device=powers.device)
+    gap = place - place[:, None]
+    blocks = all_powers[..., gap.clamp(min=0), :, :] * (gap >= 0)[:, :, None, None]
+    inputs = blocks.transpose(-3, -2).reshape(*batch, L * n, L * n)
+    return inputs, all_powers[..., 1:, :, :].transpose(-3, -2).reshape(*batch, n, L * n)
+
+
+# ---- steps of their own --------------------------------------------------------------------------------------------
+
+
+def changing(E: Tensor, d: Tensor, x0: Tensor) -> Tensor:
+    """x_0 to x_K: E (*batch, K, n, n), or diagonals (*batch, K, n) where it has the rank of d."""
+    *batch, K, n = d.shape
+    out = d.new_empty(*batch, K + 1, n)
+    out[..., 0, :] = x0
+    _fill(out[..., 1:, :], E, d, x0)
+    return out
+
+
+def _fill(out: Tensor, E: Tensor, d: Tensor, x: Tensor) -> None:
+    """Odd-even reduction: pairs of steps are the same recurrence at half the length, and what lies between follows."""
+    K = d.shape[-2]
+    if K <= FEW_STEPS:
+        for k in range(K):
+            out[..., k, :] = x = _times(_steps(E, d, k, k + 1), x[..., None, :])[..., 0, :] + d[..., k, :]
+        return
+    even, odd = _steps(E, d, 0, K, 2), _steps(E, d, 1, K, 2)
+    n_pairs = K // 2
+    paired = _steps(even, d, 0, n_pairs)
+    both = odd * paired if E.ndim == d.ndim else odd @ paired
+    _fill(out[..., 1::2, :], both, _times(odd, d[..., : 2 * n_pairs : 2, :]) + d[..., 1::2, :], x)
+    out[..., 0, :] = _times(_steps(E, d, 0, 1), x[..., None, :])[..., 0, :] + d[..., 0, :]
+    out[..., 2::2, :] = _times(_steps(even, d, 1, None), out[..., 1 : K - 1 : 2, :]) + d[..., 2::2, :]
+
+
+def _steps(E: Tensor, d: Tensor, start: int, stop: int | None, stride: int = 1) -> Tensor:
+    """Some of the steps of E, whose own dimensions are one more than those of d, or as many where it is diagonal."""
+    some = slice(start, stop, stride)
+    return E[..., some, :] if E.ndim == d.ndim else E[..., some, :, :]
+
+
+def _times(E: Tensor, x: Tensor) -> Tensor:
+    """E_k x_k for every k."""
+    return E * x if E.ndim == x.ndim else (E @ x[..., None])[..., 0]
