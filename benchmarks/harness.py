@@ -86,7 +86,7 @@ class Runner:
 
 def interleave(runners: list[Runner], rng: np.random.Generator) -> None:
     """One turn of each in every round, in random order; those with fewer rounds than others rest in some."""
-    most = max(runner.n_rounds for runner in runners)
+    most = max((runner.n_rounds for runner in runners), default=0)
     for i in range(most):
         taking_part = [x for x in runners if (i + 1) * x.n_rounds // most > i * x.n_rounds // most]
         for j in rng.permutation(len(taking_part)):
