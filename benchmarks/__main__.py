@@ -1,4 +1,7 @@
-"""Run the benchmarks and write their results: python -m benchmarks --help."""
+"""Run the benchmarks and write their results: python -m benchmarks --help.
+
+To see what a change does, in under a minute: python -m benchmarks --workload tiny small --peers "lean eig" --no-write
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from typing import Any
 import torch
 
 from benchmarks import forced, job, plots, repeat, report
+from benchmarks.contenders import PEERS
 from benchmarks.harness import Settings, measure
-from benchmarks.workloads import MODES, SWEEPS, WORKLOADS, Workload
+from benchmarks.workloads import BESIDE, MODES, SWEEPS, WORKLOADS, Workload
 
 RESULTS = Path(__file__).parent / "results"
 SWEEPS_NAME = "sweeps"
@@ -23,18 +27,32 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="linode and its peers, interleaved.")
     parser.add_argument("--workload", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--methods", action="store_true", help="time linode's methods by name too, beside auto")
-    parser.add_argument("--rounds", type=int, default=15, help="samples of each contender for each seed")
+    parser.add_argument("--between", action="store_true", help="again with a small network between the timed calls")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, metavar="NAME", help=f"beside linode: {', '.join(PEERS)}")
+    parser.add_argument("--rounds", type=int, default=100, help="timed calls of each contender for each seed, at most")
+    parser.add_argument("--order-seed", type=int, default=0, help="of the random order of contenders within rounds")
+    parser.add_argument("--no-write", action="store_true", help="print times and ratios and write nothing; no memory")
     parser.add_argument("--quick", action="store_true", help="few short rounds, small sweeps; into results/quick")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="torch.set_num_threads")
     parser.add_argument("--output", type=Path, help=f"folder of the results (default: {RESULTS.name}/ beside the code)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.peers and not options.no_write:
+        parser.error("--peers needs --no-write: a written table has all contenders")
+    return options
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    settings = Settings(options.rounds, device=options.device, with_methods=options.methods)
+    settings = Settings(
+        options.rounds,
+        order_seed=options.order_seed,
+        device=options.device,
+        with_methods=options.methods,
+        with_memory=not options.no_write,
+        peers=tuple(options.peers) if options.peers else None,
+    )
     if options.quick:
-        return replace(settings, n_rounds=min(options.rounds, 3), seconds=0.5, sample_seconds=0.0, most_seeds=1)
+        return replace(settings, n_rounds=min(options.rounds, 3), seconds=0.5, most_seeds=1)
     return settings
 
 
@@ -49,6 +67,24 @@ def run_sweep(workloads: list[Workload], axis: str, settings: Settings) -> list[
     return points
 
 
+def modes_of(name: str, options: argparse.Namespace, settings: Settings) -> tuple[str, dict[str, Any]]:
+    """What was measured, in words, and the entries of each mode."""
+    if name in WORKLOADS:
+        workload = WORKLOADS[name]
+        modes = [*MODES, *(mode + BESIDE for mode in MODES)] if options.between else MODES
+        rows = {mode: measure(workload, mode, settings) for mode in modes}
+        description = str(workload)
+    elif name in forced.WORKLOADS:
+        workload, n_samples = forced.WORKLOADS[name], 300 if options.quick else forced.K
+        rows = {mode: forced.measure(name, mode, settings, n_samples) for mode in MODES}
+        description = forced.describe(name, n_samples)
+    else:
+        workload, n_calls = repeat.WORKLOAD, 20 if options.quick else repeat.N_CALLS
+        rows = {"forward": repeat.measure(settings, n_calls)}
+        description = repeat.describe(n_calls)
+    return description, {mode: report.entry(workload, rows[mode], mode) for mode in rows}
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parsed(arguments)
     settings = settings_of(options)
@@ -60,36 +96,28 @@ def main(arguments: list[str] | None = None) -> None:
 
     for name in options.workload:
         print(name, flush=True)
-        if name in WORKLOADS:
-            workload = WORKLOADS[name]
-            modes = {mode: report.entry(workload, measure(workload, mode, settings), mode) for mode in MODES}
-            section = {"description": str(workload), "conditions": conditions, "modes": modes}
-            results["workloads"][name] = section
-        elif name in forced.WORKLOADS:
-            workload, n_samples = forced.WORKLOADS[name], 300 if options.quick else forced.K
-            modes = {x: report.entry(workload, forced.measure(name, x, settings, n_samples), x) for x in MODES}
-            section = {"description": forced.describe(name, n_samples), "conditions": conditions, "modes": modes}
-            results["workloads"][name] = section
-        elif name == repeat.NAME:
-            n_calls = 20 if options.quick else repeat.N_CALLS
-            rows = repeat.measure(settings, n_calls)
-            modes = {"forward": report.entry(repeat.WORKLOAD, rows, "forward")}
-            section = {"description": repeat.describe(n_calls), "conditions": conditions, "modes": modes}
-            results["workloads"][name] = section
-        elif name == job.NAME:
+        if name == job.NAME:
             n_steps = 2 if options.quick else job.N_STEPS
             rows = job.rows(job.measure(settings, n_steps), n_steps)
             results["job"] = {"description": job.describe(n_steps), "conditions": conditions, "rows": rows}
-        else:
+        elif name == SWEEPS_NAME:
             few = 3 if options.quick else None
-            fewer = replace(settings, n_rounds=min(settings.n_rounds, 5), with_memory=False, with_methods=False)
+            fewer = replace(settings, n_rounds=min(settings.n_rounds, 30), with_memory=False, with_methods=False)
             for axis, (label, workloads) in SWEEPS.items():
                 points = run_sweep(workloads[:few], axis, fewer)
                 results["sweeps"][axis] = {"label": label, "conditions": conditions, "points": points}
-            folder.mkdir(parents=True, exist_ok=True)
-            plots.draw(results["sweeps"], folder, stem)
-        report.save(results, folder, stem)  # after each, so that a run that is cut short leaves what it has
-    print(f"{folder / stem}.md")
+            if not options.no_write:
+                folder.mkdir(parents=True, exist_ok=True)
+                plots.draw(results["sweeps"], folder, stem)
+        else:
+            description, modes = modes_of(name, options, settings)
+            results["workloads"][name] = {"description": description, "conditions": conditions, "modes": modes}
+        if options.no_write:
+            print(report.told(results, name))
+        else:
+            report.save(results, folder, stem)  # after each, so that a run that is cut short leaves what it has
+    if not options.no_write:
+        print(f"{folder / stem}.md")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg
@@ -39,7 +40,7 @@ class Contender:
     solve: Solve
     why_not: Callable[[Workload, str], str] = always
     dtype: torch.dtype | None = None  # that of the problem
-    n_rounds: int | None = None  # fewer where each takes seconds
+    most_rounds: int | None = None  # fewer where each takes seconds
     traced_up_to: float = inf  # times: beyond, it has too many operations to trace its memory
 
 
@@ -78,12 +79,12 @@ def with_matrix_exp(Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
 
 
 def with_expm_multiply(Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
-    A, v = Xi.numpy(), z0.numpy()
+    A, v = Xi.numpy(), z0.numpy().T  # (n,) or (n, n_starts)
     if is_uniform(t):
         z = scipy.sparse.linalg.expm_multiply(A, v, float(t[0]), float(t[-1]), len(t), endpoint=True)
     else:
         z = np.stack([scipy.sparse.linalg.expm_multiply(A * time, v) for time in t.tolist()])
-    return torch.from_numpy(z)
+    return torch.from_numpy(z if v.ndim == 1 else z.transpose(2, 0, 1))  # (T, n) or (n_starts, T, n)
 
 
 def is_uniform(t: Tensor) -> bool:
@@ -144,9 +145,9 @@ def _too_stiff(workload: Workload) -> str:
     return f"|Xi| t = {rate:.0e} asks for as many steps" if rate > MAX_RATE else ""
 
 
-# ---- the least that any solver does ------------------------------------------------------------------------
+# ---- the least that any solver does: no solvers, so their rows have no errors -------------------------------
 
-LIMIT = "limit"  # no solver: its rows have no errors
+LIMIT, FLOOR = "limit", "floor"
 N_EACH = {"forward": 1, "step": 3}
 
 
@@ -155,6 +156,20 @@ def limit(Xi: Tensor, z0: Tensor, t: Tensor, n_each: int) -> None:
     states = z0[..., None, :].expand(*z0.shape[:-1], t.shape[-1], -1).contiguous()
     for _ in range(n_each):
         states @ torch.linalg.matrix_exp(Xi)
+
+
+class Nothing(torch.autograd.Function):
+    """A solver's shapes without its work: arrays that nobody fills, in and out, through autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
+        ctx.save_for_backward(Xi, z0)
+        return z0.new_empty((*z0.shape[:-1], t.shape[-1], z0.shape[-1]))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        Xi, z0 = ctx.saved_tensors
+        return torch.empty_like(Xi), torch.empty_like(z0), None
 
 
 def contenders_of(workload: Workload, with_methods: bool) -> list[Contender]:
@@ -170,7 +185,10 @@ def contenders_of(workload: Workload, with_methods: bool) -> list[Contender]:
         Contender("lean eig", with_lean_eig),
         Contender("usual eig", with_usual_eig, without_usual_eig),
         Contender("matrix_exp", with_matrix_exp, without_matrix_exp),
-        Contender("dopri5", with_torchdiffeq("dopri5"), without_torchdiffeq, n_rounds=5, traced_up_to=1000),
-        Contender("dopri8", with_torchdiffeq("dopri8"), without_torchdiffeq, n_rounds=3, traced_up_to=1000),
-        Contender("expm_multiply", with_expm_multiply, without_expm_multiply, n_rounds=5, traced_up_to=0),
+        Contender("dopri5", with_torchdiffeq("dopri5"), without_torchdiffeq, most_rounds=5, traced_up_to=1000),
+        Contender("dopri8", with_torchdiffeq("dopri8"), without_torchdiffeq, most_rounds=3, traced_up_to=1000),
+        Contender("expm_multiply", with_expm_multiply, without_expm_multiply, most_rounds=5, traced_up_to=0),
     ]
+
+
+PEERS = ("lean eig", "usual eig", "matrix_exp", "dopri5", "dopri8", "expm_multiply", LIMIT, FLOOR)

@@ -7,8 +7,9 @@ scipy's and python-control's loops have no gradients; the loop in torch is that 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,10 @@ from benchmarks.workloads import Workload
 from tests.balls import cached
 
 N, M, K, N_TRUE, STEP = 6, 2, 100_000, 200, 0.01
-PAUSE = 0.2  # seconds: after scipy's loop NumPy's threads were seen to spin for 0.12, beside torch's
+MOST_ROUNDS = 15
+PAUSE = (
+    0.2  # seconds before a timed call: after scipy's loop NumPy's threads were seen to spin for 0.12, beside torch's
+)
 HOLDS = {"zero": linode.ZeroOrderHold, "first": linode.FirstOrderHold}
 IRREGULAR, MOST_IRREGULAR = "irregular", 5.0  # irregular samples are to take at most so many times as long
 # forward alone the loop in torch has no target
@@ -173,11 +177,11 @@ def measure(name: str, mode: str, settings: Settings, n_samples: int = K) -> lis
             answers = {key: x.detach().cpu().numpy() for key, x in answers.items()}
             return relative_errors(answers, truth(hold, is_uniform, n_samples))
 
-        n_rounds = settings.n_rounds if contender != "torch loop" else min(settings.n_rounds, 3)
-        runners.append(Runner(row, settings.synchronised(run), n_rounds, 2 * settings.seconds))
-        runners[-1].warm_up(check, settings.sample_seconds)
-        runners[-1].pause = PAUSE
+        most = min(settings.n_rounds, MOST_ROUNDS if contender != "torch loop" else 3)
+        pause = partial(time.sleep, PAUSE)
+        runners.append(Runner(row, settings.synchronised(run), most, 4 * settings.seconds, before=pause))
+        runners[-1].warm_up(check)
         if settings.with_memory and contender != "torch loop":
             row.peak_bytes = peak_of(run, settings.device)
-    interleave(runners, settings.n_rounds)
+    interleave(runners, settings.rng())
     return rows

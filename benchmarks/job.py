@@ -1,7 +1,8 @@
 """How long does a training loop take: N_STEPS of Adam that fit one Xi to N_TRAJECTORIES with times of their own?
 
-Contenders take turns of a few steps. Where a step is slow there are fewer; the time of all is extrapolated, and marked.
-The losses tell whether they did the same work: after N_COMPARED steps and at the end.
+Contenders take turns of a few steps, in every round in another random order. Where a step is slow there are fewer; the
+time of all is extrapolated, and marked. The losses tell whether they did the same work: after N_COMPARED steps and at
+the end.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import Solve, with_lean_eig, with_linode, with_matrix_exp, with_torchdiffeq, with_usual_eig
-from benchmarks.harness import FAILURES, PAUSE, Settings
+from benchmarks.harness import FAILURES, Settings
 from tests import oracles
 
 NAME = "job"
 N, N_TIMES, N_TRAJECTORIES, N_STEPS, SPAN = 6, 200, 32, 500, 10.0
 N_COMPARED = 3
 TURN = 25  # steps
+PAUSE = 0.02  # seconds before a turn: threads of whoever ran before go on spinning, torch's for some 7 ms
 LEARNING_RATE = 0.02
 
 
@@ -108,8 +110,10 @@ def measure(settings: Settings, n_steps: int = N_STEPS) -> list[Training]:
         ("dopri5", _on_the_union_of_times(with_torchdiffeq("dopri5")), min(n_steps, N_COMPARED)),
     ]
     trainings = [Training(*run) for run in runs]
+    rng = settings.rng()
     for turn in range(-1, -(-n_steps // TURN)):
-        for training in trainings:
+        for j in rng.permutation(len(trainings)):
+            training = trainings[j]
             _guarded(training, lambda x=training, i=turn: x.start(settings) if i < 0 else x.advance(TURN))
     return trainings
 

@@ -16,11 +16,13 @@ from benchmarks.harness import Row, Settings
 from benchmarks.workloads import LONG, LONG_TENTH, MOST_PER_POINT, Workload
 
 ERRORS = ("z", "dXi", "dz0")
-HOW = """Ratio: time of the row over that of linode; target: the least ratio hoped for. `limit` is no solver but the
-least that any does: one product of (T, n) by (n, n) and one n x n exponential for forward, three of each for a step. A
-step is forward and the gradients of Xi and z0, the solver built anew. Memory: the most that one call holds at once.
-Errors: relative, against ball arithmetic at a few times, the largest over the seeds; those of the gradients are for a
-loss at these times."""
+HOW = """All contenders run in one process. In every round each has one timed call, in an order drawn anew; whoever is
+slow takes part in fewer rounds. "Beside a network": a small network's forward and backward run before every timed call.
+Ratio: time of the row over that of linode; target: the least ratio hoped for. `limit` is no solver but the least that
+any does: one product of (T, n) by (n, n) and one n x n exponential for forward, three of each for a step. `floor` is no
+solver either but an autograd function that does nothing, with the same shapes in and out. A step is forward and the
+gradients of Xi and z0, the solver built anew. Memory: the most that one call holds at once. Errors: relative, against
+ball arithmetic at a few times, the largest over the seeds; those of the gradients are for a loss at these times."""
 
 
 def conditions(settings: Settings) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def conditions(settings: Settings) -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "rounds": settings.n_rounds,
+        "order_seed": settings.order_seed,
     }
 
 
@@ -44,7 +47,6 @@ def processor() -> str:
 
 def entry(workload: Workload, rows: list[Row], mode: str) -> list[dict[str, Any]]:
     """The rows of one table, each with its ratio to linode, the first."""
-    output = np.dtype(workload.dtype).itemsize * (workload.n_systems or 1) * workload.n_times * workload.n
     entries = []
     for row in rows:
         values: dict[str, Any] = {"contender": row.contender, "note": row.note, "errors": row.errors}
@@ -56,7 +58,7 @@ def entry(workload: Workload, rows: list[Row], mode: str) -> list[dict[str, Any]
                 "ratio": row.median / rows[0].median if rows[0].samples else None,
                 "target": workload.target(row.contender, mode) if row is not rows[0] else None,
                 "peak_bytes": row.peak_bytes,
-                "peak_in_outputs": row.peak_bytes / output if row.peak_bytes is not None else None,
+                "peak_in_outputs": row.peak_bytes / workload.output_bytes if row.peak_bytes is not None else None,
             }
         entries.append(values)
     return entries
@@ -71,6 +73,35 @@ def save(results: dict[str, Any], folder: Path, stem: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / f"{stem}.md").write_text(markdown(results))
+
+
+def told(results: dict[str, Any], name: str) -> str:
+    """Times, ratios and errors of one workload just measured, to be printed."""
+    if name == "job":
+        return _table(JOB_HEAD, [_job_cells(row) for row in results["job"]["rows"]])
+    if name in results["workloads"]:
+        tables = results["workloads"][name]["modes"]
+    else:
+        tables = {
+            f"{axis} = {point['size']}": point["rows"]
+            for axis, sweep in results["sweeps"].items()
+            for point in sweep["points"]
+        }
+    return "\n".join(f"  {mode}\n{_told(rows)}" for mode, rows in tables.items())
+
+
+def _told(rows: list[dict[str, Any]]) -> str:
+    """One line a row: name, milliseconds, quartiles, ratio, target, largest error."""
+    lines = []
+    for row in rows:
+        name, *cells = _cells(row)
+        if row["note"]:
+            lines.append(f"    {name:18s} {row['note']}")
+            continue
+        median, quartiles, ratio, target = cells[:4]
+        error = f"error {max(row['errors'].values()):.1e}" if row["errors"] else ""
+        lines.append(f"    {name:18s} {median:>8s} ms ({quartiles})  ratio {ratio:6s} {target:8s} {error}".rstrip())
+    return "\n".join(lines)
 
 
 # ---- Markdown ----------------------------------------------------------------------------------------------
@@ -110,7 +141,8 @@ def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def _conditions(section: dict[str, Any]) -> str:
     c = section["conditions"]
-    return f"{c['date']}, {c['device']}, {c['threads']} threads, torch {c['torch']}, {c['rounds']} rounds."
+    order = f"in random order, seed {c['order_seed']}" if "order_seed" in c else "each in the same order"
+    return f"{c['date']}, {c['device']}, {c['threads']} threads, torch {c['torch']}, {c['rounds']} rounds {order}."
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

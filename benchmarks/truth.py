@@ -25,7 +25,12 @@ VERSION = np.array([1])  # of `taylor`, in the key of the cache: raise it when t
 def truth(problem: Problem) -> dict[str, np.ndarray]:
     """z (*batch, witnesses, n), and dXi and dz0 for g that is zero but at the witnesses."""
     if problem.Xi.ndim == 2:
-        return _truth(problem.Xi, problem.z0, problem.t[problem.witnesses], problem.g[problem.witnesses])
+        t, g = problem.t[problem.witnesses], problem.g[..., problem.witnesses, :]
+        if problem.z0.ndim == 1:
+            return _truth(problem.Xi, problem.z0, t, g)
+        starts = [_truth(problem.Xi, z0, t, weight) for z0, weight in zip(problem.z0, g)]
+        stacked = {key: np.stack([start[key] for start in starts]) for key in starts[0]}
+        return stacked | {"dXi": stacked["dXi"].sum(axis=0)}  # one Xi for all initial states
     t = np.broadcast_to(problem.t, (problem.Xi.shape[0], problem.t.shape[-1]))[:, problem.witnesses]
     g = problem.g[:, problem.witnesses]
     systems = [_truth(*arrays) for arrays in list(zip(problem.Xi, problem.z0, t, g))[:N_SYSTEMS]]

@@ -171,7 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
         results["series"] = series.measure()
         print(*results["series"], sep="\n")
     results["conditions"] = report.conditions(Settings())
-    del results["conditions"]["rounds"]  # seeds are what is repeated here
+    for key in ("rounds", "order_seed"):  # seeds are what is repeated here
+        del results["conditions"][key]
     options.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     path.with_suffix(".md").write_text(written(results))
