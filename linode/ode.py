@@ -19,7 +19,7 @@ from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
 from .errors import OptionError, ShapeError
 from .forcing.total import Forcing, make_planners
-from .kernels.tensors import is_finite, one_norm, widened
+from .kernels.tensors import is_finite, largest_norm, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
@@ -163,8 +163,7 @@ class Solver(ABC):
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        norm = float(one_norm(systems).max()) if layout.S else 0.0
-        return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, norm, 0.0))
+        return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, largest_norm(systems), 0.0))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -197,6 +196,7 @@ class Solver(ABC):
         lines = [
             f"Xi: {S} system{'s' if S != 1 else ''} of {n} x {n}, {self.Xi.dtype}",
             f"method: {plan.method}, because {plan.reason}",
+            f"evaluated by: {plan.evaluated_by}",
             *(f"passed over: {reason}" for reason in plan.rejected),
             *(f"{name}: {_short(value)}" for name, value in plan.details.items()),
             *(f"forcing: {words}" for words in self.forcing.words()),

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from ..errors import MethodError
+from ..kernels import small
 from ..kernels.arithmetic.ranged import Ranged
 from ..kernels.memory import Memory
 from ..kernels.private import without_alias
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
 from ..kernels.taylor import DOUBLE
-from ..kernels.tensors import is_finite, one_norm, widened
+from ..kernels.tensors import extremes, is_finite, largest_norm, widened
 from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
 from ..methods.base import Gradients
 from .one_time import THETA, Short, makes_many
 from .problem import Layout, check_finite
 from .recurrence import exponents, is_steady, recur
 
-MANY = 2**16  # entries of z from which on their precision is worth a thought
+MANY = 1024  # trajectories of one time each, up to which the compiled kernel is faster than products of them all
 
 
 class Planner:
@@ -61,7 +62,8 @@ class Planner:
             if other is not None:
                 return self._last.keep(other.adjoint(), Xi)
         repeated = is_repeated(Xi)
-        plan = self.method.plan((Xi[:1] if repeated else Xi).clone(), self.rtol, work)
+        own = (Xi[:1] if repeated else Xi).clone()
+        plan = self.method.plan(own, self.rtol, work)
         if not plan.is_accepted:
             which = int((~plan.accepted).nonzero()[0])
             system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"
@@ -71,21 +73,21 @@ class Planner:
             )
         if repeated:
             plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
-        return self._last.keep(plan, Xi)
+        return self._last.keep(plan, own.expand(Xi.shape) if repeated else own, are_own=True)
 
     def plan_for(self, Xi: Tensor, n_trajectories: int, n_times: int, least: float, most: float) -> Plan:
         """A plan for times from least to most: a series where the one time is short enough for it, the plan that is
         known, or a new one.
         """
         t_max, norm = max(-least, most), None
-        if n_times == 1 and isinstance(self.method, Auto):
-            norm = _norm(Xi)
+        if n_times == 1 and isinstance(self.method, Auto) and not is_for_kernel(Xi, n_trajectories):
+            norm = largest_norm(Xi)
             if norm * t_max <= THETA / 2:
                 return Short(Xi)
         plan = self.known(Xi, t_max)
         if plan is None:
             n_systems = 1 if is_repeated(Xi) else Xi.shape[0]
-            norm = _norm(Xi) if norm is None else norm
+            norm = largest_norm(Xi) if norm is None else norm
             plan = self.plan(Xi, Workload(n_systems, n_trajectories, n_times, Xi.shape[-1], norm, t_max))
         if least >= 0 or plan.any_sign:
             return plan
@@ -136,14 +138,14 @@ class BothWays(Plan):
         return S_forth - S, a_forth + a
 
 
+def is_for_kernel(Xi: Tensor, n_trajectories: int) -> bool:
+    """Whether so many trajectories of one time each are better left to the compiled kernel."""
+    return n_trajectories <= MANY and small.serves(Xi)
+
+
 def is_repeated(Xi: Tensor) -> bool:
     """One system, repeated by expand()."""
     return Xi.shape[0] > 1 and Xi.stride(0) == 0
-
-
-def _norm(Xi: Tensor) -> float:
-    """Largest |Xi|_1."""
-    return float(one_norm(Xi).max())
 
 
 def columns(n: int, rank: int, like: Tensor) -> Tensor:
@@ -194,16 +196,19 @@ class Evaluation:
         self.pullback: Pullback | None = None
         if layout.n_entries == 0:
             return
-        for x, name in ((Xi, "Xi"), (z0, "z0"), (t, "t")):
+        for x, name in ((Xi, "Xi"), (z0, "z0")):
             check_finite(x, name)
-        least, most = (float(x) for x in t.aminmax())
-        many = makes_many(t, layout.n) if t.shape[-1] == 1 and 2 * layout.n < layout.R else None
-        plan = planner.plan_for(
-            systems_of(Xi, layout), layout.n if many else layout.R, t.shape[-1], min(least, 0.0), max(most, 0.0)
-        )
+        least, most = extremes(t)
+        if not most - least < torch.inf:
+            check_finite(t, "t")
+        systems = systems_of(Xi, layout)
+        many = None
+        if t.shape[-1] == 1 and 2 * layout.n < layout.R and not is_for_kernel(systems, layout.R):
+            many = makes_many(t, layout.n)
+        plan = planner.plan_for(systems, layout.n if many else layout.R, t.shape[-1], least, most)
         self.plan = many(plan) if many else plan
         # whether states and cotangents keep the precision that they have
-        self.is_single = self.plan.takes_single and layout.n_entries > MANY
+        self.is_single = layout.n_entries >= self.plan.single_from
         self.starts, self.times = layout.trajectories(self._own(z0), 1), layout.trajectories(t, 1)
 
     def _own(self, x: Tensor) -> Tensor:
@@ -219,10 +224,11 @@ class Evaluation:
             z, self.pullback = self.plan.record(starts, times)
         else:
             z = self.plan.evaluate(starts, times)
-        s, r, i = (times == 0).nonzero(as_tuple=True)
-        z[s, r, i] = starts[s, r]  # z0 at time 0, to the last bit
+        if not self.plan.keeps_start:
+            s, r, i = (times == 0).nonzero(as_tuple=True)
+            z[s, r, i] = starts[s, r]  # z0 at time 0, to the last bit
         if not is_finite(z):
-            z = _beyond_range(self.plan.Xi, widened(starts), times, z)
+            z = _beyond_range(self.plan.Xi, widened(starts), times, widened(z))
         # no view to autograd: it may be changed in place
         return without_alias(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
 

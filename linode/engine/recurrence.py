@@ -20,7 +20,7 @@ from torch import Tensor
 from ..kernels.modes import Modes
 from ..kernels.tensors import is_finite
 from ..methods.base import Plan
-from ..methods.eig import EigPlan
+from ..methods.eig import CompiledEigPlan, EigPlan
 from .one_time import propagators
 
 WINDOW_ENTRIES = 2**21  # of propagators at a time: 16 MiB
@@ -37,7 +37,7 @@ def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
         x = _by_powers(plan, z0, h, d)
         if is_finite(x):  # else powers may overflow where states do not
             return x
-    if isinstance(plan, EigPlan):
+    if isinstance(plan, EigPlan | CompiledEigPlan):
         return _by_modes(plan.modes, z0, h, d)
     if R > 1 and h.stride(1) == 0:
         h = h[:, :1]

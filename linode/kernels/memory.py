@@ -27,9 +27,11 @@ class Memory(Generic[Value]):
             return None
         return last[1] if all(is_equal(x, y) for x, y in zip(last[0], made_from)) else None
 
-    def keep(self, value: Value, *made_from: Tensor) -> Value:
-        """Keep the value instead of the last one; the tensors are copied, as they may be changed in place."""
-        self._last = tuple(_copy(x) for x in made_from), value
+    def keep(self, value: Value, *made_from: Tensor, are_own: bool = False) -> Value:
+        """Keep the value instead of the last one; the tensors are copied, as they may be changed in place, unless they
+        are the value's own.
+        """
+        self._last = made_from if are_own else tuple(_copy(x) for x in made_from), value
         return value
 
     def of(self, make: Callable[[], Value], *made_from: Tensor) -> Value:

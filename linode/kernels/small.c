@@ -317,6 +317,31 @@ static PyObject *answer(int has_memory, long value)
     return has_memory ? PyLong_FromLong(value) : PyErr_NoMemory();
 }
 
+/* What all systems are, exactly, that makes their eigenvectors unitary: 1 diagonal, 2 Hermitian, 3 skew-Hermitian; or 0. */
+static int structure(const Arguments *task)
+{
+    int is_diagonal = 1, is_hermitian = 1, is_skew = 1;
+    long n = task->n, w = task->is_complex ? 2 : 1;
+    double row[2 * MOST_STATES], column[2 * MOST_STATES];
+    Strided flipped = task->A;
+    flipped.stride[1] = task->A.stride[3], flipped.stride[3] = task->A.stride[1];
+    for (long s = 0; s < task->S; s++)
+        for (long i = 0; i < n; i++) {
+            read_rows(&task->A, s, i, 0, 1, n, row, 0);
+            read_rows(&flipped, s, i, 0, 1, n, column, 0);
+            for (long j = 0; j < n; j++) {
+                double re = row[w * j], im = w == 2 ? row[w * j + 1] : 0, a = column[w * j];
+                double b = w == 2 ? column[w * j + 1] : 0;
+                is_diagonal &= i == j || (re == 0 && im == 0);
+                is_hermitian &= re == a && im == -b;
+                is_skew &= re == -a && im == b;
+            }
+            if (!(is_diagonal | is_hermitian | is_skew))
+                return 0;
+        }
+    return is_diagonal ? 1 : is_hermitian ? 2 : 3;
+}
+
 static const int MATRIX[3] = {0, 1, 3}, VECTOR[3] = {0, 1, 3}, TIMES[3] = {0, 1, 2}, STATES[4] = {0, 1, 2, 3};
 
 static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t count)
@@ -333,13 +358,17 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
     task.is_complex = code >= COMPLEX_FLOAT, task.z_code = code;
     if (is_wrong(&task))
         return NULL;
-    int has_memory;
+    int has_memory = 1, kind = 0;
     Py_BEGIN_ALLOW_THREADS
-    if (is_chain)
+    if (!is_chain)
+        kind = structure(&task);
+    if (kind)
+        n_refused = -kind;
+    else if (is_chain)
         has_memory = run(&task, kernel->chain_plan, kernel->chain_plan_doubles, threads);
     else
         has_memory = run(&task, kernel->eig_plan, kernel->eig_plan_doubles, threads);
-    for (long s = 0; s < task.S; s++) {
+    for (long s = 0; s < task.S && !kind; s++) {
         const double *header = task.plan + s * (is_chain ? chain_numbers(task.n, task.is_complex) : eig_numbers(task.n));
         n_refused += !(is_chain ? header[BOUND] <= task.limit : header[IS_PLAIN] == 1);
     }
@@ -499,7 +528,7 @@ static PyObject *use_lapack(PyObject *self, PyObject *capsules)
 }
 
 static PyMethodDef METHODS[] = {
-    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems; how many were refused."},
+    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems; how many were refused, or minus their structure."},
     {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z; 1 where times lie beyond the plan."},
     {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1 where times lie beyond the plan."},
     {"largest", (PyCFunction)(void (*)(void))largest, METH_FASTCALL, "max |x|."},

@@ -17,7 +17,11 @@ import torch
 from scipy.linalg import cython_lapack
 from torch import Tensor
 
+from .private import is_wrapped
+
 EIG, CHAIN = 0, 1
+STRUCTURES = (None, "diagonal", "Hermitian", "skew-Hermitian")
+MOST_ENTRIES = 2**20  # that one thread looks at; beyond, torch's threads are faster
 CODES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}
 WORK_OF_A_THREAD = 2e5  # multiplications that take as long as starting a thread, 50 us on an AMD EPYC
 
@@ -46,7 +50,27 @@ def is_in_use() -> bool:
 
 def serves(x: Tensor) -> bool:
     """Whether the kernel takes systems of x.shape[-1] states that are where x is."""
-    return x.shape[-1] <= MOST_STATES and type(x) is Tensor and x.device.type == "cpu" and x.shape[-1] > 0
+    return 0 < x.shape[-1] <= MOST_STATES and _is_plain(x)
+
+
+def looks_at(x: Tensor) -> bool:
+    """Whether x is for `largest` and `extremes`: plain numbers in a row."""
+    return _small is not None and _is_plain(x) and x.numel() <= MOST_ENTRIES and x.dtype in CODES and x.is_contiguous()
+
+
+def largest(x: Tensor) -> float:
+    """max |x| (of real and imaginary parts where it is complex), NaN where there is one."""
+    return _small.largest(CODES[x.dtype], x.data_ptr(), x.numel())
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """min(0, x) and max(0, x) of float64, NaN where there is one."""
+    return _small.extremes(x.data_ptr(), x.numel())
+
+
+def one_norm(Xi: Tensor) -> float:
+    """The largest |Xi|_1."""
+    return _small.one_norm(CODES[Xi.dtype], Xi.data_ptr(), *Xi.stride(), len(Xi), Xi.shape[-1])
 
 
 def plan_size(kind: int, n: int, is_complex: bool) -> int:
@@ -58,7 +82,9 @@ def plan_size(kind: int, n: int, is_complex: bool) -> int:
 
 
 def make_plan(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> tuple[Tensor, int]:
-    """The plans (S, plan_size) of all systems, and how many of them the kernel's check refuses."""
+    """The plans (S, plan_size) of all systems, and how many of them the kernel's check refuses; of `EIG` a number below
+    0, and no plans, where all of them have unitary eigenvectors: minus their place in STRUCTURES.
+    """
     S, n, columns = Xi.shape
     if n != columns or Xi.dtype not in CODES or not serves(Xi):
         raise ValueError(f"the compiled kernel does not take Xi {tuple(Xi.shape)}, {Xi.dtype} on {Xi.device}")
@@ -117,11 +143,16 @@ def _checked(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> tuple[int, int, 
         or t.shape[:2] != (S, R)
         or t.dtype != torch.float64
         or plan.shape != (S, plan_size(kind, n, z0.is_complex()))
-        or not (serves(z0) and type(t) is Tensor and t.device.type == "cpu" and plan.is_contiguous())
+        or not (serves(z0) and _is_plain(t) and plan.is_contiguous())
     ):
         found = f"z0 {tuple(z0.shape)}, {z0.dtype} on {z0.device}, t {tuple(t.shape)}, {t.dtype} on {t.device}"
         raise ValueError(f"the compiled kernel does not take {found} with a plan {tuple(plan.shape)}")
     return S, R, n, T
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether x has memory of its own on the CPU."""
+    return type(x) is Tensor and x.device.type == "cpu" and not is_wrapped(x)
 
 
 def _plain(x: Tensor) -> Tensor:

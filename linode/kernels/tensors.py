@@ -1,12 +1,14 @@
-"""What every layer asks of tensors: their precision, finiteness, equality and norm."""
+"""What every layer asks of tensors: their precision, size, finiteness and equality."""
 
 from __future__ import annotations
 
 import cmath
+import math
 
 import torch
 from torch import Tensor
 
+from . import small
 from .private import is_transforming
 
 WIDE = (torch.float64, torch.complex128)
@@ -24,6 +26,8 @@ def is_deferred() -> bool:
 
 def is_finite(x: Tensor) -> bool:
     """Whether every entry is finite; an empty x is. One pass; what is finite may still overflow the sum."""
+    if small.looks_at(x):
+        return math.isfinite(small.largest(x))
     return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
 
 
@@ -32,6 +36,23 @@ def is_equal(x: Tensor, y: Tensor) -> bool:
     return (x.device, x.dtype) == (y.device, y.dtype) and torch.equal(x, y)
 
 
+def extremes(t: Tensor) -> tuple[float, float]:
+    """min(0, t) and max(0, t) of float64, NaN where there is one."""
+    if small.looks_at(t):
+        return small.extremes(t)
+    if t.numel() == 0:
+        return 0.0, 0.0
+    least, most = torch.stack(t.aminmax()).tolist()  # one wait for a device
+    return (least, most) if math.isnan(least) else (min(least, 0.0), max(most, 0.0))
+
+
 def one_norm(A: Tensor) -> Tensor:
     """|A|_1 (S,) of A (S, n, n)."""
     return A.abs().sum(-2).amax(-1)
+
+
+def largest_norm(A: Tensor) -> float:
+    """The largest |A|_1, NaN where there is one; 0 of no matrices."""
+    if small.serves(A):
+        return small.one_norm(A)
+    return float(one_norm(A).max()) if len(A) else 0.0

@@ -18,7 +18,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from ..kernels.tensors import one_norm
+from ..kernels import small
+from ..kernels.tensors import largest_norm
 
 SMALLEST = 1e-300  # |Xi| whose inverse is a float
 
@@ -44,7 +45,7 @@ class Workload:
     @classmethod
     def of(cls, Xi: Tensor) -> Workload:
         """One trajectory of each system, at one time: that in which the largest of them turns or decays once."""
-        norm = float(one_norm(Xi).max()) if len(Xi) else 0.0
+        norm = largest_norm(Xi)
         return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0)
 
     @property
@@ -79,7 +80,9 @@ class Plan(ABC):
     t_needed: float = 0.0  # the check holds where the largest time is at least this,
     t_most: float = torch.inf  # and at most this
     any_sign: bool = False  # evaluates times t < 0 too, as well as others
-    takes_single: bool = False  # evaluates float32 and complex64 z0 and g too, in half of the time
+    single_from: float = torch.inf  # entries of z from which on float32 and complex64 z0 and g may come as they are
+    keeps_start: bool = False  # z at t = 0 is z0 to the last bit; elsewhere the engine writes it
+    evaluated_by: str = "torch"
 
     @property
     def accepted(self) -> Tensor:
@@ -120,6 +123,27 @@ class Plan(ABC):
     def is_accepted(self) -> bool:
         """For every system."""
         return bool(self.accepted.all())
+
+
+class CompiledPlan(Plan):
+    """A plan that the compiled kernel evaluates, in `packed`: see `kernels.small`."""
+
+    kind: int
+    packed: Tensor
+    delicate: Tensor | None = None
+    single_from = 0
+    keeps_start = True
+    evaluated_by = "the compiled kernel"
+
+    @property
+    def is_accepted(self) -> bool:
+        return True  # others are not made
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        return small.states(self.kind, self.packed, z0, t)
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
+        return small.vjp(self.kind, self.packed, z0, t, g, self.delicate)
 
 
 @dataclass(frozen=True)

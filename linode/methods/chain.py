@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
+from ..kernels import small
 from ..kernels.dense import dense, dense_vjp
 from ..kernels.stepping import Stepper
 from ..kernels.taylor import Degree
-from .base import Gradients, Method, Plan, Workload, register
+from .base import CompiledPlan, Gradients, Method, Plan, Workload, register
 from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
 
 MAX_ROUNDING = 2.0**20  # a bound of 1e-10
@@ -69,6 +70,10 @@ class Chain(Method):
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
         t_max = SLACK * (work or Workload.of(Xi)).t_max
+        if small.serves(Xi):
+            packed, n_refused = small.make_plan(small.CHAIN, Xi, self.max_rounding, t_max)
+            if n_refused == 0:
+                return CompiledChainPlan(Xi, packed, self.max_rounding, t_max)
         step, size = make_step(Xi, t_max)
         n_nodes = t_max / step.H + 1.5
         bound = torch.full_like(step.H, torch.inf)
@@ -106,12 +111,7 @@ class ChainPlan(Plan):
 
     @property
     def reason(self) -> str:
-        H, worst = float(self.step.H.min()), float(self.bound.max())
-        n_steps = math.ceil(min(self.t_most / H, LARGEST))
-        steps = f"{n_steps:.4g} steps of H = {H:.3g}"
-        if n_steps > MOST_NODES:
-            return f"{steps}, more than {MOST_NODES}, for times up to {self.t_most:.3g}"
-        return f"{steps}, rounding {worst:.3g} {'<=' if worst <= self.limit else '>'} {self.limit:.3g} units"
+        return _reason(self.step.H, self.bound, self.limit, self.t_most)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -148,6 +148,45 @@ class ChainPlan(Plan):
             step = self.step if n_systems == S else self.step.subset(systems)
             for r in range(0, R, n_trajectories):
                 yield (systems, slice(r, r + n_trajectories)), step
+
+
+class CompiledChainPlan(CompiledPlan):
+    """The same for the compiled kernel."""
+
+    method = "chain"
+    kind = small.CHAIN
+
+    def __init__(self, Xi: Tensor, packed: Tensor, limit: float, t_most: float) -> None:
+        self.Xi, self.packed, self.limit, self.t_most = Xi, packed, limit, t_most
+
+    @property
+    def reason(self) -> str:
+        return _reason(self.packed[:, 0], self.packed[:, 2], self.limit, self.t_most)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"step": self.packed[:, 0].tolist(), "rounding": self.packed[:, 2].tolist()}
+
+    def subset(self, index: Tensor) -> Plan:
+        return CompiledChainPlan(self.Xi[index], self.packed[index], self.limit, self.t_most)
+
+    def adjoint(self) -> Plan:
+        w, packed = self.Xi.shape[-1] * (1 + self.Xi.is_complex()), self.packed.clone()
+        matrices = packed[:, small.HEADER :].reshape(
+            len(packed), 2, w, -1
+        )  # of rows, padded; the real form of complex ones
+        matrices[..., :w] = matrices[..., :w].mT.clone()
+        packed[:, small.HEADER :] = matrices.flatten(1)
+        return CompiledChainPlan(self.Xi.mT.conj_physical(), packed, self.limit, self.t_most)
+
+
+def _reason(H: Tensor, bound: Tensor, limit: float, t_most: float) -> str:
+    step, worst = float(H.min()), float(bound.max())
+    n_steps = math.ceil(min(t_most / step, LARGEST))
+    steps = f"{n_steps:.4g} steps of H = {step:.3g}"
+    if n_steps > MOST_NODES:
+        return f"{steps}, more than {MOST_NODES}, for times up to {t_most:.3g}"
+    return f"{steps}, rounding {worst:.3g} {'<=' if worst <= limit else '>'} {limit:.3g} units"
 
 
 def make_step(Xi: Tensor, t_max: float) -> tuple[Stepper, Tensor]:

@@ -11,17 +11,19 @@ Sources: see `kernels.eigenpairs`, `kernels.modes`; Golub & Van Loan (2013), 7.2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import OptionError
+from ..kernels import small
 from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_modes
 from ..kernels.modes import Modes
 from ..kernels.private import LinAlgError
 from ..kernels.tensors import one_norm
-from .base import Gradients, Method, Plan, Pullback, Workload, register
+from .base import CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
 from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
 
 MAX_CONDITION = 1000.0
@@ -57,22 +59,13 @@ class Eig(Method):
         limit = self.max_condition
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
-        A = Xi.cpu()
-        kind = structure(A)
-        if kind:
-            return EigPlan(Xi, unitary_modes(A, kind).to(Xi.device), torch.ones(len(A)).double(), f"Xi is {kind}")
-        sizes = one_norm(A)
-        most = float(sizes.max())
-        if not (most <= MOST_SIZE and bool(((sizes >= 1 / MOST_SIZE) | (sizes == 0)).all())):
-            return _rejected(Xi, f"powers of |Xi| = {most:.3g} leave the range of floats")
-        try:
-            pairs = eigenpairs(A, sizes, limit, (work or Workload.of(A)).t_max)
-        except LinAlgError as error:
-            return _rejected(Xi, f"LAPACK did not converge ({error})")
-        check = Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
-        plan = EigPlan(Xi, pairs.modes.to(Xi.device), pairs.kappa, check, pairs.accepted)
-        plan.t_needed = float(torch.where(pairs.accepted, pairs.t_needed, 0.0).max())
-        return plan
+        if not small.serves(Xi):
+            return _plan(Xi, structure(Xi.cpu()), limit, work)
+        packed, n_refused = small.make_plan(small.EIG, Xi, limit)
+        if n_refused == 0:
+            return CompiledEigPlan(Xi, packed, limit)
+        plan = _plan(Xi, small.STRUCTURES[max(0, -n_refused)], limit, work)
+        return CompiledEigPlan(Xi, _packed(plan.modes), limit, plan) if plan.is_accepted else plan
 
     def cost(self, work: Workload) -> float:
         n = work.n
@@ -80,6 +73,25 @@ class Eig(Method):
         factors = GEEV[0] * n**2 + GEEV[1] * n**3 + passes * SECONDS_PER_ENTRY + 50 * n**3 * SECONDS_PER_FLOP
         per_row = n * (3 * SECONDS_PER_EXP + 30 * SECONDS_PER_ENTRY) + 6 * n**2 * SECONDS_PER_FLOP
         return N_CALLS[work.n_systems == 1] * SECONDS_PER_CALL + work.n_systems * (factors + work.n_rows * per_row)
+
+
+def _plan(Xi: Tensor, kind: str | None, limit: float, work: Workload | None) -> EigPlan:
+    """By torch; kind: the structure of Xi that makes its eigenvectors unitary."""
+    A = Xi.cpu()
+    if kind:
+        return EigPlan(Xi, unitary_modes(A, kind).to(Xi.device), torch.ones(len(A)).double(), f"Xi is {kind}")
+    sizes = one_norm(A)
+    most = float(sizes.max())
+    if not (most <= MOST_SIZE and bool(((sizes >= 1 / MOST_SIZE) | (sizes == 0)).all())):
+        return _rejected(Xi, f"powers of |Xi| = {most:.3g} leave the range of floats")
+    try:
+        pairs = eigenpairs(A, sizes, limit, (work or Workload.of(A)).t_max)
+    except LinAlgError as error:
+        return _rejected(Xi, f"LAPACK did not converge ({error})")
+    check = Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
+    plan = EigPlan(Xi, pairs.modes.to(Xi.device), pairs.kappa, check, pairs.accepted)
+    plan.t_needed = float(torch.where(pairs.accepted, pairs.t_needed, 0.0).max())
+    return plan
 
 
 @dataclass
@@ -115,17 +127,81 @@ class EigPlan(Plan):
     def record(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
         return self.modes.record(z0, t)
 
-    def subset(self, index: Tensor) -> Plan:
+    def subset(self, index: Tensor) -> EigPlan:
         host = index.cpu()
         passed = None if self.passed is None else self.passed[host]
         plan = EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[host], self.check, passed)
         plan.t_needed = self.t_needed
         return plan
 
-    def adjoint(self) -> Plan:
+    def adjoint(self) -> EigPlan:
         plan = EigPlan(self.Xi.mT.conj_physical(), self.modes.adjoint(), self.kappa, self.check, self.passed)
         plan.t_needed = self.t_needed
         return plan
+
+
+class CompiledEigPlan(CompiledPlan):
+    """Eigenpairs that the compiled kernel evaluates; `twin` has them as `Modes`, made when first asked for."""
+
+    method = "eig"
+    kind = small.EIG
+    any_sign = True
+
+    def __init__(self, Xi: Tensor, packed: Tensor, limit: float, twin: EigPlan | None = None) -> None:
+        self.Xi, self.packed, self.limit = Xi, packed, limit
+        if twin is not None:
+            self.twin, self.t_needed = twin, twin.t_needed
+            if twin.modes.delicate is not None:
+                self.delicate = torch.zeros(Xi.shape, dtype=torch.bool)
+                self.delicate[:, : twin.modes.n_kept] = twin.modes.delicate
+
+    @cached_property
+    def twin(self) -> EigPlan:
+        _, _, kappa, amplification = self.packed[:, : small.HEADER].unbind(1)
+        check = Check(kappa, amplification, self.limit, torch.zeros_like(kappa))
+        return EigPlan(self.Xi, _unpacked(self.packed, self.Xi), kappa, check)
+
+    @property
+    def modes(self) -> Modes:
+        return self.twin.modes
+
+    @property
+    def reason(self) -> str:
+        return self.twin.reason
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return self.twin.details
+
+    def subset(self, index: Tensor) -> Plan:
+        return CompiledEigPlan(self.Xi[index], self.packed[index], self.limit, self.twin.subset(index))
+
+    def adjoint(self) -> Plan:
+        twin = self.twin.adjoint()
+        return CompiledEigPlan(twin.Xi, _packed(twin.modes), self.limit, twin)
+
+
+def _packed(modes: Modes) -> Tensor:
+    """As the compiled kernel has them: see `small.plan_size`. For real systems it wants to know how many are pairs."""
+    n_pairs = (modes.lam.imag > 0).sum(-1).double() if modes.is_paired else torch.zeros(len(modes.lam)).double()
+    parts = [
+        torch.view_as_real(x.to(torch.complex128).contiguous()).flatten(1) for x in (modes.lam, modes.V, modes.V_inv)
+    ]
+    header = torch.zeros(len(modes.lam), small.HEADER, dtype=torch.float64)
+    header[:, 0] = n_pairs
+    return torch.cat([header, *parts], 1)
+
+
+def _unpacked(packed: Tensor, Xi: Tensor) -> Modes:
+    S, n = Xi.shape[:2]
+    numbers = torch.view_as_complex(packed[:, small.HEADER :].reshape(S, -1, 2))
+    lam, V, V_inv = numbers[:, :n], numbers[:, n : n + n * n].reshape(S, n, n), numbers[:, n + n * n :].reshape(S, n, n)
+    if Xi.is_complex():
+        return Modes(lam, V, V_inv, False)
+    counts = packed[:, 0]
+    if not bool(counts.any()):
+        return Modes(lam.real.contiguous(), V.real.contiguous(), V_inv.real.contiguous(), True)
+    return Modes(lam, V, V_inv, True, int(counts[0]) if bool((counts == counts[0]).all()) else 0)
 
 
 @dataclass(frozen=True)
@@ -147,7 +223,7 @@ class Check:
         return ", ".join(shown) + (f", below what Xi explains from t = {late:.3g} on" if late else "")
 
 
-def _rejected(Xi: Tensor, reason: str) -> Plan:
+def _rejected(Xi: Tensor, reason: str) -> EigPlan:
     none = torch.zeros(len(Xi), dtype=torch.bool)
     modes = unitary_modes(torch.zeros(Xi.shape, dtype=Xi.dtype), "diagonal").to(Xi.device)
     return EigPlan(Xi, modes, torch.full((len(Xi),), torch.inf).double(), reason, none)

@@ -144,7 +144,7 @@ class TaylorPlan(Plan):
     _whole: PropagatorPlan | None = field(default=None, init=False, repr=False)
     _choice: Memory[Plan] = field(default_factory=Memory, init=False, repr=False)
     _walk: Memory[Walk] = field(default_factory=Memory, init=False, repr=False)
-    takes_single = True
+    single_from = 2**16  # below, the precision of double is worth its time
 
     @property
     def accepted(self) -> Tensor:
