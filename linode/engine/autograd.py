@@ -35,7 +35,8 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
             )
     elif not (torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad)):
         if not is_in_forward_mode():  # nothing to record
-            return evaluate(planner, Xi.detach(), z0.detach(), t.detach())
+            with torch.no_grad():
+                return evaluate(planner, Xi, z0, t)
     else:
         return EagerTrajectory.apply(Xi, z0, t, planner)
     return Trajectory.apply(Xi, z0, t, planner)
@@ -93,7 +94,7 @@ class EagerTrajectory(Trajectory):
 
     @staticmethod
     def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:  # type: ignore[override]
-        ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi.detach(), z0.detach(), t.detach())
+        ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi, z0, t)
         ctx.save_for_backward(Xi, z0, t)
         ctx.save_for_forward(Xi, z0, t)
         return ctx.evaluation.states(for_gradients=True)

@@ -18,7 +18,7 @@ from ..errors import MethodError
 from ..kernels import small
 from ..kernels.arithmetic.ranged import Ranged
 from ..kernels.memory import Memory
-from ..kernels.private import without_alias
+from ..kernels.private import reshaped
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
 from ..kernels.taylor import DOUBLE
 from ..kernels.tensors import extremes, is_finite, largest_norm, widened
@@ -88,6 +88,8 @@ class Planner:
         if plan is None:
             n_systems = 1 if is_repeated(Xi) else Xi.shape[0]
             norm = largest_norm(Xi) if norm is None else norm
+            if not norm < torch.inf:
+                check_finite(Xi, "Xi")
             plan = self.plan(Xi, Workload(n_systems, n_trajectories, n_times, Xi.shape[-1], norm, t_max))
         if least >= 0 or plan.any_sign:
             return plan
@@ -196,8 +198,6 @@ class Evaluation:
         self.pullback: Pullback | None = None
         if layout.n_entries == 0:
             return
-        for x, name in ((Xi, "Xi"), (z0, "z0")):
-            check_finite(x, name)
         least, most = extremes(t)
         if not most - least < torch.inf:
             check_finite(t, "t")
@@ -228,9 +228,11 @@ class Evaluation:
             s, r, i = (times == 0).nonzero(as_tuple=True)
             z[s, r, i] = starts[s, r]  # z0 at time 0, to the last bit
         if not is_finite(z):
+            for x, name in zip(self.asked, ("Xi", "z0", "t")):
+                check_finite(x, name)
             z = _beyond_range(self.plan.Xi, widened(starts), times, widened(z))
-        # no view to autograd: it may be changed in place
-        return without_alias(layout.batched(z).to(z0.dtype).contiguous(), layout.z_shape)
+        z = layout.batched(z) if layout.batch else z
+        return reshaped(z if z.dtype == z0.dtype else z.to(z0.dtype), layout.z_shape)
 
     def gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """dL/dXi, dL/dz0 and, where wanted, dL/dt of L = sum Re<g, z>."""
@@ -240,16 +242,24 @@ class Evaluation:
         starts, times, cotangents = self.starts, self.times, layout.trajectories(self._own(g), 2)
         S, a = self.plan.vjp(starts, times, cotangents) if self.pullback is None else self.pullback(cotangents)
         if not is_finite(S):  # states that overflowed but do not matter to the loss
+            for x, name in zip(self.asked, ("Xi", "z0", "t")):
+                check_finite(x, name)
             times = torch.where((cotangents != 0).any(-1), times, 0)
             S, a = self.plan.vjp(starts, times, cotangents)
         dt = layout.batched(self._rates(times, cotangents)).sum_to_size(t.shape) if want_t else None
-        a = layout.batched(a).sum_to_size(z0.shape).to(z0.dtype).contiguous()
-        return S.reshape(Xi.shape).to(Xi.dtype), a, dt
+        if layout.batch:
+            a = layout.batched(a).sum_to_size(z0.shape)
+        return _like(S, Xi), _like(a, z0), dt
 
     def _rates(self, times: Tensor, g: Tensor) -> Tensor:
         """dL/dt = Re<g, Xi z>, (S, R, T)."""
         z = widened(self.plan.evaluate(self.starts, times))
         return (widened(g).conj_physical() * (z @ self.plan.Xi.mT[:, None])).sum(-1).real
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """x, which nothing else uses, in the shape and dtype of y."""
+    return reshaped(x if x.dtype == y.dtype else x.to(y.dtype), y.shape)
 
 
 def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:

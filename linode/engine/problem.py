@@ -119,7 +119,8 @@ def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tupl
         raise ShapeError(
             f"{z0_name} has last size {z0.shape[-1]}, but {Xi_name} is {n} x {n}; {z0_name} must be (*batch, {n})"
         )
-    check_same_device({Xi_name: Xi, z0_name: z0})
+    if Xi.device != z0.device:
+        check_same_device({Xi_name: Xi, z0_name: z0})
     if Xi.ndim > 2 and z0.ndim > 1:
         broadcast({Xi_name: Xi.shape[:-2], z0_name: z0.shape[:-1]})
     if not is_deferred():
@@ -133,7 +134,8 @@ def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[
     t = as_tensor(t, "t", integers_become=torch.float64)
     if t.is_complex():
         raise DtypeError(f"t must be real, got {t.dtype}")
-    check_same_device({names[0]: Xi, "t": t})
+    if Xi.device != t.device:
+        check_same_device({names[0]: Xi, "t": t})
     is_scalar = t.ndim == 0
     t = t[None] if is_scalar else t
     if t.ndim > 1:
@@ -215,7 +217,7 @@ class Layout:
         """(S, R, ...) from something with n_own own dimensions behind its batch dimensions."""
         own = x.shape[x.ndim - n_own :]
         if not self.batch:
-            return x.reshape(1, 1, *own)
+            return x.view(1, 1, *own)
         x = x.expand(*self.batch, *own)
         rank = len(self.batch)
         return x.permute(*self.order, *range(rank, rank + n_own)).reshape(self.S, self.R, *own)

@@ -18,7 +18,13 @@ untransformed = torch._C._DisableFuncTorch  # context: transforms do not see wha
 # what factorisations raise that do not converge
 LinAlgError: type[RuntimeError] = torch._C._LinAlgError  # type: ignore[attr-defined]
 below_autograd = torch._C._AutoDispatchBelowAutograd  # context: operators run without their autograd kernels
-without_alias = torch.ops.aten._unsafe_view  # a reshape that autograd does not take for a view
+
+
+def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """x, which nothing else uses, in another shape, contiguous; no view to autograd: it may be changed in place."""
+    if x.is_contiguous() and not x._is_view():
+        return x.resize_(shape)
+    return torch.ops.aten._unsafe_view(x.contiguous(), shape)
 
 
 def forward_mode_depth() -> int:

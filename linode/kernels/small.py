@@ -152,7 +152,7 @@ def _checked(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> tuple[int, int, 
 
 def _is_plain(x: Tensor) -> bool:
     """Whether x has memory of its own on the CPU."""
-    return type(x) is Tensor and x.device.type == "cpu" and not is_wrapped(x)
+    return type(x) is Tensor and x.is_cpu and not is_wrapped(x)
 
 
 def _plain(x: Tensor) -> Tensor:

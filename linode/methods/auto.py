@@ -5,7 +5,7 @@ over.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MethodError, OptionError
-from .base import Method, Plan, SplitPlan, Workload, default, register, registry
+from .base import Method, Plan, SplitPlan, Workload, classes, default, register, registry
 
 LARGEST = 1e300  # span that costs are told apart by
 
@@ -75,24 +75,34 @@ class Auto(Method):
             if len(good):
                 parts.append((todo[good], plan.subset(good)))
             todo = todo[bad]
-            work = replace(work, n_systems=len(todo))
+            work = work._replace(n_systems=len(todo))
         raise MethodError(f"no method of {self.names!r} is accurate for this Xi: {'; '.join(rejected)}")
 
     def ranked(self, work: Workload, device_type: str) -> list[str]:
         """Names of candidates by estimated cost; off the CPU without those that belong on one."""
         # to a tenth of the span: the order of a training loop's last step is that of this one, seldom computed anew
         span = round(10 * math.log2(min(work.span, LARGEST) + 1))
-        methods = tuple(default(name) for name in self.names)
-        return _ranked(methods, device_type, work.n_systems, work.n_trajectories, work.n_times, work.n, span)
+        return _ranked(self.candidates, classes(), device_type, *work[:4], span)
 
     def cost(self, work: Workload) -> float:
         return min(default(name).cost(work) for name in self.names)
 
 
 @lru_cache(maxsize=1024)
-def _ranked(methods: tuple[Method, ...], device_type: str, S: int, R: int, T: int, n: int, span: int) -> list[str]:
+def _ranked(
+    candidates: tuple[str, ...] | None,
+    known: tuple[type[Method], ...],
+    device_type: str,
+    S: int,
+    R: int,
+    T: int,
+    n: int,
+    span: int,
+) -> list[str]:
+    """known: all registered methods, so that a new one is ranked too."""
+    methods = [default(name) for name in Auto(candidates).names]
     if device_type != "cpu":
-        methods = tuple(m for m in methods if not (m.needs_host or m.is_sequential)) or methods
+        methods = [m for m in methods if not (m.needs_host or m.is_sequential)] or methods
     work = Workload(S, R, T, n, 2 ** (span / 10) - 1, 1.0)
     return [method.name for method in sorted(methods, key=lambda method: method.cost(work))]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +24,7 @@ from ..kernels.tensors import largest_norm
 SMALLEST = 1e-300  # |Xi| whose inverse is a float
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(NamedTuple):
     """How much is asked: what a cost depends on beside Xi.
 
     Example:
@@ -220,6 +219,11 @@ def registry() -> dict[str, type[Method]]:
         ['auto', 'chain', 'eig', 'propagator', 'schur', 'taylor']
     """
     return dict(_REGISTRY)
+
+
+def classes() -> tuple[type[Method], ...]:
+    """Every method, in the order in which they were registered."""
+    return tuple(_REGISTRY.values())
 
 
 def default(name: str) -> Method:

@@ -26,7 +26,14 @@ from ..kernels.dense import dense, dense_vjp
 from ..kernels.stepping import Stepper
 from ..kernels.taylor import Degree
 from .base import CompiledPlan, Gradients, Method, Plan, Workload, register
-from .costs import SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_FLOP
+from .costs import (
+    COMPILED_CALL,
+    COMPILED_FLOP,
+    COMPILED_SYSTEM,
+    SECONDS_PER_ENTRY,
+    SECONDS_PER_FLOP,
+    SECONDS_PER_TORCH_CALL,
+)
 
 MAX_ROUNDING = 2.0**20  # a bound of 1e-10
 MOST_NODES, LARGEST = 256, 1e300
@@ -40,8 +47,6 @@ MOST_SIZE = 4.0  # of |A| H beside REACH: how far the powers may fall behind
 PART_ENTRIES = 2**21  # of terms at a time
 TYPICAL = 0.4  # |A^p|^(1/p) of the shifted matrix over |Xi|_1
 N_CALLS = 420  # of a step of training, Python around them included, as its time shows
-SECONDS_PER_PRODUCT = SECONDS_PER_CALL / 20  # of small matrices, among many of one call
-THREADS, MOST_OF_ONE_THREAD = 2.0, 64  # what a flop costs where BLAS would use threads, and states from which it does
 
 
 @register
@@ -84,14 +89,18 @@ class Chain(Method):
         return ChainPlan(Xi, step, bound, self.max_rounding, t_max)
 
     def cost(self, work: Workload) -> float:
-        n, n_nodes = work.n, TYPICAL * work.span / REACH + 1
-        products = 2 * n**3 * 3 * (8 + 3 * math.log2(n_nodes + 1))
-        terms = work.n_trajectories * n_nodes * 6 * BETWEEN.n_terms * n**2
-        per_flop = SECONDS_PER_FLOP * (THREADS if n > MOST_OF_ONE_THREAD else 1.0)
-        per_row = 6 * BETWEEN.n_terms * n * per_flop + 10 * n * SECONDS_PER_ENTRY
-        per_system = (70 + 2 * n_nodes) * SECONDS_PER_PRODUCT + (products + terms) * per_flop + work.n_rows * per_row
-        monomials = work.n_rows * 28 * BETWEEN.n_terms * SECONDS_PER_ENTRY  # as if systems shared times
-        return (N_CALLS + 2 * n_nodes) * SECONDS_PER_CALL + monomials + work.n_systems * per_system
+        n, S, n_nodes = work.n, work.n_systems, TYPICAL * work.span / REACH + 1
+        levels, n_terms = math.log2(n_nodes + 1), BETWEEN.n_terms
+        if n <= small.MOST_STATES:  # terms and their step once forward and three times in reverse, as all else
+            products = (40 + 2 * levels) * n**3
+            terms = work.n_trajectories * n_nodes * 4 * (n_terms + 1) * n**2
+            rows = work.n_rows * (3 * n_terms * n + 2 * n_terms)
+            return COMPILED_CALL + S * (COMPILED_SYSTEM + (products + terms + rows) * COMPILED_FLOP)
+        products = 2 * n**3 * 3 * (8 + 3 * levels)
+        terms = work.n_trajectories * n_nodes * 6 * n_terms * n**2
+        per_row = 6 * n_terms * n * SECONDS_PER_FLOP + (10 * n + 28 * n_terms) * SECONDS_PER_ENTRY
+        per_system = (products + terms) * SECONDS_PER_FLOP + work.n_rows * per_row
+        return (N_CALLS + 4 * levels) * SECONDS_PER_TORCH_CALL + S * per_system
 
 
 @dataclass

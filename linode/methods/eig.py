@@ -24,7 +24,18 @@ from ..kernels.modes import Modes
 from ..kernels.private import LinAlgError
 from ..kernels.tensors import one_norm
 from .base import CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
-from .costs import GEEV, SECONDS_PER_CALL, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP
+from .costs import (
+    COMPILED_CALL,
+    COMPILED_EXP,
+    COMPILED_FLOP,
+    COMPILED_GEEV,
+    COMPILED_SYSTEM,
+    GEEV,
+    SECONDS_PER_ENTRY,
+    SECONDS_PER_EXP,
+    SECONDS_PER_FLOP,
+    SECONDS_PER_TORCH_CALL,
+)
 
 MAX_CONDITION = 1000.0
 MOST_SIZE = 1e90  # of |Xi| and of 1 / |Xi|: cubes of eigenvalues and of their distances must be floats
@@ -68,11 +79,15 @@ class Eig(Method):
         return CompiledEigPlan(Xi, _packed(plan.modes), limit, plan) if plan.is_accepted else plan
 
     def cost(self, work: Workload) -> float:
-        n = work.n
+        n, S = work.n, work.n_systems
+        if n <= small.MOST_STATES:
+            factors = COMPILED_SYSTEM + COMPILED_GEEV[0] * n**2 + COMPILED_GEEV[1] * n**3 + 15 * n**3 * COMPILED_FLOP
+            per_row = 2 * n * COMPILED_EXP + 3 * n**2 * COMPILED_FLOP  # one product forward, two in reverse
+            return COMPILED_CALL + S * (factors + work.n_rows * per_row)
         passes = (200 + 60 * work.n_trajectories) * n**2  # over n x n matrices
         factors = GEEV[0] * n**2 + GEEV[1] * n**3 + passes * SECONDS_PER_ENTRY + 50 * n**3 * SECONDS_PER_FLOP
         per_row = n * (3 * SECONDS_PER_EXP + 30 * SECONDS_PER_ENTRY) + 6 * n**2 * SECONDS_PER_FLOP
-        return N_CALLS[work.n_systems == 1] * SECONDS_PER_CALL + work.n_systems * (factors + work.n_rows * per_row)
+        return N_CALLS[S == 1] * SECONDS_PER_TORCH_CALL + S * (factors + work.n_rows * per_row)
 
 
 def _plan(Xi: Tensor, kind: str | None, limit: float, work: Workload | None) -> EigPlan:

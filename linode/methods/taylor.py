@@ -79,7 +79,7 @@ class Taylor(Method):
         per_row = n * (6 * 20 * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY) + 800 * SECONDS_PER_ENTRY
         seconds = 600 * SECONDS_PER_TORCH_CALL + work.n_systems * (products * product + work.n_rows * per_row)
         if n <= EXTENDED_MAX_N:  # the check
-            seconds += Propagator().cost(replace(work, n_times=min(work.n_times, N_PROBES)))
+            seconds += Propagator().cost(work._replace(n_times=min(work.n_times, N_PROBES)))
         return seconds
 
 
@@ -170,7 +170,7 @@ class TaylorPlan(Plan):
         return replace(self, **tensors, growth=self.growth.subset(host), exponent=self.exponent[host], n_products=0)
 
     def adjoint(self) -> TaylorPlan:
-        work = replace(Workload.of(self.Xi), t_max=self.t_max)
+        work = Workload.of(self.Xi)._replace(t_max=self.t_max)
         return Taylor().plan(self.Xi.mT.conj_physical(), self.rtol, work)
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
