@@ -103,6 +103,14 @@ def help_of(module: tuple[str, ...]) -> str:
     return done.stdout
 
 
+def test_ci_builds_the_pages_by_the_command_that_is_documented():
+    command = ".venv/bin/mkdocs build --strict"  # with --quiet, mkdocs counts no warnings and passes broken links
+    assert command in (ROOT / ".ci/run").read_text().splitlines()
+    assert ("README.md", command) in COMMANDS
+    documented = [line for name, line in COMMANDS if name == "CONTRIBUTING.md" and line.startswith("mkdocs build")]
+    assert [line.split("#")[0].rstrip() for line in documented] == [command.removeprefix(".venv/bin/")]
+
+
 def test_every_status_and_every_error_has_its_place_where_things_go_wrong():
     text = PAGES["docs/pages/trouble.md"].read_text()
     statuses = [x for x in (*linode.Status, *linode.FitStatus) if not x]
