@@ -29,7 +29,7 @@ def keep_torch_as_it_is():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("keep_torch_as_it_is")
+@pytest.mark.usefixtures("keep_torch_as_it_is", "temporary_methods")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("name", [name for name, path in PAGES.items() if blocks(path, "python")])
 def test_python_blocks_run_and_give_what_their_comments_say(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -56,6 +56,8 @@ def test_commands_exist_with_their_options(name: str, line: str):
 
 
 def check_command(words: list[str]) -> None:
+    while re.fullmatch(r"[A-Z_]+=\w*", words[0]):  # variables of the environment
+        words = words[1:]
     program, *rest = words
     program = program.removeprefix(".venv/bin/")
     if program in ("cd", "git", ".", "deactivate"):
