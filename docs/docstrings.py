@@ -21,7 +21,7 @@ ENTRY = re.compile(rf"(?:^|(?<=[.;] ))({NAMES}): ")
 SIZE = r"(?:\*batch|[A-Za-z]{1,2}|\d+)(?: \+ \d)?"  # of a shape
 SHAPE = re.compile(rf"(?<![`\w])\({SIZE},(?: {SIZE},?)*\)(?!`)")
 NAME = re.compile(r"(?<!\[)`(?:linode\.)?(\w+)`")
-PATHS = {"fit": "linode.fit.fit", "odeint": "linode.odeint.odeint"}  # modules have these names too
+PATHS = {"odeint": "linode.odeint.odeint"}  # a module has this name too
 
 
 class ReadableDocstrings(griffe.Extension):

@@ -79,7 +79,7 @@ def _run_statement(statement: ast.stmt, block: Block, path: Path, namespace: dic
     where = f"{path.name}:{block.line + statement.lineno - 1}"
     comment = _comment(block.code.splitlines()[statement.end_lineno - 1])
     ast.increment_lineno(statement, block.line - 1)
-    code = compile(ast.Module([statement], []), str(path), "exec")
+    code = compile(ast.Module([statement], []), str(path), "exec", dont_inherit=True)  # not the __future__ of this file
     error = re.match(r"(\w+Error): (.*)", comment)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):

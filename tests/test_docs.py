@@ -29,7 +29,7 @@ def keep_torch_as_it_is():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("keep_torch_as_it_is")
+@pytest.mark.usefixtures("keep_torch_as_it_is", "temporary_methods")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("name", [name for name, path in PAGES.items() if blocks(path, "python")])
 def test_python_blocks_run_and_give_what_their_comments_say(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -56,6 +56,8 @@ def test_commands_exist_with_their_options(name: str, line: str):
 
 
 def check_command(words: list[str]) -> None:
+    while re.fullmatch(r"[A-Z_]+=\w*", words[0]):  # variables of the environment
+        words = words[1:]
     program, *rest = words
     program = program.removeprefix(".venv/bin/")
     if program in ("cd", "git", ".", "deactivate"):
@@ -101,6 +103,14 @@ def help_of(module: tuple[str, ...]) -> str:
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout.lower()  # and nothing was run
     return done.stdout
+
+
+def test_ci_builds_the_pages_by_the_command_that_is_documented():
+    command = ".venv/bin/mkdocs build --strict"  # with --quiet, mkdocs counts no warnings and passes broken links
+    assert command in (ROOT / ".ci/run").read_text().splitlines()
+    assert ("README.md", command) in COMMANDS
+    documented = [line for name, line in COMMANDS if name == "CONTRIBUTING.md" and line.startswith("mkdocs build")]
+    assert [line.split("#")[0].rstrip() for line in documented] == [command.removeprefix(".venv/bin/")]
 
 
 def test_every_status_and_every_error_has_its_place_where_things_go_wrong():

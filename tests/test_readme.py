@@ -77,3 +77,16 @@ def test_the_constraints_pin_every_requirement_exactly():
     pinned = {re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
     wanted = re.findall(r"^    ([\w-]+)>=", (ROOT / "setup.cfg").read_text(), flags=re.MULTILINE)
     assert set(wanted) <= pinned
+
+
+def test_it_has_at_most_150_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files_and_headings_that_exist(name: str):  # those of docs/pages are checked by mkdocs
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text()):
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).is_file(), link
+        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+        assert not anchor or anchor in [re.sub(r"\W+", "-", heading.lower()) for heading in headings], link
