@@ -35,7 +35,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PUBLIC = {"linode.errors", "linode.methods", "linode.ode", "linode.engine", "linode.solution"}
-WIRING = {"linode.engine.autograd", "linode.engine.compiled", "linode.forcing.knots", "linode.kernels.private"}
+WIRING = {"linode.engine.autograd", "linode.engine.compiled", "linode.forcing.drive", "linode.kernels.private"}
 LEAVES = {"linode.odeint"}  # import nothing of linode but PUBLIC
 
 every_module = pytest.mark.parametrize("name", MODULES)
@@ -134,7 +134,7 @@ def test_only_the_wiring_of_derivatives_uses_autograd(name: str):
     if name not in (
         "linode.engine.autograd",
         "linode.engine.compiled",
-        "linode.forcing.knots",
+        "linode.forcing.drive",
         "linode.kernels.private",
     ):
         used = {node.attr for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)}

@@ -253,6 +253,22 @@ def test_a_solver_forgets_no_plan_while_Xi_stays(monkeypatch):
     assert not made
 
 
+def test_backwards_a_held_input_needs_no_plan_beside_those_of_Xi_and_of_the_block(monkeypatch):
+    sizes, plan = [], linode.methods.Auto.plan
+
+    def counted(self: linode.methods.Auto, Xi: Tensor, *rest: object) -> linode.methods.Plan:
+        sizes.append(Xi.shape[-1])
+        return plan(self, Xi, *rest)
+
+    monkeypatch.setattr(linode.methods.Auto, "plan", counted)
+    Xi, values = (draw(4, 4) - 2 * torch.eye(4).double()).requires_grad_(), draw(9, 2, seed=1)
+    times = torch.linspace(0.0, 3.0, 9).double() ** 1.5
+    linode.LinearODE(Xi, torch.ones(4).double(), B=draw(4, 2, seed=2), u=linode.FirstOrderHold(times, values))(
+        times
+    ).sum().backward()
+    assert sorted(sizes) == [4, 4 + 2 * 2]
+
+
 @pytest.mark.parametrize("method", ["eig", "schur", "propagator", "taylor"])
 def test_a_method_by_name_solves_forced_problems_also_where_the_input_makes_them_defective(method: str):
     arguments = problem()

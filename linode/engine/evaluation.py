@@ -254,7 +254,8 @@ class Evaluation:
     def _rates(self, times: Tensor, g: Tensor) -> Tensor:
         """dL/dt = Re<g, Xi z>, (S, R, T)."""
         z = widened(self.plan.evaluate(self.starts, times))
-        return (widened(g).conj_physical() * (z @ self.plan.Xi.mT[:, None])).sum(-1).real
+        rates = (widened(g).conj_physical() * (z @ self.plan.Xi.mT[:, None])).sum(-1)
+        return rates.real.clone() if rates.is_complex() else rates  # autograd takes no view
 
 
 def _like(x: Tensor, y: Tensor) -> Tensor:

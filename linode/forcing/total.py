@@ -15,8 +15,7 @@ from ..errors import ShapeError
 from ..kernels.tensors import is_finite
 from ..methods import Auto
 from . import Input, make_input
-from .drive import Drive
-from .knots import Planners
+from .drive import Drive, Planners
 from .pieces import no_pieces
 
 
@@ -119,7 +118,8 @@ class Forcing:
         if total.shape[:-2] != batch:  # at t = 0 nothing has acted yet
             total = total.expand(*batch, *total.shape[-2:]).contiguous()
         if is_known(total) and not is_finite(total.detach()):
-            total = torch.where(total.isnan(), torch.inf, total)  # what is past the largest float may have met its like
+            is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))  # past the largest float
+            total = torch.where(total.isnan() & is_past, torch.inf, total)  # of inf - inf
         return total
 
 
