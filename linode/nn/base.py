@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DtypeError, OptionError
-
-TOLERANCE = 1e-6  # of the largest entry: above the rounding of float32, below what a fit can tell
+from ..matrices import TOLERANCE
 
 
 class Parametrization(nn.Module, ABC):
