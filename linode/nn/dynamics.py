@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ class LinearDynamics(nn.Module):
     Xi: Tensor
     B: Tensor | None
     b: Tensor | None
+    _fit: ClassVar[Callable[..., tuple[Any, bool, str]]]  # `linode.fitting.initial.initial`; the package sets it
 
     def __init__(
         self,
@@ -180,8 +181,7 @@ class LinearDynamics(nn.Module):
             [[-0.1, 2.0], [-2.0, -0.1]]
         """
         kind = getattr(self.parametrization, "name", None)
-        fitting = importlib.import_module("linode.fitting.initial")  # as `linode.fit`, when it is first asked for
-        found, is_list, doubt = fitting.initial(t, z, u, self.n, self.m, kind, self.b is not None)
+        found, is_list, doubt = self._fit(t, z, u, self.n, self.m, kind, self.b is not None)
         if doubt:
             warnings.warn(f"the fit of data is doubtful as a start: {doubt}", stacklevel=2)
         like = next(self.parameters())

@@ -10,10 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch, Rectangle
 from scipy.special import chdtri
 
-from ..engine.problem import check_finite, make_matrix
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from .theme import COLOURS, MARKERS, STABLE, add_labels, add_legend, make_axes
-from .values import WIDE, Array, as_array, is_number
+from .values import WIDE, Array, as_array, check_finite, is_number
 
 CLOSE = 0.008  # of the width and height of the axes, within which eigenvalues hide each other
 
@@ -96,12 +95,14 @@ def _spectra(system: Any) -> tuple[list[Array], Array]:
         return [lam.astype(complex)], spread
     if isinstance(system, (str, bytes)) or system is None:
         raise DtypeError(f"system is a {type(system).__name__}; it must be a fit, a solver, or Xi (*batch, n, n)")
-    Xi = make_matrix(getattr(system, "Xi", system), "Xi").detach()
-    if not Xi.numel():
-        raise ShapeError(f"Xi has shape {tuple(Xi.shape)}; it holds no system")
+    Xi = as_array(getattr(system, "Xi", system), "Xi")
+    if Xi.ndim < 2 or Xi.shape[-1] != Xi.shape[-2]:
+        raise ShapeError(f"Xi has shape {Xi.shape}; Xi must be (*batch, n, n)")
+    if not Xi.size:
+        raise ShapeError(f"Xi has shape {Xi.shape}; it holds no system")
     check_finite(Xi, "Xi")
     n = Xi.shape[-1]
-    lam = np.linalg.eigvals(as_array(Xi, "Xi").reshape(-1, n, n)).astype(complex)
+    lam = np.linalg.eigvals(Xi.reshape(-1, n, n)).astype(complex)
     if not np.isfinite(lam).all():
         raise NonFiniteError("Xi has eigenvalues past the largest float")
     return list(lam), np.full((n, 2, 2), np.inf)

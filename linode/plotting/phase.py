@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ..engine.problem import check_finite
 from ..errors import DtypeError, ShapeError
-from ..ode import LinearODE
 from .theme import COLOURS, DASHES, LARGEST, MARKERS, add_labels, add_legend, make_axes, make_names
-from .values import Array, as_array, as_times
+from .values import Array, as_array, as_times, check_finite
 
 FIELD = "0.72"
 MOST_TRAJECTORIES = 50
@@ -28,8 +25,18 @@ TURNS, DECAYS, GROWTHS = 8, 6.0, 1.6  # how long a trajectory is followed, which
 MARGIN, FAR = 0.12, 5.0  # of the window around trajectories; how far away an equilibrium still belongs to it
 
 
+class Driven(Protocol):
+    """What of a `LinearODE` is drawn: tensors Xi (*batch, 2, 2) and z0 (*batch, 2), forcing by b and inputs."""
+
+    Xi: Any
+    z0: Any
+    forcing: Any
+
+    def __call__(self, t: Any) -> Any: ...
+
+
 def plot_phase(
-    ode: LinearODE,
+    ode: Driven,
     ax: Axes | None = None,
     *,
     t: Any = None,
@@ -66,7 +73,7 @@ def plot_phase(
     times = np.sort(as_times(t, "t").ravel()) if t is not None else _times(Xi)
     if not len(times):
         raise ShapeError("t holds no time; None chooses times")
-    z = as_array(_restarted(ode, starts)(torch.as_tensor(times).to(ode.Xi.device)), "z").reshape(-1, len(times), 2)
+    z = as_array(_restarted(ode, starts)(ode.Xi.detach().double().new_tensor(times)), "z").reshape(-1, len(times), 2)
     z = np.where((np.abs(z) < LARGEST).all(-1, keepdims=True), z, np.nan)
     rest, kernel = _equilibria(Xi, b)
     x_limits, y_limits = _window(axes, z, starts.reshape(-1, 2), rest, is_own=ax is None)
@@ -94,7 +101,7 @@ def plot_phase(
 
 def _system(ode: Any, z0: Any) -> tuple[Array, Array, Array]:
     """Xi (2, 2), b (2,) and starts (*batch, 2)."""
-    if not isinstance(ode, LinearODE):
+    if not hasattr(ode, "plot_phase"):
         raise DtypeError(f"ode is a {type(ode).__name__}; it must be a LinearODE")
     Xi, starts = as_array(ode.Xi, "Xi"), as_array(ode.z0 if z0 is None else z0, "z0")
     b = np.zeros(2) if ode.forcing.b is None else as_array(ode.forcing.b, "b")
@@ -112,14 +119,15 @@ def _system(ode: Any, z0: Any) -> tuple[Array, Array, Array]:
     for x, name in ((Xi, "Xi"), (b, "b"), (starts, "z0")):
         if np.iscomplexobj(x):
             raise DtypeError(f"{name} is complex; a phase portrait needs real states")
-        check_finite(torch.as_tensor(x), name)
+        check_finite(x, name)
     return Xi.reshape(2, 2), b.reshape(2), starts
 
 
-def _restarted(ode: LinearODE, starts: Array) -> LinearODE:
+def _restarted(ode: Driven, starts: Array) -> Driven:
     """The same system from other states, (*batch, 2)."""
     other = copy(ode)
-    other.Xi, other.z0 = ode.Xi.detach(), torch.as_tensor(starts).to(ode.Xi)
+    other.Xi = ode.Xi.detach()
+    other.z0 = other.Xi.new_tensor(starts)
     return other
 
 
