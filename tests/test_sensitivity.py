@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from linode.fitting.channels import make_channels
 from linode.fitting.data import make_data
-from linode.fitting.groups import make_groups
-from linode.fitting.modal import ModalModel
+from linode.fitting.projection import RatesModel
 from linode.fitting.rates import Factors, StableFactors
 from linode.fitting.sensitivity import make_basis, respond
-from linode.fitting.states import Parts, StatesModel, exact_response
+from linode.fitting.states import StatesModel, System, exact_response
 from linode.fitting.structures import Linear, make_structure
 from tests import forced_oracles, oracles
 
@@ -73,9 +73,9 @@ def test_a_constant_forcing_in_closed_form_is_the_recurrence_over_samples(name: 
 
 def test_trajectories_are_solved_together_as_they_are_one_by_one():
     Xi = SYSTEMS["oscillating"]
-    parts = [problem(seed) for seed in range(3)]
-    B = parts[0][2]
-    t, z0, u = (np.stack([part[i] for part in parts]) for i in (0, 1, 4))
+    system = [problem(seed) for seed in range(3)]
+    B = system[0][2]
+    t, z0, u = (np.stack([part[i] for part in system]) for i in (0, 1, 4))
     together = respond(make_basis(Xi), B, z0, t, u, True)
     for k in range(3):
         one = respond(make_basis(Xi), B, z0[k : k + 1], t[k : k + 1], u[k : k + 1], True)
@@ -89,7 +89,7 @@ def test_a_defective_matrix_has_no_basis_and_exact_derivatives_by_the_solver(nam
     if name == "chain":  # the zero matrix has one, though all its eigenvalues coincide
         assert make_basis(Xi) is None
     data, _ = make_data(t, np.zeros((T, N)), u, None)
-    found = exact_response(data, Parts(Xi, B, b, np.eye(N)), True, z0[None], True)
+    found = exact_response(data, System(Xi, B, b, np.eye(N)), True, z0[None], True)
     arguments = (Xi, z0, t, b, B, t, u)
     dXi, _, _, db, dB, *_ = forced_oracles.gradients(forced_oracles.zero_order, g, *arguments)
     assert close(found.z[0], forced_oracles.solution(forced_oracles.zero_order, *arguments), 1e-13)
@@ -125,8 +125,8 @@ def test_the_gradient_of_variable_projection_is_that_of_differences(factors, n: 
     t = np.sort(rng.uniform(0.0, 3.0, 25))
     y = rng.standard_normal((25, 3))
     y[rng.uniform(size=y.shape) < 0.2] = np.nan  # channels see other times
-    groups = make_groups(make_data(t, y, None, [0.5, 1.0, 2.0])[0])
-    model = ModalModel(factors(n, 3.0), groups.t, groups.y, groups.w, bias)
+    channels = make_channels(make_data(t, y, None, [0.5, 1.0, 2.0])[0])
+    model = RatesModel(factors(n, 3.0), channels.t, channels.y, channels.w, bias)
     check_gradient(model, rng.standard_normal(n))
 
 

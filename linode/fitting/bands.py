@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from ..forcing import Input
 from ..ode import LinearODE
+from .channels import make_channels
 from .data import Data
 from .estimate import Estimate
-from .groups import make_groups
 from .products import matmul
-from .states import Parts, StatesModel, observation_matrix, observed
+from .states import StatesModel, System, observation_matrix, observed
 from .structures import Linear
 from .uncertainty import draws
 
@@ -40,7 +40,7 @@ def standard_errors(
 def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -> Array:
     assert found.rates is not None
     factors, theta, covariance = found.rates
-    groups, n, p = make_groups(data), len(found.Xi), data.p
+    channels, n, p = make_channels(data), len(found.Xi), data.p
 
     def basis(parameters: Array, times: Array) -> Array:
         phi = factors.basis(parameters, times)
@@ -49,12 +49,12 @@ def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -
     def curve(parameters: Array) -> tuple[Array, Array]:
         """Observations, and their variance from noise of the amplitudes."""
         y, variance, phi = np.empty((len(t), p)), np.empty((len(t), p)), basis(parameters, t)
-        for g in range(len(groups.t)):
-            own = np.flatnonzero(groups.group[0] == g)
-            Q, R = np.linalg.qr(basis(parameters, groups.t[g]) * groups.w[g][:, None])
+        for g in range(len(channels.t)):
+            own = np.flatnonzero(channels.group[0] == g)
+            Q, R = np.linalg.qr(basis(parameters, channels.t[g]) * channels.w[g][:, None])
             seen = np.linalg.solve(R.T, phi.T).T  # (T, n): phi = seen R
-            y[:, own] = matmul(seen, matmul(Q.T, groups.y[g][:, : len(own)])) / groups.scale[0, own]
-            variance[:, own] = (seen**2).sum(-1, keepdims=True) / groups.scale[0, own] ** 2
+            y[:, own] = matmul(seen, matmul(Q.T, channels.y[g][:, : len(own)])) / channels.scale[0, own]
+            variance[:, own] = (seen**2).sum(-1, keepdims=True) / channels.scale[0, own] ** 2
         return y, variance
 
     moves = sigma * draws(covariance)[:N_DRAWS]
@@ -79,24 +79,24 @@ def _by_states(
     rng, curves = np.random.default_rng(1), []
     for move in sigma * draws(covariance)[:N_DRAWS]:
         Xi, B, b, C = np.split(mean + move, np.cumsum(sizes))
-        parts = Parts(Xi.reshape(n, n), B.reshape(n, -1), b if bias else np.zeros(n), found.C)
+        system = System(Xi.reshape(n, n), B.reshape(n, -1), b if bias else np.zeros(n), found.C)
         if C.size:
-            parts = replace(parts, C=C.reshape(p, n))
-        model = StatesModel(data, free, parts.C, bias, known)
-        fitted = model.eliminated(model.pack(parts.Xi.ravel(), parts.B, parts.b))
+            system = replace(system, C=C.reshape(p, n))
+        model = StatesModel(data, free, system.C, bias, known)
+        fitted = model.eliminated(model.pack(system.Xi.ravel(), system.B, system.b))
         if fitted is None:
             continue
         z0, offset = fitted.z0[k], np.zeros(p)
         if not z0_is_known:
-            A = observed(parts.C, model.respond(parts, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
+            A = observed(system.C, model.respond(system, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
             z0 = z0 + sigma * np.linalg.pinv(A.reshape(-1, n)) @ rng.standard_normal(A.size // n)
         if found.C_is_refitted:
-            states = model.respond(parts, fitted.basis, fitted.z0, False).z
+            states = model.respond(system, fitted.basis, fitted.z0, False).z
             C, _, roots = observation_matrix(states, data, bias)
             C += sigma * (roots @ rng.standard_normal((*C.shape, 1)))[..., 0]
-            parts, offset = replace(parts, C=C[:, :n]), C[:, n:].sum(-1)
-        ode = LinearODE(parts.Xi, z0, b=parts.b if bias else None, B=parts.B if u is not None else None, u=u)
-        curves.append(np.asarray(ode(t)) @ parts.C.T + offset)
+            system, offset = replace(system, C=C[:, :n]), C[:, n:].sum(-1)
+        ode = LinearODE(system.Xi, z0, b=system.b if bias else None, B=system.B if u is not None else None, u=u)
+        curves.append(np.asarray(ode(t)) @ system.C.T + offset)
     return _spread(curves)
 
 

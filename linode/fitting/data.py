@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import DtypeError, NonFiniteError, OptionError, OrderError, ShapeError
 from ..forcing import Input, ZeroOrderHold
+from ..forcing.shifted import Shifted
 from .products import matmul
 
 Array = NDArray[Any]
@@ -96,6 +97,13 @@ class Data:
             return None
         mean = float(np.median(h))
         return mean if (np.abs(h - mean) <= UNIFORM * mean).all() else None
+
+    def input_of(self, k: int) -> Input | None:
+        """The input of trajectory k, whose time 0 is the first time of the trajectory."""
+        if self.inputs:
+            return Shifted(self.inputs[k], float(self.starts[k]))
+        count = self.counts[k]
+        return None if self.u is None else hold(self.t[k, :count], self.u[k, :count])
 
     def segments(self, length: int) -> Data:
         """The same cut into trajectories of at most `length` times, each of which starts anew."""

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, ShapeError
+from .by_rates import fit_by_rates, strongest
+from .by_states import fit_by_states, is_identity, typical_rate
 from .data import Data
 from .estimate import Estimate
-from .many import fit_many, is_identity, typical_rate
-from .one import fit_one, strongest
 from .progress import Report
-from .states import Parts, observation_matrix, simulate
+from .states import observation_matrix, observations_of, states_of
 from .structures import Structure, make_structure
 
 Array = NDArray[Any]
@@ -50,7 +50,7 @@ def identify(question: Question, report: Report) -> Estimate:
     if question.structure is None:
         check_enough(question)
     if is_plain and (C is None or is_identity(C) or (len(C) < n and np.linalg.matrix_rank(C) == len(C))):
-        found = fit_one(data, n, None if is_identity(C) else C, bias, stable, report)
+        found = fit_by_rates(data, n, None if is_identity(C) else C, bias, stable, report)
         if found is not None:
             return found
     structure = make_structure(question.structure, n, stable, typical_rate(data))
@@ -60,7 +60,7 @@ def identify(question: Question, report: Report) -> Estimate:
         C = np.eye(n)
     if C is None and n < data.p:
         return _of_strongest(question, structure, report)
-    found = fit_many(data, structure, C, bias, question.z0, report)
+    found = fit_by_states(data, structure, C, bias, question.z0, report)
     if found is None:
         raise OptionError("no start of the fit has a finite cost; check the units of t, and the structure")
     return found
@@ -84,12 +84,12 @@ def _of_strongest(question: Question, structure: Structure, report: Report) -> E
     data, n = question.data, question.n
     seen = data.w > 0
     if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # rows with gaps count too
-        found = fit_many(data, structure, None, question.bias, None, report)
+        found = fit_by_states(data, structure, None, question.bias, None, report)
         if found is not None:
             return found
     noise = data.w.max((0, 1))  # channels in units of their noise
     scaled = replace(data, y=data.y * noise, w=seen.astype(float))
-    found = fit_many(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
+    found = fit_by_states(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
     if found is None:
         raise OptionError("no start of the fit has a finite cost; check the units of t")
     return refitted(found, data, question.bias)
@@ -110,11 +110,6 @@ def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
     )
 
 
-def states_of(found: Estimate, data: Data, bias: bool) -> Array:
-    """(K, T, n)."""
-    return simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
-
-
 def _by_tail(question: Question, report: Report) -> Estimate:
     """Free if that is stable, or predicts the last times better than a stable fit does."""
     free = identify(replace(question, stable=False), report)
@@ -128,9 +123,9 @@ def _by_tail(question: Question, report: Report) -> Estimate:
     for stable in (False, True):
         try:
             found = identify(replace(question, data=head, stable=stable), report)
-            z = states_of(found, data, question.bias) @ found.C.T + (0 if found.offset is None else found.offset)
             with np.errstate(over="ignore", invalid="ignore"):
-                error = float((((data.y - z) * data.w * ~early[..., None]) ** 2).sum())
+                y = observations_of(found, data, question.bias)
+                error = float((((data.y - y) * data.w * ~early[..., None]) ** 2).sum())
             errors.append(error if np.isfinite(error) else np.inf)
         except (ShapeError, OptionError):
             errors.append(np.inf)

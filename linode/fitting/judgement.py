@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from .data import Data
 from .estimate import Estimate, FitStatus, agreed
-from .noise import correlation
 from .products import sum_of_squares
+from .residuals import correlation
 from .states import residuals_of
 from .uncertainty import named_directions, names_of
 

@@ -45,6 +45,14 @@ def sum_of_squares(r: Array) -> float:
         return float(np.square(r).sum())
 
 
+def column_lengths(A: Array) -> Array:
+    """Euclidean lengths of the columns of A (*, N, n), (*, 1, n), without overflow; 1 for a column of zeros."""
+    largest = np.abs(A).max(-2, keepdims=True)
+    largest = np.where(largest > 0, largest, 1.0)
+    lengths: Array = largest * np.linalg.norm(A / largest, axis=-2, keepdims=True)
+    return np.where(lengths > 0, lengths, 1.0)
+
+
 def without(J: Array, Q: Array) -> Array:
     """J - Q Q^T J for real Q (K, N, n) with orthonormal columns and J (K, N, k)."""
     if J.dtype.kind == "c":

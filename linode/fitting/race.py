@@ -37,7 +37,7 @@ class Runner(Model, Protocol):
         """Of theta."""
 
     def leaves_noise(self, theta: Array) -> bool:
-        """Whether residuals look like noise (see `noise.is_noise`)."""
+        """Whether residuals look like noise (see `residuals.is_noise`)."""
 
     def n_spikes(self, theta: Array) -> int:
         """How many eigenvalues act on one sample only (see `count_spikes`)."""

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from .channels import Channels
 from .data import Data
 from .estimate import Estimate, Start
-from .groups import Groups
 from .levenberg import Minimum
-from .modal import ModalModel
 from .products import gram, matmul
+from .projection import RatesModel
 from .rates import Factors
 
 Array = NDArray[Any]
@@ -30,12 +30,12 @@ WELL_DETERMINED, UNDETERMINED = 1e-4, 1e-13
 
 
 def realise(
-    data: Data, groups: Groups, model: ModalModel, best: Minimum, C: Array | None, frame: Array | None,
+    data: Data, channels: Channels, model: RatesModel, best: Minimum, C: Array | None, frame: Array | None,
     starts: tuple[Start, ...],
 ) -> Estimate | None:  # fmt: skip
     """Xi, b, C and z0 with their covariance from eigenvalues and amplitudes."""
     theta, factors, n, p = best.theta, model.factors, model.factors.n, data.p
-    c = model.amplitudes(theta)[groups.group[0], :, groups.column[0]].T / groups.scale[0]  # (n + bias, p)
+    c = model.amplitudes(theta)[channels.group[0], :, channels.column[0]].T / channels.scale[0]  # (n + bias, p)
     S, offset = c[:n].T, c[n] if model.bias else np.zeros(p)  # y = S phi + offset
     M, start = factors.generator(theta), factors.start()
     is_realisation = frame is None
@@ -56,7 +56,7 @@ def realise(
     rise = C_found.T if frame is not None else np.linalg.pinv(C_found)
     level = rise @ offset  # the state at rest
     free = replace(model, factors=Factors(n, data.span))  # a limit that was reached is no lack of information
-    covariance, null, cov_theta = errors(groups, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
+    covariance, null, cov_theta = errors(channels, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
     return Estimate(
         Xi=Xi,
         B=np.zeros((n, 0)),
@@ -76,8 +76,8 @@ def realise(
 
 
 def errors(
-    groups: Groups, model: ModalModel, theta: Array, c: Array, basis: Array, inverse: Array, G: Array | None, Xi: Array,
-    level: Array, rise: Array,
+    channels: Channels, model: RatesModel, theta: Array, c: Array, basis: Array, inverse: Array, G: Array | None,
+    Xi: Array, level: Array, rise: Array,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Covariance of (Xi, b) for noise of weight 1, directions in which it is infinite, and covariance of theta.
 
@@ -86,13 +86,13 @@ def errors(
     The two are independent: the second is noise within the range of the basis, the first outside of it.
     """
     factors, n, bias = model.factors, model.factors.n, int(model.bias)
-    phi, slopes = factors.basis_and_slopes(theta, groups.t)
+    phi, slopes = factors.basis_and_slopes(theta, channels.t)
     M, p = factors.generator(theta), c.shape[1]
-    weighted = np.concatenate([phi, np.ones((*phi.shape[:-1], bias))], -1) * groups.w[..., None]
+    weighted = np.concatenate([phi, np.ones((*phi.shape[:-1], bias))], -1) * channels.w[..., None]
     size = np.linalg.norm(weighted, axis=1, keepdims=True)
     Q, R = np.linalg.qr(weighted / size)
     inner = np.linalg.inv(R) / size.swapaxes(1, 2)  # R^-1, (G, n + bias, n + bias)
-    slopes = (slopes * groups.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
+    slopes = (slopes * channels.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
     first = np.minimum(np.arange(n) // 2 * 2, n - 1)
     column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()
     inside = matmul(Q.swapaxes(1, 2), slopes)
@@ -101,9 +101,9 @@ def errors(
     information, moves = np.zeros((n, n)), np.zeros((n, n + bias, n))
     frame = np.zeros((n, p)) if G is None else G
     spread = np.zeros((2, n, n + bias, 2, n, n + bias))  # covariance of (G dc^T, rise dc^T)
-    for g in range(len(groups.t)):
-        own = np.flatnonzero(groups.group[0] == g)
-        amplitude, unscaled = c[:, own] * groups.scale[0, own], 1 / groups.scale[0, own]
+    for g in range(len(channels.t)):
+        own = np.flatnonzero(channels.group[0] == g)
+        amplitude, unscaled = c[:, own] * channels.scale[0, own], 1 / channels.scale[0, own]
         both = (outside[g].T @ outside[g]) * gram(amplitude[column].T)
         information += both.reshape(n, 2, n, 2).sum((1, 3))
         for k in range(n):  # dc (n + bias, own) of theta_k, seen through the frame

@@ -326,16 +326,10 @@ class FitResult:
         return LinearODE(found.Xi, start, b=found.b if self.b is not None else None, B=B, u=u)
 
     def _input(self, k: int) -> Input | None:
-        """That of the fit, on a clock that starts with trajectory k."""
-        data = self._data
-        if not (isinstance(k, (int, np.integer)) and 0 <= k < data.K):
-            raise OptionError(f"k must be of 0 to {data.K - 1}, a trajectory, got {k!r}")
-        if data.inputs:
-            return Shifted(data.inputs[k], float(data.starts[k]))
-        if data.u is None:
-            return None
-        count = data.counts[k]
-        return hold(data.t[k, :count], data.u[k, :count])
+        """That of trajectory k of the fit."""
+        if not (isinstance(k, (int, np.integer)) and 0 <= k < self._data.K):
+            raise OptionError(f"k must be of 0 to {self._data.K - 1}, a trajectory, got {k!r}")
+        return self._data.input_of(k)
 
     def _sigma_words(self) -> str:
         return f"{self.sigma:.4g}" if np.ndim(self.sigma) == 0 else "as given"

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..forcing import Input
-from ..forcing.shifted import Shifted
 from ..ode import LinearODE
-from .data import Data, hold
+from .data import Data
 from .estimate import Estimate
-from .noise import is_noise
-from .products import gram, matmul, sum_of_squares, without
+from .products import column_lengths, gram, matmul, sum_of_squares, without
 from .race import count_spikes
+from .residuals import is_noise
 from .sensitivity import Basis, Response, make_basis, respond
 from .structures import Linear, Structure
 
@@ -31,7 +29,7 @@ TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Parts:
+class System:
     """What theta stands for: b and B are (n, 0) or zeros where there is nothing."""
 
     Xi: Array
@@ -44,7 +42,7 @@ class Parts:
 class Eliminated:
     """z0 (K, n), an orthonormal basis of what it does to the observations (K, T p, n), and what is left of these."""
 
-    parts: Parts
+    system: System
     basis: Basis | None
     z0: Array
     Q: Array | None
@@ -73,7 +71,7 @@ class StatesModel:
 
     @property
     def sizes(self) -> list[int]:
-        """Of the parts of theta: structure, B, b, C."""
+        """Of the system of theta: structure, B, b, C."""
         n, p = self.n, self.data.p
         return [self.structure.size, n * self.data.m, n * self.bias, p * n * (self.C is None)]
 
@@ -85,9 +83,9 @@ class StatesModel:
         low, high = self.structure.bounds
         return np.concatenate([low, -rest]), np.concatenate([high, rest])
 
-    def unpack(self, theta: Array) -> Parts:
+    def unpack(self, theta: Array) -> System:
         n, (own, B, b, C) = self.n, np.split(theta, np.cumsum(self.sizes)[:-1])
-        return Parts(
+        return System(
             self.structure.matrix(own),
             B.reshape(n, self.data.m),
             b if self.bias else np.zeros(n),
@@ -95,8 +93,8 @@ class StatesModel:
         )
 
     def pack(self, own: Array, B: Array | None = None, b: Array | None = None, C: Array | None = None) -> Array:
-        parts = zip((own, B, b, C), self.sizes)
-        return np.concatenate([np.zeros(size) if x is None else np.ravel(x)[:size] for x, size in parts])
+        given = zip((own, B, b, C), self.sizes)
+        return np.concatenate([np.zeros(size) if x is None else np.ravel(x)[:size] for x, size in given])
 
     def cost(self, theta: Array) -> float:
         found = self.eliminated(theta)
@@ -113,8 +111,8 @@ class StatesModel:
         found = self.eliminated(theta)
         if found is None:
             return None, np.zeros(0)
-        C, n, m, p = found.parts.C, self.n, self.data.m, self.data.p
-        response = self.respond(found.parts, found.basis, found.z0, True)
+        C, n, m, p = found.system.C, self.n, self.data.m, self.data.p
+        response = self.respond(found.system, found.basis, found.z0, True)
         assert response.by_Xi is not None  # it was asked for
         assert response.by_B is not None
         by_Xi = observed(C, response.by_Xi)
@@ -140,7 +138,7 @@ class StatesModel:
         found = self.eliminated(theta)
         if found is None or self.data.m:  # what is driven all the time is seen all the time
             return 0
-        return count_spikes(np.linalg.eigvals(found.parts.Xi), self.data.t, self.data.is_time)
+        return count_spikes(np.linalg.eigvals(found.system.Xi), self.data.t, self.data.is_time)
 
     def rechart(self, theta: Array) -> Array:
         """The entries of Xi suit every Xi."""
@@ -157,33 +155,33 @@ class StatesModel:
                 self._last = theta.copy(), self._eliminated(self.unpack(theta))
         return self._last[1]
 
-    def _eliminated(self, parts: Parts) -> Eliminated | None:
+    def _eliminated(self, system: System) -> Eliminated | None:
         data, K = self.data, self.data.K
-        if not all(np.isfinite(x).all() for x in (parts.Xi, parts.B, parts.b, parts.C)):
+        if not all(np.isfinite(x).all() for x in (system.Xi, system.B, system.b, system.C)):
             return None
-        basis = make_basis(parts.Xi)
-        lam = np.linalg.eigvals(parts.Xi) if basis is None else basis.lam
+        basis = make_basis(system.Xi)
+        lam = np.linalg.eigvals(system.Xi) if basis is None else basis.lam
         if (np.abs(lam.real) > self.fastest[0]).any() or (np.abs(lam.imag) > self.fastest[1]).any():
             return None
         basis = None if data.inputs else basis
-        response = self.respond(parts, basis, self.z0, False)
-        r = (data.w * (data.y - observed(parts.C, response.z[..., None])[..., 0])).reshape(K, -1)
+        response = self.respond(system, basis, self.z0, False)
+        r = (data.w * (data.y - observed(system.C, response.z[..., None])[..., 0])).reshape(K, -1)
         if self.z0 is not None:
-            return Eliminated(parts, basis, self.z0, None, r) if np.isfinite(r).all() else None
-        A = (observed(parts.C, response.by_z0) * data.w[..., None]).reshape(K, -1, self.n)
+            return Eliminated(system, basis, self.z0, None, r) if np.isfinite(r).all() else None
+        A = (observed(system.C, response.by_z0) * data.w[..., None]).reshape(K, -1, self.n)
         if not (np.isfinite(A).all() and np.isfinite(r).all()):
             return None
         z0, Q = solve_each(A, r)
-        return Eliminated(parts, basis, z0, Q, without(r[..., None], Q)[..., 0])
+        return Eliminated(system, basis, z0, Q, without(r[..., None], Q)[..., 0])
 
-    def respond(self, parts: Parts, basis: Basis | None, z0: Array | None, want_jacobian: bool) -> Response:
+    def respond(self, system: System, basis: Basis | None, z0: Array | None, want_jacobian: bool) -> Response:
         """States and their derivatives; z0 None: from zero."""
         data = self.data
         if basis is None:
-            return exact_response(data, parts, self.bias, z0, want_jacobian)
-        B, u = parts.B, data.u
+            return exact_response(data, system, self.bias, z0, want_jacobian)
+        B, u = system.B, data.u
         if self.bias:
-            B, one = np.c_[parts.B, parts.b], np.ones(1)
+            B, one = np.c_[system.B, system.b], np.ones(1)
             u = one if u is None else np.concatenate([u, np.broadcast_to(one, (*u.shape[:2], 1))], -1)
         return respond(basis, B, z0, data.t, u, want_jacobian)
 
@@ -200,10 +198,7 @@ def solve_each(A: Array, r: Array) -> tuple[Array, Array]:
 
     Columns of directions that A does not have are zero.
     """
-    size = np.abs(A).max(1, keepdims=True)
-    norms = np.where(size > 0, size, 1.0)
-    norms = norms * np.linalg.norm(A / norms, axis=1, keepdims=True)
-    norms = np.where(norms > 0, norms, 1.0)
+    norms = column_lengths(A)
     missing = A.shape[2] - A.shape[1]
     scaled = A / norms
     if missing > 0:
@@ -219,26 +214,17 @@ def solve_each(A: Array, r: Array) -> tuple[Array, Array]:
     return (Vt.swapaxes(1, 2) @ x[..., None])[..., 0] / norms[:, 0], Q
 
 
-def inputs_of(data: Data) -> list[Input | None]:
-    """Of each trajectory, on a clock that starts with it."""
-    if data.inputs:
-        return [Shifted(x, float(start)) for x, start in zip(data.inputs, data.starts)]
-    if data.u is None:
-        return [None] * data.K
-    return [hold(t[:count], u[:count]) for t, u, count in zip(data.t, data.u, data.counts)]
-
-
-def exact_response(data: Data, parts: Parts, bias: bool, z0: Array | None, want_jacobian: bool) -> Response:
+def exact_response(data: Data, system: System, bias: bool, z0: Array | None, want_jacobian: bool) -> Response:
     """As `respond`, by the package's solver: for Xi without a well-conditioned basis, and for every kind of input.
 
     A derivative x of z by an entry of Xi solves a linear ODE too: x' = Xi x + E z, x(0) = 0, beside z.
     """
-    n, m = parts.Xi.shape[0], parts.B.shape[1]
-    Xi, b = parts.Xi, parts.b if bias else None
+    n, m = system.Xi.shape[0], system.B.shape[1]
+    Xi, b = system.Xi, system.b if bias else None
     states, by_z0, by_Xi, by_B = [], [], [], []
-    for k, u in enumerate(inputs_of(data)):
+    for k, u in enumerate(map(data.input_of, range(data.K))):
         t, start = data.t[k], np.zeros(n) if z0 is None else z0[k]
-        states.append(LinearODE(Xi, start, b=b, B=None if u is None else parts.B, u=u)(t))
+        states.append(LinearODE(Xi, start, b=b, B=None if u is None else system.B, u=u)(t))
         by_z0.append(LinearODE(Xi, start).propagator(t))
         if not want_jacobian:
             continue
@@ -250,7 +236,7 @@ def exact_response(data: Data, parts: Parts, bias: bool, z0: Array | None, want_
             beside,
             np.r_[np.zeros(n), start],
             b=None if b is None else np.r_[np.zeros(n), b],
-            B=None if u is None else np.r_[nothing.repeat(m, 1), parts.B],
+            B=None if u is None else np.r_[nothing.repeat(m, 1), system.B],
             u=u,
         )
         by_Xi.append(np.moveaxis(ode(t)[..., :n], 0, -1))
@@ -286,14 +272,20 @@ def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, 
     return C, cost, roots
 
 
-def simulate(data: Data, parts: Parts, bias: bool, z0: Array) -> Array:
+def states_of(found: Estimate, data: Data, bias: bool) -> Array:
     """States (K, T, n) at the times of the data."""
-    model = StatesModel(data, Linear(len(parts.Xi), np.eye(parts.Xi.size)), parts.C, bias)
-    return model.respond(parts, None if data.inputs else make_basis(parts.Xi), z0, False).z
+    system = System(found.Xi, found.B, found.b, found.C)
+    model = StatesModel(data, Linear(len(found.Xi), np.eye(found.Xi.size)), found.C, bias)
+    return model.respond(system, None if data.inputs else make_basis(found.Xi), found.z0, False).z
+
+
+def observations_of(found: Estimate, data: Data, bias: bool) -> Array:
+    """C z + offset, (K, T, p), at the times of the data."""
+    y = states_of(found, data, bias) @ found.C.T
+    return y if found.offset is None else y + found.offset
 
 
 def residuals_of(found: Estimate, data: Data, bias: bool) -> Array:
-    """(K, T, p), weighted."""
+    """Weighted residuals, (K, T, p)."""
     with np.errstate(all="ignore"):
-        z = simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
-        return data.w * (data.y - z @ found.C.T - (0.0 if found.offset is None else found.offset))
+        return data.w * (data.y - observations_of(found, data, bias))

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..levenberg import minimise
-from ..modal import ModalModel
 from ..products import gram, matmul, without
+from ..projection import RatesModel
 
 Array = NDArray[Any]
 MOST_TIMES = 3000  # that the periodogram looks at: its cost is their square
@@ -31,7 +31,7 @@ NOTHING = 1e-6  # of a candidate: what is left of it is what was found before
 RIDGE = 1e-13  # of Gram matrices of columns of length 1
 
 
-def greedy(model: ModalModel, single_first: bool = False) -> Array | None:
+def greedy(model: RatesModel, single_first: bool = False) -> Array | None:
     """(n,) eigenvalues for a model of n states; of an odd number the single rate comes last, or first."""
     n, found = model.factors.n, np.zeros(0, complex)
     t, y, w = _thinned(model)
@@ -56,7 +56,7 @@ def greedy(model: ModalModel, single_first: bool = False) -> Array | None:
     return found
 
 
-def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE, fastest: float = np.inf) -> list[Array]:
+def decays(model: RatesModel, per_decade: float = RATES_PER_DECADE, fastest: float = np.inf) -> list[Array]:
     """Real rates only: the best n of a logarithmic grid, or none where there are too few."""
     n, (t, y, w) = model.factors.n, _thinned(model)
     rates = real_rates(model, per_decade)
@@ -68,7 +68,7 @@ def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE, fastest: flo
     return [rates[list(_best_subset(G, b, n)[0])].astype(complex)]
 
 
-def real_rates(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> Array:
+def real_rates(model: RatesModel, per_decade: float = RATES_PER_DECADE) -> Array:
     """A grid from what all of the time shows to what the shortest gap does."""
     span, gaps = model.factors.span, np.diff(model.t, axis=1)
     fastest = min(2.0 / gaps[gaps > 0].min(), model.fastest[0] / 2)
@@ -77,7 +77,7 @@ def real_rates(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> Array
     return np.concatenate([-np.geomspace(fastest, slowest, count), np.array(GROWTHS) / span])
 
 
-def _thinned(model: ModalModel) -> tuple[Array, Array, Array]:
+def _thinned(model: RatesModel) -> tuple[Array, Array, Array]:
     """Times, observations and weights, or some thousand of them."""
     t, y, w = model.t, model.y, model.w
     if t.size > MOST_TIMES:

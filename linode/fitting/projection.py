@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import is_noise
-from .products import matmul, sum_of_squares
+from .products import column_lengths, matmul, sum_of_squares
 from .race import count_spikes
 from .rates import Factors
+from .residuals import is_noise
 
 Array = NDArray[Any]
 SINGULAR = 1e-13  # of the basis, relative: amplitudes mean nothing beyond it
@@ -28,8 +28,8 @@ Projected = tuple[Array, Array, Array, Array, Array]
 
 
 @dataclass
-class ModalModel:
-    """Groups G of T times and q channels: t (G, T), y (G, T, q) weighted, w (G, T), zero where nothing was seen.
+class RatesModel:
+    """Channels G of T times and q channels: t (G, T), y (G, T, q) weighted, w (G, T), zero where nothing was seen.
 
     bias adds a constant to the basis. fastest bounds what |Re lambda| and |Im lambda| may be.
     """
@@ -109,10 +109,7 @@ class ModalModel:
         if self.bias:
             phi = np.concatenate([phi, np.ones((*phi.shape[:-1], 1))], -1)
         phi = phi * self.w[..., None]
-        size = np.abs(phi).max(1, keepdims=True)
-        size = np.where(size > 0, size, 1.0)
-        norms = size * np.linalg.norm(phi / size, axis=1, keepdims=True)
-        norms = np.where(norms > 0, norms, 1.0)
+        norms = column_lengths(phi)
         Q, R = np.linalg.qr(phi / norms)
         diagonal = np.abs(np.diagonal(R, axis1=-2, axis2=-1))
         if Q.shape[-1] < phi.shape[-1] or not (diagonal > SINGULAR).all():

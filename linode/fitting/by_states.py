@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .by_rates import fastest_of, make_model, within
+from .channels import make_channels
 from .data import Data
 from .estimate import Estimate, Start
-from .groups import make_groups
 from .levenberg import Minimum, minimise
-from .one import fastest_of, make_model, within
 from .products import matmul
 from .progress import Report
 from .race import race
@@ -33,7 +33,7 @@ MOST_STARTS = 6
 MOVED = 1e-6  # of what theta moves, relative: a direction that moves less than that moves nothing
 
 
-def fit_many(
+def fit_by_states(
     data: Data, structure: Structure, C: Array | None, bias: bool, z0: Array | None, report: Report
 ) -> Estimate | None:
     """C (p, n), or None where it is unknown. z0 (K, n), or None. None where no start has a finite cost."""
@@ -137,8 +137,8 @@ def windowed(model: StatesModel, theta: Array) -> Array:
 def modal_guesses(model: StatesModel) -> Iterator[Guess]:
     """Of partly seen states without inputs: eigenvalues with amplitudes free in each trajectory, made one system."""
     data, n, bias = model.data, model.n, model.bias
-    groups = make_groups(data)
-    modal = make_model(groups, n, data, bias, False)
+    channels = make_channels(data)
+    modal = make_model(channels, n, data, bias, False)
     found = delayed(data, n, bias)
     candidates = [] if found is None else [("delayed samples", found)]
     candidates += [("grid of rates", lam) for lam in (decays(modal) if n <= 4 else [])]
@@ -152,7 +152,7 @@ def modal_guesses(model: StatesModel) -> Iterator[Guess]:
         except np.linalg.LinAlgError:
             continue
         coefficients = np.stack(
-            [c[groups.group[k], :n, groups.column[k]] / groups.scale[k][:, None] for k in range(data.K)]
+            [c[channels.group[k], :n, channels.column[k]] / channels.scale[k][:, None] for k in range(data.K)]
         )
         M = modal.factors.generator(theta)
         S = shared_modes(coefficients, M)
@@ -182,7 +182,7 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
     theta, n, m = best.theta, model.n, model.data.m
     found = model.eliminated(theta)
     assert found is not None  # it was finite on the way here
-    parts, z0 = found.parts, found.z0
+    system, z0 = found.system, found.z0
     cov, null_rows = inverse_of(best.gram)
     null = null_rows.T
     own, n_gains = model.structure.size, n * (m + model.bias)
@@ -201,10 +201,10 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= n_free:
             directions = directions[:0]
     return Estimate(
-        Xi=parts.Xi,
-        B=parts.B,
-        b=parts.b,
-        C=parts.C,
+        Xi=system.Xi,
+        B=system.B,
+        b=system.b,
+        C=system.C,
         z0=z0,
         cost=best.cost,
         converged=best.converged,

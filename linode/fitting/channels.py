@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Groups:
+class Channels:
     """Channels with the same times seen, of all trajectories: where the amplitudes of a channel are found."""
 
     t: Array  # (G, T)
@@ -25,7 +25,7 @@ class Groups:
     scale: Array  # (K, p): weight of the channel over that of its group
 
 
-def make_groups(data: Data) -> Groups:
+def make_channels(data: Data) -> Channels:
     K, p = data.K, data.p
     group, column, scale = np.zeros((K, p), int), np.zeros((K, p), int), data.w.max(1)
     ts: list[Array] = []
@@ -46,4 +46,4 @@ def make_groups(data: Data) -> Groups:
             ys.append((data.w[k] * data.y[k])[:, own])
     q = max(y.shape[1] for y in ys)
     ys = [np.pad(y, ((0, 0), (0, q - y.shape[1]))) for y in ys]
-    return Groups(np.stack(ts), np.stack(ys), np.stack(ws), group, column, np.where(scale > 0, scale, 1.0))
+    return Channels(np.stack(ts), np.stack(ys), np.stack(ws), group, column, np.where(scale > 0, scale, 1.0))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .channels import Channels, make_channels
 from .data import Data
 from .estimate import Estimate
-from .groups import Groups, make_groups
-from .modal import ModalModel
 from .products import gram, matmul, sum_of_squares
 from .progress import Report
+from .projection import RatesModel
 from .race import race
 from .rates import Factors, StableFactors
 from .realisation import realise
@@ -32,9 +32,9 @@ MOST_RATES = 4  # states that a grid of real rates is tried for
 SPARE, POWERS = 4, 4  # directions beside those wanted, and steps, of subspace iteration
 
 
-def make_model(groups: Groups, n: int, data: Data, bias: bool, stable: bool) -> ModalModel:
+def make_model(channels: Channels, n: int, data: Data, bias: bool, stable: bool) -> RatesModel:
     factors = (StableFactors if stable else Factors)(n, data.span)
-    return ModalModel(factors, groups.t, groups.y, groups.w, bias, fastest_of(data))
+    return RatesModel(factors, channels.t, channels.y, channels.w, bias, fastest_of(data))
 
 
 def fastest_of(data: Data) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def fastest_of(data: Data) -> tuple[float, float]:
     return GROWTH / gap, frequency
 
 
-def guesses(model: ModalModel, data: Data, reduced: Data | None, bias: bool) -> Iterator[tuple[str, Array]]:
+def guesses(model: RatesModel, data: Data, reduced: Data | None, bias: bool) -> Iterator[tuple[str, Array]]:
     """Eigenvalues to start from, cheap ones first; reduced: the data in as many channels as states."""
     n = model.factors.n
     is_wide = data.gap_ratio > WIDE
@@ -68,7 +68,7 @@ def guesses(model: ModalModel, data: Data, reduced: Data | None, bias: bool) -> 
     yield from regressed[-1:]
 
 
-def rates(model: ModalModel) -> Iterator[tuple[str, Array]]:
+def rates(model: RatesModel) -> Iterator[tuple[str, Array]]:
     """Of grids of real rates."""
     found = decays(model)
     for lam in found:
@@ -80,13 +80,13 @@ def rates(model: ModalModel) -> Iterator[tuple[str, Array]]:
             yield "grid of slower rates", slower
 
 
-def fit_one(data: Data, n: int, C: Array | None, bias: bool, stable: bool, report: Report) -> Estimate | None:
+def fit_by_rates(data: Data, n: int, C: Array | None, bias: bool, stable: bool, report: Report) -> Estimate | None:
     """The best fit of n states; None where the amplitudes do not determine Xi.
 
     C: (p, n) of full row rank, or None.
     """
-    groups = make_groups(data)
-    model = make_model(groups, n, data, bias, stable)
+    channels = make_channels(data)
+    model = make_model(channels, n, data, bias, stable)
     frame, reduced = None, None
     if C is None and n <= data.p:
         frame = strongest(data, n)
@@ -98,10 +98,10 @@ def fit_one(data: Data, n: int, C: Array | None, bias: bool, stable: bool, repor
     )
     if reduced is None:
         model.least_starts = LEAST_STARTS
-    best, starts = race(model, points, data.w, groups.y, report)
+    best, starts = race(model, points, data.w, channels.y, report)
     if best is None:
         return None
-    found = realise(data, groups, model, best, C, frame, starts)
+    found = realise(data, channels, model, best, C, frame, starts)
     return found if found is not None and explains(found, data, bias) else None
 
 
