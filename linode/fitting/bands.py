@@ -1,7 +1,7 @@
-"""How sure a fitted curve is: standard errors of the observations without noise, at any times.
+"""Standard errors of a fitted curve, without the noise of an observation, at any times.
 
-Rates, or Xi with what drives, are drawn from their covariance; for each draw the initial states, or amplitudes, are
-fitted to the data anew, in which they are linear, and their own noise is added.
+Rates, or Xi, B and b, are drawn from their covariance. For each draw the amplitudes, or initial states, are fitted to
+the data again, a linear problem, and errors of these from noise are added.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .structures import Linear
 from .uncertainty import draws
 
 Array = NDArray[Any]
-N_DRAWS = 64
-INNER = (0.1587, 0.8413)  # quantiles a standard deviation away from the median
+N_DRAWS = 64  # standard errors are then known to 10 % or so
+INNER = (0.1587, 0.8413)  # quantiles of a normal variable at one standard deviation from its median
 
 
 def standard_errors(
     found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
 ) -> Array:
-    """(T, p) at t (T,) from the first time of trajectory k on; sigma: of the noise of weight 1."""
-    with np.errstate(all="ignore"):  # of draws that grow past the largest float
+    """(T, p) at times t (T,) since the first time of trajectory k; sigma: standard deviation of noise of weight 1."""
+    with np.errstate(all="ignore"):  # draws may grow past the largest float
         if found.rates is not None:
             return _by_rates(found, data, t, bias, sigma)
         return _by_states(found, data, k, t, u, bias, sigma, z0_is_known)
@@ -47,7 +47,7 @@ def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -
         return np.concatenate([phi, np.ones((*phi.shape[:-1], int(bias)))], -1)
 
     def curve(parameters: Array) -> tuple[Array, Array]:
-        """Observations, and their variance from noise of the amplitudes."""
+        """Observations, and their variance from errors of the amplitudes."""
         y, variance, phi = np.empty((len(t), p)), np.empty((len(t), p)), basis(parameters, t)
         for g in range(len(channels.t)):
             own = np.flatnonzero(channels.group[0] == g)
@@ -101,7 +101,7 @@ def _by_states(
 
 
 def _spread(curves: list[Array]) -> Array:
-    """Half of what two thirds of the curves lie within."""
+    """Half of the range that holds the middle two thirds of the curves, at each time."""
     if len(curves) < 2:
         return np.full(curves[0].shape if curves else (1, 1), np.inf)
     low, high = np.quantile(np.nan_to_num(np.stack(curves), nan=np.inf), INNER, axis=0)

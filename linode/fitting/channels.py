@@ -1,4 +1,4 @@
-"""Channels by which times they were seen at: what a modal model works on."""
+"""Channels grouped by the times at which they have values, for `projection`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels with the same times seen, of all trajectories: where the amplitudes of a channel are found."""
+    """G groups of at most q channels; those of a group belong to one trajectory and have proportional weights.
 
-    t: Array  # (G, T)
-    y: Array  # (G, T, q)
-    w: Array  # (G, T)
+    Channel j of trajectory k is column[k, j] of group[k, j], and its weights are scale[k, j] times those of the group.
+    """
+
+    t: Array  # (G, T), times
+    y: Array  # (G, T, q), weighted values, 0 where a group has fewer channels
+    w: Array  # (G, T), weights, at most 1
     group: Array  # (K, p)
     column: Array  # (K, p)
-    scale: Array  # (K, p): weight of the channel over that of its group
+    scale: Array  # (K, p)
 
 
 def make_channels(data: Data) -> Channels:

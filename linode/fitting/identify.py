@@ -1,4 +1,4 @@
-"""Which fit a question needs: the only place that chooses."""
+"""The choice of the fit for a question: by rates, by states, or by states of the strongest directions."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .states import observation_matrix, observations_of, states_of
 from .structures import Structure, make_structure
 
 Array = NDArray[Any]
-MOST_JOINT = 400  # entries of C up to which it is fitted together with the rest, where values are missing
-TAIL = 0.2  # of the times, by which stable="auto" judges
+MOST_JOINT = 400  # entries of C up to which it is fitted together with Xi where values are missing; by hand
+TAIL = 0.2  # the last part of the times, by which stable="auto" compares; documented in `fit`
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be found from data: options of `linode.fit`, checked."""
+    """Checked data and options of `linode.fit`."""
 
     data: Data
     n: int
-    C: Array | None  # (p, n), known
+    C: Array | None  # (p, n), if it is known
     bias: bool
     structure: Any
     stable: bool | str
-    z0: Array | None
+    z0: Array | None  # (K, n), if it is known
 
 
 def identify(question: Question, report: Report) -> Estimate:
-    """The best fit.
+    """The best fit that answers the question.
 
     Raises:
         ShapeError: fewer values than unknowns.
@@ -45,7 +45,7 @@ def identify(question: Question, report: Report) -> Estimate:
         return _by_tail(question, report)
     data, n, C, bias = question.data, question.n, question.C, question.bias
     stable = bool(question.stable)
-    has_states = C is None and n == data.p  # channels are states
+    has_states = C is None and n == data.p  # the channels are the states
     is_plain = question.structure is None and data.m == 0 and question.z0 is None and data.K == 1
     if question.structure is None:
         check_enough(question)
@@ -67,7 +67,7 @@ def identify(question: Question, report: Report) -> Estimate:
 
 
 def check_enough(question: Question) -> None:
-    """Raise where z holds fewer values than there are unknowns that data could determine."""
+    """Raise where z holds fewer values than there are unknowns that any data of this size determine."""
     data, n, p = question.data, question.n, question.data.p
     seen, own = min(p, n), 0 if question.z0 is not None else data.K
     unknowns = n * (seen + data.m + own) + question.bias * seen
@@ -80,14 +80,14 @@ def check_enough(question: Question) -> None:
 
 
 def _of_strongest(question: Question, structure: Structure, report: Report) -> Estimate:
-    """Fewer states than channels: in the strongest directions, then with the modes refitted."""
+    """Fewer states than channels: a fit of the strongest directions, then of C on all channels."""
     data, n = question.data, question.n
     seen = data.w > 0
-    if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # rows with gaps count too
+    if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # the directions use complete rows only
         found = fit_by_states(data, structure, None, question.bias, None, report)
         if found is not None:
             return found
-    noise = data.w.max((0, 1))  # channels in units of their noise
+    noise = data.w.max((0, 1))  # 1 / sigma: channels are scaled to units of their noise
     scaled = replace(data, y=data.y * noise, w=seen.astype(float))
     found = fit_by_states(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
     if found is None:
@@ -96,7 +96,7 @@ def _of_strongest(question: Question, structure: Structure, report: Report) -> E
 
 
 def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
-    """C anew, on all channels, by linear least squares."""
+    """The estimate with C fitted to all channels by linear least squares."""
     n = len(found.Xi)
     C, cost, _ = observation_matrix(states_of(found, data, bias), data, bias)
     return replace(
@@ -111,7 +111,7 @@ def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
 
 
 def _by_tail(question: Question, report: Report) -> Estimate:
-    """Free if that is stable, or predicts the last times better than a stable fit does."""
+    """The free fit if it is stable, or predicts the last times better than a stable fit; else the stable one."""
     free = identify(replace(question, stable=False), report)
     if np.linalg.eigvals(free.Xi).real.max() <= 0:
         return free

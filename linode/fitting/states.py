@@ -1,7 +1,7 @@
-"""Least squares on (Xi, B, b, C), every trajectory's initial state eliminated: the general problem.
+"""Least squares on (Xi, B, b, C) with the initial state of every trajectory eliminated: the general problem.
 
-Given the rest, y = C z is linear in each z0; a QR factorisation per trajectory takes them out of residuals and
-Jacobian, which leaves the steps of Levenberg-Marquardt on all unknowns together.
+Given the other unknowns, y = C z is linear in each z0. A QR factorisation per trajectory removes z0 from residuals and
+Jacobian, and Levenberg-Marquardt then takes the steps that it would take on all unknowns together.
 Source: Golub & Pereyra (2003), Inverse Problems 19, R1, section 3 (Kaufman's form); Bjorck (1996), Numerical Methods
 for Least Squares Problems, section 6.3 (block-angular problems).
 """
@@ -24,13 +24,13 @@ from .sensitivity import Basis, Response, make_basis, respond
 from .structures import Linear, Structure
 
 Array = NDArray[Any]
-SINGULAR = 1e-12  # of an initial state's direction, or of a state, relative
-TINY = 1e-300
+SINGULAR_STATE = 1e-12  # least singular value of states, or of the effect of z0, of the largest: some 5,000 eps
+TINY = 1e-300  # keeps a quotient finite whose value is not used
 
 
 @dataclass(frozen=True)
 class System:
-    """What theta stands for: b and B are (n, 0) or zeros where there is nothing."""
+    """Xi (n, n), B (n, m), b (n,) and C (p, n), which theta gives; m is 0 without input, b zero without bias."""
 
     Xi: Array
     B: Array
@@ -40,7 +40,7 @@ class System:
 
 @dataclass(frozen=True)
 class Eliminated:
-    """z0 (K, n), an orthonormal basis of what it does to the observations (K, T p, n), and what is left of these."""
+    """The best z0 (K, n), an orthonormal basis Q (K, T p, n) of its effect on observations, residuals r (K, T p)."""
 
     system: System
     basis: Basis | None
@@ -51,9 +51,9 @@ class Eliminated:
 
 @dataclass
 class StatesModel:
-    """theta holds those of the structure, then B (n, m) and b (n,) and C (p, n), where they are unknown.
+    """theta holds the parameters of the structure, then those of B (n, m), b (n,) and C (p, n) that are unknown.
 
-    C: (p, n), known; None: unknown. z0 (K, n), known; None: unknown. fastest bounds |Re lambda| and |Im lambda|.
+    C (p, n), z0 (K, n): None where they are unknown. fastest: bounds of |Re lambda| and |Im lambda|.
     """
 
     data: Data
@@ -71,7 +71,7 @@ class StatesModel:
 
     @property
     def sizes(self) -> list[int]:
-        """Of the system of theta: structure, B, b, C."""
+        """Numbers of parameters of the structure, B, b and C."""
         n, p = self.n, self.data.p
         return [self.structure.size, n * self.data.m, n * self.bias, p * n * (self.C is None)]
 
@@ -136,12 +136,12 @@ class StatesModel:
 
     def n_spikes(self, theta: Array) -> int:
         found = self.eliminated(theta)
-        if found is None or self.data.m:  # what is driven all the time is seen all the time
+        if found is None or self.data.m:  # an input excites a mode at all times
             return 0
         return count_spikes(np.linalg.eigvals(found.system.Xi), self.data.t, self.data.is_time)
 
     def rechart(self, theta: Array) -> Array:
-        """The entries of Xi suit every Xi."""
+        """theta itself: these coordinates have no singular points."""
         return theta
 
     def leaves_noise(self, theta: Array) -> bool:
@@ -149,7 +149,7 @@ class StatesModel:
         return found is not None and is_noise(found.r.reshape(self.data.w.shape), self.data.w > 0)
 
     def eliminated(self, theta: Array) -> Eliminated | None:
-        """With the best initial states; None where something is not finite, or faster than it may be."""
+        """The problem with the best initial states; None where it is not finite, or eigenvalues are out of bounds."""
         if self._last is None or not np.array_equal(self._last[0], theta):
             with np.errstate(all="ignore"):
                 self._last = theta.copy(), self._eliminated(self.unpack(theta))
@@ -175,7 +175,7 @@ class StatesModel:
         return Eliminated(system, basis, z0, Q, without(r[..., None], Q)[..., 0])
 
     def respond(self, system: System, basis: Basis | None, z0: Array | None, want_jacobian: bool) -> Response:
-        """States and their derivatives; z0 None: from zero."""
+        """States and their derivatives, from zero where z0 is None."""
         data = self.data
         if basis is None:
             return exact_response(data, system, self.bias, z0, want_jacobian)
@@ -194,9 +194,9 @@ def observed(C: Array, x: Array) -> Array:
 
 
 def solve_each(A: Array, r: Array) -> tuple[Array, Array]:
-    """Least squares x (K, n) of A (K, N, n) x = r (K, N), the smallest one, and an orthonormal basis of A's range.
+    """The smallest least-squares solution x (K, n) of A x = r, A (K, N, n), r (K, N), and a basis of A's range.
 
-    Columns of directions that A does not have are zero.
+    The basis (K, N, n) is orthonormal, with columns of zeros where A has a lower rank.
     """
     norms = column_lengths(A)
     missing = A.shape[2] - A.shape[1]
@@ -205,19 +205,20 @@ def solve_each(A: Array, r: Array) -> tuple[Array, Array]:
         scaled = np.pad(scaled, ((0, 0), (0, missing), (0, 0)))
     Q, R = np.linalg.qr(scaled)
     Q = Q[:, : A.shape[1]]
-    if (np.abs(np.diagonal(R, axis1=1, axis2=2)) > SINGULAR).all():
+    if (np.abs(np.diagonal(R, axis1=1, axis2=2)) > SINGULAR_STATE).all():
         return np.linalg.solve(R, Q.swapaxes(1, 2) @ r[..., None])[..., 0] / norms[:, 0], Q
     U, s, Vt = np.linalg.svd(R)
-    kept = s > SINGULAR * s[:, :1]
+    kept = s > SINGULAR_STATE * s[:, :1]
     Q = Q @ (U * kept[:, None])
     x = (Q.swapaxes(1, 2) @ r[..., None])[..., 0] / np.where(kept, s, 1.0)
     return (Vt.swapaxes(1, 2) @ x[..., None])[..., 0] / norms[:, 0], Q
 
 
 def exact_response(data: Data, system: System, bias: bool, z0: Array | None, want_jacobian: bool) -> Response:
-    """As `respond`, by the package's solver: for Xi without a well-conditioned basis, and for every kind of input.
+    """As `respond`, by `LinearODE`: for Xi without a well-conditioned basis, and for every kind of input.
 
-    A derivative x of z by an entry of Xi solves a linear ODE too: x' = Xi x + E z, x(0) = 0, beside z.
+    The derivative x of z by an entry of Xi solves x' = Xi x + E z, x(0) = 0, where E is 1 in that entry; it is solved
+    together with z.
     """
     n, m = system.Xi.shape[0], system.B.shape[1]
     Xi, b = system.Xi, system.b if bias else None
@@ -255,9 +256,9 @@ def exact_response(data: Data, system: System, bias: bool, z0: Array | None, wan
 
 
 def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, Array]:
-    """C (p, n), with a constant as last column where there is a bias, from states z (K, T, n) by least squares.
+    """C (p, n), with a column for a constant where there is a bias, from states z (K, T, n) by least squares.
 
-    Also the cost, and for each channel a root of the covariance of its row, for noise of weight 1, (p, n, n).
+    Also the cost, and for each channel a root (p, n, n) of the covariance of its row of C, for noise of weight 1.
     """
     flat = z.reshape(-1, z.shape[-1])
     flat = np.concatenate([flat, np.ones((len(flat), int(bias)))], 1)
@@ -265,7 +266,7 @@ def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, 
     for j in range(data.p):
         w, y = data.w[..., j].ravel(), data.y[..., j].ravel()
         U, s, Vt = np.linalg.svd(w[:, None] * flat, full_matrices=False)
-        inverse = np.where(s > SINGULAR * s[0], 1 / np.maximum(s, TINY), 0.0)
+        inverse = np.where(s > SINGULAR_STATE * s[0], 1 / np.maximum(s, TINY), 0.0)
         C[j] = Vt.T @ (inverse * (U.T @ (w * y)))
         roots[j] = Vt.T * inverse
         cost += sum_of_squares(w * (y - flat @ C[j]))

@@ -1,4 +1,4 @@
-"""What Xi may be: maps theta -> Xi with their derivatives, and the theta that is nearest to a given Xi."""
+"""The sets that Xi may be in: maps theta -> Xi with derivatives, and theta of a matrix near to a given Xi."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .. import matrices
 from ..errors import OptionError, ShapeError
 
 Array = NDArray[Any]
-MOST_PARAMETERS = 400  # that are tried where a function does not say how many it takes
+MOST_PARAMETERS = 400  # tried, one number after another, where a function does not say how many it takes
 LEAST = 1e-3  # of a typical rate: decay, or flow, that a start has at least; from 0 a minimisation cannot move on
 IMAGINARY = 1e-30  # step in the imaginary part: its square vanishes, and nothing is subtracted (Squire & Trapp 1998)
-STEP = 6e-6  # cube root of eps: central differences of functions that torch cannot differentiate
+STEP = 6e-6  # cube root of eps, relative: central differences, for functions that torch cannot differentiate
 
 
 class Structure(ABC):
@@ -28,9 +28,9 @@ class Structure(ABC):
 
     n: int
     size: int
-    is_free = False  # whether every Xi is in it
-    is_given = True  # whether theta means something to who asked for it
-    names_theta = False  # whether what the data do not determine is told in terms of theta, not Xi
+    is_free = False  # whether every Xi is in the set
+    is_given = True  # whether the user gave the structure, so that theta is shown
+    names_theta = False  # whether a message names theta, not Xi, as undetermined
     bounds: tuple[Array, Array] | None = None
 
     @abstractmethod
@@ -43,15 +43,15 @@ class Structure(ABC):
 
     @abstractmethod
     def nearest(self, Xi: Array) -> Array | None:
-        """theta of a matrix in the set near to Xi; None where that is not known."""
+        """theta of a matrix in the set near to Xi; None where there is no way to find it."""
 
     def starts(self, rate: float) -> list[Array]:
-        """theta to start from without a guess of Xi, for rates (1/time) that the data can show."""
+        """theta to start from without a guess of Xi; rate: a typical one of the data, 1/time."""
         return [x for x in map(self.nearest, guesses(self.n, rate)) if x is not None]
 
 
 class Linear(Structure):
-    """Xi = sum_j theta_j M_j: free, symmetric, skew, sparse. basis (n^2, k)."""
+    """Xi = sum_j theta_j M_j: free, symmetric, skew, sparse. basis (n^2, k): the M_j as columns."""
 
     def __init__(self, n: int, basis: Array, is_free: bool = False) -> None:
         self.n, self.basis, self.size = n, basis, basis.shape[1]
@@ -103,14 +103,14 @@ class Nonlinear(Structure):
         return theta if np.isfinite(theta).all() else None
 
     def starts(self, rate: float) -> list[Array]:
-        """Drawn, or those of matrices of no particular kind."""
+        """Drawn at random where a way to draw is given, else those of `guesses`."""
         return super().starts(rate) if self.draw is None else self.draw(rate)
 
 
 class Function(Structure):
     """A user's theta -> Xi. theta0 (size,): where to start; bounds: (lowest, highest), numbers or (size,).
 
-    Functions of tensors are differentiated by torch, where that agrees with differences; others by central differences.
+    torch differentiates functions of tensors, if that agrees with differences; central differences serve the others.
     """
 
     names_theta = True
@@ -142,10 +142,10 @@ class Function(Structure):
         self.is_differentiable = self.takes_tensors and self._agrees()
 
     def _agrees(self) -> bool:
-        """Whether torch's derivative is that of differences: a function may detach what it returns."""
+        """Whether torch's derivative agrees with differences: a function may detach a part of its result."""
         theta = np.linspace(0.1, 0.2, self.size) if self.theta0 is None else self.theta0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's of what is detached, which is found out here
+            warnings.simplefilter("ignore")  # torch's, of detached parts, which this test finds
             try:
                 own, other = self._jacobian(theta), self._differences(theta)
             except RuntimeError:
@@ -191,14 +191,14 @@ class Function(Structure):
 
 
 def guesses(n: int, rate: float) -> list[Array]:
-    """Matrices (n, n) of no particular kind, for rates (1/time) that data can show."""
+    """Matrices (n, n) of no particular kind whose eigenvalues are about as large as rate, 1/time."""
     rng = np.random.default_rng(0)
     mixed = [rate * (rng.standard_normal((n, n)) / n - x * np.eye(n)) for x in (0.3, 1.0, 3.0)]
     return [-rate * np.eye(n), *mixed]
 
 
 def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structure:
-    """Of n states, from None, a name, a mask (n, n), or a Structure; rate: a typical one, 1/time."""
+    """A structure of n states from None, a name, a mask (n, n), or a Structure; rate: a typical one, 1/time."""
     if isinstance(structure, Structure):
         return structure
     if structure is None:
@@ -256,14 +256,14 @@ NAMED: dict[str, Callable[[int, float], Structure]] = {
 
 
 def _signature(function: Callable[[Any], Any], theta0: Array | None, n: int | None) -> tuple[int, bool]:
-    """How many parameters a function of theta takes, and whether it is one of tensors.
+    """How many parameters a function of theta takes, and whether it takes tensors.
 
-    The least number that works, and that makes Xi (n, n) where n is known.
+    It is the least number for which the function returns a matrix, (n, n) if n is known.
     """
     last: Exception | None = None
     sizes = range(1, MOST_PARAMETERS + 1) if theta0 is None else (len(theta0),)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what functions of arrays say to tensors
+        warnings.simplefilter("ignore")  # that functions of arrays give for tensors
         for k in sizes:
             theta = np.zeros(k) if theta0 is None else theta0
             for takes_tensors in (True, False):
