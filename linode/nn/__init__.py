@@ -1,4 +1,4 @@
-"""Linear dynamics as a layer: `LinearDynamics`, and the sets that its Xi may be kept in."""
+"""Linear dynamics as a layer: `LinearDynamics`, and parametrisations that keep its Xi in a set of matrices."""
 
 from .base import Parametrization, register, registry
 from .dynamics import LinearDynamics

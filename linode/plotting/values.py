@@ -1,4 +1,4 @@
-"""Arguments of pictures as NumPy arrays, checked. Tensors are known by what they can do: torch is not imported."""
+"""Arguments of plots as NumPy arrays, checked. Tensors are known by their methods: torch is not imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 Array = NDArray[Any]
-WIDE = 300.0  # ratio of gaps between times, or of decay rates, from which on their axis is logarithmic
+WIDE = 300.0  # ratio of gaps between times, or of decay rates, above which their axis is logarithmic; by hand
 
 
 def as_array(x: Any, name: str) -> Array:
@@ -54,14 +54,14 @@ def is_number(x: Any) -> bool:
 
 
 def is_logarithmic(t: Array) -> bool:
-    """Whether samples are dense at first and sparse later, by orders of magnitude."""
+    """Whether the last quarter of the gaps is longer than the first by orders of magnitude."""
     gaps = np.diff(np.unique(t))
     quarter = 1 + len(gaps) // 4
     return bool(len(gaps) and t[0] > 0 and np.median(gaps[-quarter:]) > WIDE * np.median(gaps[:quarter]))
 
 
 def chosen(name: str, asked: Any, count: int, order: Array, most: int) -> list[int]:
-    """Those asked for, or the first of the order, ascending."""
+    """The numbers asked for; if None, the first `most` of the order, ascending."""
     if asked is None:
         return sorted(order[:most].tolist())
     if isinstance(asked, (str, bytes)) or not isinstance(asked, Iterable):
