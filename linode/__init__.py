@@ -74,5 +74,14 @@ if not TYPE_CHECKING:  # who checks types knows the names from above, and any ot
         return value
 
 
+def _fit_to_start_from(*question: Any) -> tuple[Any, bool, str]:
+    """As `linode.fitting.initial.initial`, imported when it is first asked for."""
+    found: tuple[Any, bool, str] = importlib.import_module(f"{__name__}.fitting.initial").initial(*question)
+    return found
+
+
+nn.LinearDynamics._fit = staticmethod(_fit_to_start_from)  # layers know no fits, but fits make layers
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""The result of `LinearODE.solve`: the trajectory with what there is to know about it."""
+"""The result of `LinearODE.solve`: the trajectory with its status, error estimate and statistics."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Stats:
-    """What the evaluation did: figures of the decomposition by name.
+    """What the evaluation did.
 
     Attributes:
-        n: number of states. n_systems, n_times: of matrices and of times. reason: why this method.
-        rejected: methods that were passed over, each with its reason. details: figures of the decomposition by name.
+        n: number of states. n_systems, n_times: numbers of matrices and times. reason: why this method was chosen.
+        rejected: methods that were not chosen, each with its reason. details: figures of the decomposition by name.
 
     Example:
         >>> import linode
@@ -65,11 +65,11 @@ class Stats:
 
 @dataclass(frozen=True)
 class Solution:
-    """A trajectory and how far to trust it.
+    """A trajectory with its accuracy.
 
     Attributes:
-        t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: the name of what evaluated it.
-        status: truthy where all is well, else its text is the advice. stats: a `Stats`.
+        t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: name of the method used.
+        status: truthy if it is OK, else its text is advice. stats: a `Stats`.
         condition: relative condition number of z(t) with respect to Xi, (*batch,).
         error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the trajectory's norm.
 

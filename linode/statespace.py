@@ -1,4 +1,4 @@
-"""Exchange with the state-space objects of scipy.signal and python-control, by what they share: A, B, C, D and dt."""
+"""Conversion from and to state-space objects of scipy.signal and python-control, by their attributes A to D and dt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import DtypeError, OptionError
 
 
 def matrices_of(system: Any) -> tuple[NDArray[Any], ...]:
-    """A, B, C and D of a continuous-time system; what is no state-space object is asked to become one."""
+    """A, B, C and D of a continuous-time system; `to_ss` converts one that is no state-space object."""
     convert = getattr(system, "to_ss", None)
     if not hasattr(system, "A") and convert is not None:
         system = convert()
@@ -31,6 +31,6 @@ def matrices_of(system: Any) -> tuple[NDArray[Any], ...]:
 
 
 def make_state_space(make: Callable[..., Any] | None, *matrices: Any) -> Any:
-    """`make` of A, B, C and D as NumPy arrays; scipy's class, which takes long to import, if it is None."""
+    """`make`, or scipy.signal.StateSpace if it is None, of A, B, C and D as NumPy arrays."""
     arrays = (x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in matrices)
-    return (make or scipy.signal.StateSpace)(*arrays)
+    return (make or scipy.signal.StateSpace)(*arrays)  # scipy imports signal here; it takes long

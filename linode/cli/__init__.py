@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: with 0, or with a line on stderr and a code of `linode.cli.errors`.
 
     Args:
-        arguments: those after the name of the program; None: of this process.
+        arguments: those after the name of the program; None: those of this process.
 
     Raises:
         SystemExit: always; it holds the exit code.

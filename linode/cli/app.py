@@ -14,21 +14,21 @@ from .errors import INTERRUPTED, OK, Refusal
 
 
 class Commands(TyperGroup):
-    """What would be a traceback of typer's, or nothing at all, ends the command as everything else does."""
+    """The group of commands; an interruption or a closed pipe ends a command with an exit code, not a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Refusal("interrupted; no file was left half-written", INTERRUPTED) from None
-        except BrokenPipeError:  # of a reader that had enough, as in `linode solve ... | head`
+        except BrokenPipeError:  # the reader stopped, as in `linode solve ... | head`
             raise Refusal("", OK) from None
 
 
 app = typer.Typer(
     cls=Commands,
     name="linode",
-    help="Linear ODEs z' = Xi z (+ b): solve them, fit them to data, and say how far the result can be trusted.",
+    help="Linear ODEs z' = Xi z (+ b): solve them, fit them to data, and estimate the error of the result.",
     epilog="Exit codes: 0 done; 1 numerical trouble, told on stderr, results are written; 2 what was asked for cannot "
     "be done; 3 a file cannot be read or written; 4 a package is missing; 130 interrupted.",
     no_args_is_help=True,
@@ -88,7 +88,7 @@ def solve(
 
 @app.command()
 def explain(system: SystemFile, times: Times = "0:1:2", z0: Start = None, json: Json = False) -> int:
-    """Which method solves a system, why, and how sure the result is."""
+    """Which method solves a system, why, and the estimated error."""
     return solving.explain(system, times, z0, as_json=json)
 
 
@@ -98,13 +98,13 @@ def fit(
     time: Annotated[str, typer.Option(help="Column of the times.")] = "t",
     columns: Annotated[str | None, typer.Option(help="Columns to fit, with commas between; default: all.")] = None,
     inputs: Annotated[str | None, typer.Option(help="Columns of known inputs, held until the next row.")] = None,
-    group: Annotated[str | None, typer.Option(help="Column whose values tell trajectories apart.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column whose values name the trajectories.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Number of states; that of the columns if left out.")] = None,
     bias: Annotated[bool, typer.Option("--bias", help="With a constant forcing.")] = False,
     stable: Annotated[bool, typer.Option("--stable", help="Decaying modes only.")] = False,
     structure: Annotated[str | None, typer.Option(help="symmetric, skew, diagonal, metzler or compartmental.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Standard deviation of the noise, if it is known.")] = None,
-    forecast: Annotated[float, typer.Option(min=0.0, help="How far to go on after the last time, in its units.")] = 0.0,
+    forecast: Annotated[float, typer.Option(min=0.0, help="Time after the last one until which to predict.")] = 0.0,
     holdout: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the last times that is not fitted but forecast.")
     ] = 0.0,
@@ -113,7 +113,7 @@ def fit(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of data, fit and forecast: .png, .pdf or .svg.")] = None,
     save: Annotated[Path | None, typer.Option(help="The system, for `linode solve`: .npz, .json or .mat.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Between cells; found out if left out.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Character between cells; detected if left out.")] = None,
     json: Json = False,
     force: Force = False,
 ) -> int:

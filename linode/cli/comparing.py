@@ -1,4 +1,4 @@
-"""`linode compare`: one system by several packages, time and error of each."""
+"""`linode compare`: one system solved by several packages, with time and error of each."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from .systems import read_system
 from .times import read_times
 
 Array = NDArray[Any]
-MOST_ROUNDS, MOST_TRUTH_STATES, N_TRUTH_TIMES = 20, 100, 8
-BITS = 400
+MOST_ROUNDS = 20  # timings of each contender
+MOST_TRUTH_STATES, N_TRUTH_TIMES = 100, 8  # for ball arithmetic, which then takes some seconds
+BITS = 400  # of ball arithmetic; `exact` tells where they are too few
 Contender = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class OverBudgetError(Exception):
-    """It took too long."""
+    """A contender took longer than its budget."""
 
 
 @dataclass
 class Row:
-    """Median times of states, and of states with gradients; relative error; or why there is none."""
+    """Median seconds for states, and for states with gradients; the relative error; or why there are none."""
 
     name: str
     forward: float | None = None
@@ -79,7 +80,7 @@ def compare(
 
 
 def measured(Xi: Array, z0: Array, t: Array, budget: float) -> tuple[list[Row], str]:
-    """A row for each contender, and what errors are measured against."""
+    """A row for each contender, and what the errors refer to."""
     A, start, times = (torch.from_numpy(np.array(x, float)) for x in (Xi, z0, t))
     truth, where, note = exact(Xi, z0, t)
     rows: list[Row] = []
@@ -119,7 +120,7 @@ def step(contender: Contender, Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tens
 def interleaved(
     contenders: list[Contender], Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor, budget: float
 ) -> list[tuple[float, float]]:
-    """Median seconds of each, in turns, so that a slow moment of the machine meets all."""
+    """Median seconds of each contender, in turns, so that a slow moment of the machine affects all."""
     forwards: list[list[float]] = [[] for _ in contenders]
     steps: list[list[float]] = [[] for _ in contenders]
     for _ in range(1 + MOST_ROUNDS):
@@ -134,21 +135,21 @@ def timed(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     try:
         call()
-    except RuntimeError:  # it ran before: a matter of rounding, as that of eig's backward
+    except RuntimeError:  # it ran before, so the failure depends on rounding, as in eig's backward
         return float("nan")
     return time.perf_counter() - start
 
 
 @contextmanager
 def limited(budget: float) -> Iterator[None]:
-    """Raises where something takes longer; where there is no alarm, it may."""
+    """Raise OverBudgetError after `budget` seconds; no limit where the system or thread has no alarm."""
 
     def stop(*_: Any) -> None:
         raise OverBudgetError
 
     try:
         previous = signal.signal(signal.SIGALRM, stop)
-    except (AttributeError, ValueError):  # another system, or thread
+    except (AttributeError, ValueError):  # Windows, or not the main thread
         yield
         return
     shown = sys.unraisablehook
@@ -158,7 +159,7 @@ def limited(budget: float) -> Iterator[None]:
             shown(unraisable)
 
     sys.unraisablehook = hook
-    # again and again: what is raised inside a finaliser is lost
+    # every 0.05 s, as an exception raised inside a finaliser is lost
     signal.setitimer(signal.ITIMER_REAL, budget, 0.05)
     try:
         yield
@@ -210,7 +211,7 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
-    """States at a few of the times by ball arithmetic, where among t they are, and what to say of it."""
+    """States at some times by ball arithmetic, the positions of these in t, and a note about errors."""
     where = np.unique(np.linspace(0, len(t) - 1, min(N_TRUTH_TIMES, len(t))).astype(int))
     if len(Xi) > MOST_TRUTH_STATES:
         return None, where, f"no errors: the truth takes too long for more than {MOST_TRUTH_STATES} states"

@@ -1,4 +1,4 @@
-"""What is shown: results on stdout, remarks and progress on stderr."""
+"""Output to the terminal: results on stdout, remarks and progress on stderr."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]
 
 @contextmanager
 def progress(words: str) -> Iterator[None]:
-    """A spinner, where a person looks."""
+    """A spinner on stderr, if that is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield

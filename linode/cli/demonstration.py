@@ -25,12 +25,12 @@ from .errors import OK
 from .output import PICTURES, Output, json_text, write_picture
 
 Array = NDArray[Any]
-SHARE = 0.8  # of the record that is fitted
+SHARE = 0.8  # of the record that is fitted; the rest is forecast
 OPTIONS: dict[str, Any] = {"rank": 6, "bias": True, "stable": True}
-ORIGINS = (0.55, 0.6, 0.65, 0.7, 0.75)  # of the fitted part: where earlier forecasts start
-LEVEL = 0.95
+ORIGINS = (0.55, 0.6, 0.65, 0.7, 0.75)  # shares of the fitted part after which earlier forecasts start
+LEVEL = 0.95  # of the band
 BUDGET = 20.0  # seconds for torchdiffeq
-ROUNDS = 5
+ROUNDS = 5  # timed steps
 
 
 def demo(out: Path, *, as_json: bool, force: bool) -> int:
@@ -74,10 +74,10 @@ def record() -> tuple[Array, Array]:
 
 
 def band(t: Array, y: Array, ahead: Array) -> Array:
-    """Half width at each time ahead: what 95 % of the errors of forecasts from earlier origins stay within.
+    """Half width at each time ahead: the 95 % quantile of the errors of forecasts from earlier origins.
 
-    Residuals of this fit follow each other, so that standard errors are far too small; forecasts that were made the
-    same way, of years that are known, are not.
+    Residuals of this fit are correlated in time, so that standard errors are far too small; errors of forecasts of
+    known years are not affected.
     """
     leads, errors = [], []
     for share in ORIGINS:
@@ -95,13 +95,13 @@ def band(t: Array, y: Array, ahead: Array) -> Array:
 
 
 def held_share(forecast: Array, held: Array, width: Array) -> float:
-    """Of the values that were seen, how many a band of this half width holds."""
+    """Share of the held-out values inside a band of this half width."""
     seen = ~np.isnan(held)
     return float(np.mean(np.abs(forecast - held)[seen] <= width[seen]))
 
 
 def beside_torchdiffeq(result: FitResult, t: Array) -> dict[str, Any]:
-    """Seconds of a training step on the fitted system at all times, and how far the states are apart."""
+    """Seconds of a training step on the fitted system by both packages, and the largest difference of the states."""
     since = torch.from_numpy(t - t[0])
     system = torch.from_numpy(np.array(result.Xi)), torch.from_numpy(np.array(result.z0))
     force = torch.from_numpy(np.array(result.b))

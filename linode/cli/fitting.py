@@ -18,7 +18,7 @@ from .output import PICTURES, SYSTEMS, TABLES, Output, json_text, keep_apart, wr
 from .tables import Table, read_table
 
 Array = NDArray[Any]
-MOST_FORECAST = 20000  # times
+MOST_FORECAST = 20000  # times that a forecast has at most
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ def fitted(question: Question, series: list[Series]) -> FitResult:
 
 
 def forecasts_of(question: Question, result: FitResult, series: list[Series]) -> list[tuple[Array, Array, Array]]:
-    """Of each trajectory times of the data and beyond, predictions there and their errors; (T,), (T, p), (T, p)."""
+    """For each trajectory times (T,), of the data and after, predictions (T, p) and their standard errors (T, p)."""
     ts = [times_and_beyond(x.t, question.forecast) for x in series]
-    # the inputs of all rows, those held out too, not only of those that were fitted; after the last row they hold on
+    # inputs of all rows, also of those held out; the last row holds on
     us = [None if x.u is None else x.u[np.minimum(np.arange(len(t)), len(x.u) - 1)] for x, t in zip(series, ts)]
     ys = [result.predict(ts[0], u=us[0])] if len(series) == 1 else result.predict(ts, u=us)
     errors = [result.predict_stderr(t, k) for k, t in enumerate(ts)]
@@ -142,7 +142,7 @@ def forecasts_of(question: Question, result: FitResult, series: list[Series]) ->
 
 
 def times_and_beyond(t: Array, ahead: float) -> Array:
-    """With more of them, a usual step apart, until `ahead` after the last."""
+    """t and further times, a median step apart, until `ahead` after the last."""
     if not ahead:
         return t
     steps = np.diff(t)
@@ -152,7 +152,7 @@ def times_and_beyond(t: Array, ahead: float) -> Array:
 
 
 def holdout_errors(forecasts: list[tuple[Array, Array, Array]], series: list[Series]) -> list[tuple[float, float]]:
-    """Of each column: root mean square error of what was held out, and over its standard deviation."""
+    """For each column the root mean square error of the held-out values, absolute and over their deviation."""
     off = np.concatenate([(y[: len(x.t)] - x.z)[x.n_fitted :] for (_, y, _), x in zip(forecasts, series)])
     truth = np.concatenate([x.z[x.n_fitted :] for x in series])
     found = []
@@ -165,9 +165,9 @@ def holdout_errors(forecasts: list[tuple[Array, Array, Array]], series: list[Ser
 
 
 def system_arrays(result: FitResult) -> dict[str, Array]:
-    """What `linode solve` reads, and what makes the columns of its states: y = C z(t - t0) + offset.
+    """The system for `linode solve`, and C, offset and t0, which give the columns y = C z(t - t0) + offset.
 
-    z0 is that of the first trajectory, at its first time t0.
+    z0 is the state of the first trajectory at its first time t0.
     """
     names = ("Xi", "b", "B", "C", "offset", "stderr")
     found = {name: getattr(result, name) for name in names}

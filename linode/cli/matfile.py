@@ -1,7 +1,7 @@
 """MATLAB files, read by scipy.io in a process of its own.
 
 Damaged files can make scipy.io.loadmat end its process by a segmentation fault (seen with scipy 1.17), or ask for any
-amount of memory; here that ends the child, and is an error like others. Costs about 0.3 s.
+amount of memory; here that ends the child process, and is reported as other errors are. It takes about 0.3 s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 CHILD = """
 import json, sys
-sys.path[:] = json.loads(sys.argv[1])  # of the parent: -I keeps what lies in the present folder from being imported
+sys.path[:] = json.loads(sys.argv[1])  # that of the parent; -I prevents imports from the current folder
 import io, numpy, scipy.io, scipy.sparse
 try:
     found = scipy.io.loadmat(io.BytesIO(sys.stdin.buffer.read()))
@@ -32,7 +32,7 @@ for name, x in found.items():
         arrays[name] = x
 numpy.savez(sys.stdout.buffer, **arrays)
 """
-PATIENCE = 60.0  # seconds
+PATIENCE = 60.0  # seconds that reading may take
 
 
 def arrays_of_mat(data: bytes) -> dict[str, NDArray[Any]]:
@@ -41,7 +41,7 @@ def arrays_of_mat(data: bytes) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: it cannot be read; the message says why.
     """
-    folders = [x for x in sys.path if x]  # "" is the present folder
+    folders = [x for x in sys.path if x]  # "" is the current folder
     command = [sys.executable, "-I", "-W", "ignore", "-c", CHILD, json.dumps(folders)]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=PATIENCE, check=False)

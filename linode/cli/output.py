@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never over another one unless that is asked for."""
+"""Output files: written completely or not at all, and replacing a file only with --force."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 class Output:
-    """A file to be written at the end; whether it can be is found out at once."""
+    """A file that is written at the end; the constructor checks that it can be."""
 
     def __init__(self, path: Path, suffixes: tuple[str, ...], force: bool) -> None:
         self.path, self.force = path, force
-        self.target = Path(os.path.realpath(path))  # a link stays one, and what it points to is replaced
+        self.target = Path(os.path.realpath(path))  # a link stays a link: its target is replaced
         if path.suffix.lower() not in suffixes:
             raise Refusal(f"{path}: must end with one of {', '.join(suffixes)}")
         if path.exists() and not path.is_file():
@@ -50,7 +50,7 @@ class Output:
             raise needs("matplotlib", "plot")
 
     def write(self, fill: Callable[[BinaryIO], object]) -> None:
-        """In a file beside it, which takes its name when it is complete."""
+        """Write a temporary file in the same folder, and rename it when it is complete."""
         name = ""
         try:
             handle, name = tempfile.mkstemp(dir=self.target.parent, prefix=f".{self.path.name[:100]}.")
@@ -72,19 +72,19 @@ class Output:
                 os.unlink(name)
 
     def _take_name(self, name: str) -> None:
-        """Fails where another file has come up meanwhile."""
+        """Rename the temporary file; fail if a file of that name exists by now."""
         try:
             os.link(name, self.target)
         except FileExistsError:
             raise Refusal(f"{self.path}: is there already; --force replaces it") from None
-        except OSError:  # no links on this file system
+        except OSError:  # this file system has no links
             if self.path.exists():
                 raise Refusal(f"{self.path}: is there already; --force replaces it") from None
             os.replace(name, self.target)
 
 
 def keep_apart(inputs: list[Path | None], outputs: list[Output | None]) -> None:
-    """Nothing that is read is written to, with --force neither, and no file is written twice.
+    """Check that no file is both read and written, and none written twice, with --force too.
 
     Raises:
         Refusal: two of them are the same file.
@@ -98,7 +98,7 @@ def keep_apart(inputs: list[Path | None], outputs: list[Output | None]) -> None:
 
 
 def write_table(output: Output | None, columns: dict[str, Array], extra: dict[str, Any] | None = None) -> None:
-    """Columns of equal length: into a file, or as CSV on stdout."""
+    """Write columns of equal length into a file, or as CSV to stdout."""
     if output is None:
         _write_csv(sys.stdout, columns)
         return
@@ -142,7 +142,7 @@ def real_columns(columns: dict[str, Array]) -> dict[str, Array]:
 def _write_csv_bytes(file: BinaryIO, columns: dict[str, Array]) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     _write_csv(text, columns)
-    text.detach()  # flushed, and left open
+    text.detach()  # flushes the text and leaves the file open
 
 
 def _write_csv(file: Any, columns: dict[str, Array]) -> None:
@@ -154,7 +154,7 @@ def _write_csv(file: Any, columns: dict[str, Array]) -> None:
 
 
 def json_text(x: Any) -> str:
-    """Digits that give the same floats again; what is not finite is null."""
+    """JSON whose digits give the same floats again; null for values that are not finite."""
     return json.dumps(_plain(x), allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""From arguments to an exit code: whatever goes wrong becomes one line on stderr."""
+"""From arguments to an exit code: every error becomes one line on stderr."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def run(arguments: list[str]) -> int:
     previous = _on_termination()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is in a status
-            if sys.stdout is None:  # closed by who called
+            warnings.simplefilter("ignore")  # a status tells what matters
+            if sys.stdout is None:  # the caller closed it
                 return said("standard output is closed; --out FILE or > /dev/null", BAD_FILE)
             code = get_command(app).main(arguments, prog_name="linode", standalone_mode=False)
             sys.stdout.flush()
@@ -32,14 +32,14 @@ def run(arguments: list[str]) -> int:
         return quiet() if error.code == OK else said(str(error), error.code)
     except LinodeError as error:
         return said(str(error), USAGE)
-    except OSError as error:  # of stdout, such as a full disk: files that are read or written have a Refusal
+    except OSError as error:  # of stdout, such as a full disk; other files raise Refusal
         return unwritten(error)
     except MemoryError:
         return said("not enough memory for that: ask for fewer times or states", USAGE)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # of click, which typer brings under several names
+        if not hasattr(error, "format_message"):  # else an error of click, whose module depends on typer's version
             raise
-        message = error.format_message()  # none where help was shown instead
+        message = error.format_message()  # empty where help was shown
         code = getattr(error, "exit_code", USAGE)
         return said(message, code) if message else code
     finally:
@@ -48,25 +48,26 @@ def run(arguments: list[str]) -> int:
 
 
 def quiet() -> int:
-    """Nobody reads any more: nothing is said, at the end of the process either."""
+    """Send stdout to the null device: its reader has closed it, and the process would fail again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
 
 
 def unwritten(error: OSError) -> int:
-    """Standard output takes nothing more; what is left of it is not tried again at the end of the process."""
+    """Report that stdout cannot be written, and drop the rest of it."""
     quiet()
     return said(f"standard output cannot be written: {error.strerror or error}", BAD_FILE)
 
 
 def said(message: str, code: int) -> int:
+    """Print the message as one line on stderr; returns the code."""
     line = " ".join(message.split())
     print(f"linode: {line}", file=sys.stderr)
     return code
 
 
 def _on_termination() -> Any:
-    """SIGTERM as an interruption, so that temporary files are removed; None outside of the main thread."""
+    """Handle SIGTERM as an interruption, so that temporary files are removed; None outside the main thread."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

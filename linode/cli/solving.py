@@ -122,5 +122,5 @@ def make_ode(system: System, method: str, inputs: Path | None) -> LinearODE:
 
 
 def files_among(*texts: str | None) -> list[Path | None]:
-    """Those of the options that name a file."""
+    """The options that name an existing file."""
     return [Path(text) for text in texts if text is not None and is_there(Path(text))]

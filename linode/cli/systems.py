@@ -1,4 +1,4 @@
-"""Systems in files: Xi, z0 and what drives them, as .npz, .json, .mat or .csv. Files are data, never code."""
+"""Systems in files: Xi, z0, b and B, as .npz, .json, .mat or .csv. Nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .matfile import arrays_of_mat
 from .tables import MOST_BYTES, is_number, is_there, read_bytes, read_matrix, read_table, read_text
 
 Array = NDArray[Any]
-MATRICES = {"Xi": 2, "B": 2, "C": 2, "z0": 1, "b": 1}  # with their dimensions
+MATRICES = {"Xi": 2, "B": 2, "C": 2, "z0": 1, "b": 1}  # numbers of dimensions
 OTHER_NAMES = {"A": "Xi", "x0": "z0", "xi": "Xi"}
 
 
 @dataclass(frozen=True)
 class System:
-    """Arrays of a file by the names of MATRICES."""
+    """Arrays of a file, by the names in MATRICES."""
 
     path: Path
     arrays: dict[str, Array]
@@ -34,10 +34,10 @@ class System:
 
 
 def read_system(path: Path, z0: str | None, needs_z0: bool = True) -> System:
-    """A system whose arrays fit each other.
+    """A system from a file, with arrays of matching shapes.
 
     Raises:
-        Refusal: a file that cannot be read or holds no system, shapes that do not fit, no z0.
+        Refusal: the file cannot be read or holds no system, shapes do not match, or z0 is missing.
     """
     readers = {".npz": _npz, ".json": _json, ".mat": _mat, ".csv": _csv, ".tsv": _csv, ".txt": _csv}
     suffix = path.suffix.lower()
@@ -64,7 +64,7 @@ def read_system(path: Path, z0: str | None, needs_z0: bool = True) -> System:
 
 
 def read_vector(text: str) -> Array:
-    """Numbers with commas between them, or a file."""
+    """An array from numbers with commas between them, or from a file."""
     cells = text.split(",")
     if all(is_number(cell) for cell in cells):
         return np.array([float(cell) for cell in cells])
@@ -72,7 +72,7 @@ def read_vector(text: str) -> Array:
 
 
 def read_array(path: Path, names: tuple[str, ...], what: str) -> Array:
-    """A flat array from .npy, .npz, .json, .mat or text; of files with names, the first of these."""
+    """A flat array from .npy, .npz, .json, .mat or text; in a file of named arrays the first of `names` there is."""
     suffix = path.suffix.lower()
     if not is_there(path):
         raise bad_file(path, f"no such file, and no numbers for {what} either")
@@ -175,7 +175,7 @@ def _numeric(path: Path, name: str, x: Any) -> Array:
 
 def _shaped(path: Path, name: str, x: Any) -> Array:
     array, ndim = _numeric(path, name, x), MATRICES[name]
-    if ndim == 1 and array.ndim == 2 and 1 in array.shape:  # of MATLAB
+    if ndim == 1 and array.ndim == 2 and 1 in array.shape:  # MATLAB has no arrays of one dimension
         array = array.ravel()
     if array.ndim != ndim or array.size == 0:
         raise bad_file(path, f"{name} has shape {array.shape}; it must have {ndim} dimension{'s' * (ndim > 1)}")

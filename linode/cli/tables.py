@@ -1,4 +1,4 @@
-"""Tables of numbers in text files: cells that are not numbers are named by file, row and column."""
+"""Tables of numbers in text files; an error names the file, line and column of the cell."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from .errors import Refusal, bad_file
 
 Array = NDArray[Any]
-MOST_BYTES = 2**30
+MOST_BYTES = 2**30  # of a file, 1 GiB
 DELIMITERS = ",;\t|"
 MISSING = {"", "nan", "na", "n/a", "null", "none", "-"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of a text file under a header; lines: where each row stands in the file, from 1 on."""
+    """Cells of a text file under a header; lines: the line of each row in the file, from 1 on."""
 
     path: Path
     names: list[str]
@@ -34,7 +34,7 @@ class Table:
         return [row[j] for row in self.rows]
 
     def numbers(self, name: str, may_miss: bool = True) -> Array:
-        """A column as floats; what is missing is NaN."""
+        """A column as floats; NaN for missing cells."""
         return np.array([number(self.path, x, i, name, may_miss) for x, i in zip(self.text(name), self.lines)])
 
     def index(self, name: str) -> int:
@@ -66,7 +66,7 @@ def read_table(path: Path, delimiter: str | None = None) -> Table:
     """A table with a header.
 
     Raises:
-        Refusal: no such file, no text, no header, names that repeat, rows of other lengths.
+        Refusal: there is no such file, no text or no header; names repeat; rows differ in length.
     """
     rows, lines = read_rows(path, delimiter)
     names = [name.strip() for name in rows[0]]
@@ -81,7 +81,7 @@ def read_table(path: Path, delimiter: str | None = None) -> Table:
 
 
 def read_matrix(path: Path, delimiter: str | None = None) -> Array:
-    """All cells as numbers; a header is not expected."""
+    """All cells as numbers, of a file without header."""
     rows, lines = read_rows(path, delimiter)
     return np.array([[number(path, x, i, j + 1, False) for j, x in enumerate(row)] for row, i in zip(rows, lines)])
 
@@ -95,14 +95,14 @@ def is_number(text: str) -> bool:
 
 
 def as_float(text: str) -> float:
-    """As float, but without the underscores of Python's own numbers: in a table 1_000 is a slip."""
+    """float(text), but 1_000, which Python accepts, is an error: in a table it is a typing mistake."""
     if "_" in text:
         raise ValueError(text)
     return float(text)
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something to read; a name that no file can have, being too long for one, is not there."""
+    """Whether there is a file of this name; False for a name that no file can have, such as a long one."""
     try:
         return path.exists() and not path.is_dir()
     except (OSError, ValueError):
@@ -110,7 +110,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_rows(path: Path, delimiter: str | None) -> tuple[list[list[str]], list[int]]:
-    """Rows of equal length with the lines they stand at; empty lines are left out."""
+    """Rows of equal length and their line numbers, without empty lines."""
     text = read_text(path)
     if delimiter is None:
         first = next((line for line in text.splitlines() if line.strip()), "")

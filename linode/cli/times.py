@@ -15,14 +15,14 @@ from .tables import is_number, is_there
 
 Array = NDArray[Any]
 FORM = "START:STOP:COUNT (as in 0:10:1001), START:STOP:COUNT:log, numbers with commas between them, or a file"
-MOST_TIMES = 10**8
+MOST_TIMES = 10**8  # 0.8 GB
 
 
 def read_times(text: str) -> Array:
-    """(T,), float64.
+    """Times (T,), float64.
 
     Raises:
-        Refusal: what is neither a range, nor numbers, nor a file.
+        Refusal: the text is no range, no numbers and no file.
     """
     parts = text.split(":")
     if 3 <= len(parts) <= 4 and all(is_number(x) for x in parts[:3]):

@@ -1,1 +1,5 @@
-"""Identification: the machinery of `linode.fit`. `identify` chooses, `one` and `many` fit, `starts` guess."""
+"""Identification: the inside of `linode.fit`.
+
+`identify` chooses between `by_rates` (one trajectory without inputs) and `by_states` (all else); both run `race` on the
+guesses of `starts`. May import solvers, inputs, `nn` and below; nothing below may import it. Inner loops are NumPy.
+"""

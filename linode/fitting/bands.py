@@ -1,7 +1,7 @@
-"""How sure a fitted curve is: standard errors of the observations without noise, at any times.
+"""Standard errors of a fitted curve, without the noise of an observation, at any times.
 
-Rates, or Xi with what drives, are drawn from their covariance; for each draw the initial states, or amplitudes, are
-fitted to the data anew, in which they are linear, and their own noise is added.
+Rates, or Xi, B and b, are drawn from their covariance. For each draw the amplitudes, or initial states, are fitted to
+the data again, a linear problem, and errors of these from noise are added.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 
 from ..forcing import Input
 from ..ode import LinearODE
+from .channels import make_channels
 from .data import Data
 from .estimate import Estimate
-from .groups import make_groups
 from .products import matmul
-from .states import Parts, StatesModel, observation_matrix, observed
+from .states import StatesModel, System, observation_matrix, observed
 from .structures import Linear
 from .uncertainty import draws
 
 Array = NDArray[Any]
-N_DRAWS = 64
-INNER = (0.1587, 0.8413)  # quantiles a standard deviation away from the median
+N_DRAWS = 64  # standard errors are then known to 10 % or so
+INNER = (0.1587, 0.8413)  # quantiles of a normal variable at one standard deviation from its median
 
 
 def standard_errors(
     found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
 ) -> Array:
-    """(T, p) at t (T,) from the first time of trajectory k on; sigma: of the noise of weight 1."""
-    with np.errstate(all="ignore"):  # of draws that grow past the largest float
+    """(T, p) at times t (T,) since the first time of trajectory k; sigma: standard deviation of noise of weight 1."""
+    with np.errstate(all="ignore"):  # draws may grow past the largest float
         if found.rates is not None:
             return _by_rates(found, data, t, bias, sigma)
         return _by_states(found, data, k, t, u, bias, sigma, z0_is_known)
@@ -40,21 +40,21 @@ def standard_errors(
 def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -> Array:
     assert found.rates is not None
     factors, theta, covariance = found.rates
-    groups, n, p = make_groups(data), len(found.Xi), data.p
+    channels, n, p = make_channels(data), len(found.Xi), data.p
 
     def basis(parameters: Array, times: Array) -> Array:
         phi = factors.basis(parameters, times)
         return np.concatenate([phi, np.ones((*phi.shape[:-1], int(bias)))], -1)
 
     def curve(parameters: Array) -> tuple[Array, Array]:
-        """Observations, and their variance from noise of the amplitudes."""
+        """Observations, and their variance from errors of the amplitudes."""
         y, variance, phi = np.empty((len(t), p)), np.empty((len(t), p)), basis(parameters, t)
-        for g in range(len(groups.t)):
-            own = np.flatnonzero(groups.group[0] == g)
-            Q, R = np.linalg.qr(basis(parameters, groups.t[g]) * groups.w[g][:, None])
+        for g in range(len(channels.t)):
+            own = np.flatnonzero(channels.group[0] == g)
+            Q, R = np.linalg.qr(basis(parameters, channels.t[g]) * channels.w[g][:, None])
             seen = np.linalg.solve(R.T, phi.T).T  # (T, n): phi = seen R
-            y[:, own] = matmul(seen, matmul(Q.T, groups.y[g][:, : len(own)])) / groups.scale[0, own]
-            variance[:, own] = (seen**2).sum(-1, keepdims=True) / groups.scale[0, own] ** 2
+            y[:, own] = matmul(seen, matmul(Q.T, channels.y[g][:, : len(own)])) / channels.scale[0, own]
+            variance[:, own] = (seen**2).sum(-1, keepdims=True) / channels.scale[0, own] ** 2
         return y, variance
 
     moves = sigma * draws(covariance)[:N_DRAWS]
@@ -79,29 +79,29 @@ def _by_states(
     rng, curves = np.random.default_rng(1), []
     for move in sigma * draws(covariance)[:N_DRAWS]:
         Xi, B, b, C = np.split(mean + move, np.cumsum(sizes))
-        parts = Parts(Xi.reshape(n, n), B.reshape(n, -1), b if bias else np.zeros(n), found.C)
+        system = System(Xi.reshape(n, n), B.reshape(n, -1), b if bias else np.zeros(n), found.C)
         if C.size:
-            parts = replace(parts, C=C.reshape(p, n))
-        model = StatesModel(data, free, parts.C, bias, known)
-        fitted = model.eliminated(model.pack(parts.Xi.ravel(), parts.B, parts.b))
+            system = replace(system, C=C.reshape(p, n))
+        model = StatesModel(data, free, system.C, bias, known)
+        fitted = model.eliminated(model.pack(system.Xi.ravel(), system.B, system.b))
         if fitted is None:
             continue
         z0, offset = fitted.z0[k], np.zeros(p)
         if not z0_is_known:
-            A = observed(parts.C, model.respond(parts, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
+            A = observed(system.C, model.respond(system, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
             z0 = z0 + sigma * np.linalg.pinv(A.reshape(-1, n)) @ rng.standard_normal(A.size // n)
         if found.C_is_refitted:
-            states = model.respond(parts, fitted.basis, fitted.z0, False).z
+            states = model.respond(system, fitted.basis, fitted.z0, False).z
             C, _, roots = observation_matrix(states, data, bias)
             C += sigma * (roots @ rng.standard_normal((*C.shape, 1)))[..., 0]
-            parts, offset = replace(parts, C=C[:, :n]), C[:, n:].sum(-1)
-        ode = LinearODE(parts.Xi, z0, b=parts.b if bias else None, B=parts.B if u is not None else None, u=u)
-        curves.append(np.asarray(ode(t)) @ parts.C.T + offset)
+            system, offset = replace(system, C=C[:, :n]), C[:, n:].sum(-1)
+        ode = LinearODE(system.Xi, z0, b=system.b if bias else None, B=system.B if u is not None else None, u=u)
+        curves.append(np.asarray(ode(t)) @ system.C.T + offset)
     return _spread(curves)
 
 
 def _spread(curves: list[Array]) -> Array:
-    """Half of what two thirds of the curves lie within."""
+    """Half of the range that holds the middle two thirds of the curves, at each time."""
     if len(curves) < 2:
         return np.full(curves[0].shape if curves else (1, 1), np.inf)
     low, high = np.quantile(np.nan_to_num(np.stack(curves), nan=np.inf), INNER, axis=0)

@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 from ..errors import DtypeError, NonFiniteError, OptionError, OrderError, ShapeError
 from ..forcing import Input, ZeroOrderHold
+from ..forcing.shifted import Shifted
 from .products import matmul
 
 Array = NDArray[Any]
-UNIFORM = 1e-6  # of a step: differences that are no more than rounding of the times
+UNIFORM = 1e-6  # relative differences of steps below this are taken as rounding of the times, as in float32
 
 
 @dataclass(frozen=True)
 class Data:
-    """K trajectories, padded to T times by their last one, which weighs nothing.
+    """K trajectories, padded to T times by repeating the last one with weight 0.
 
-    t (K, T), from each one's first time on; y (K, T, p) and weights w (K, T, p), both zero where nothing was seen; u
-    (K, T, m) held from each time on, or None; counts (K,); starts (K,), the first times on the user's axis; inputs,
-    one of each trajectory, or none.
+    t (K, T), since the first time of the trajectory; y (K, T, p) and weights w (K, T, p), both zero where a value is
+    missing; u (K, T, m), held from each time on, or None; counts (K,), times without padding; starts (K,), first times
+    on the user's axis; inputs, one for each trajectory, or none.
     """
 
     t: Array
@@ -54,12 +55,12 @@ class Data:
 
     @property
     def span(self) -> float:
-        """Of the longest trajectory."""
+        """Duration of the longest trajectory."""
         return float(self.t.max()) or 1.0
 
     @cached_property
     def u_between(self) -> Array | None:
-        """What drives from each time to the next, (K, T - 1, m): held samples, or the mean of an input at both ends."""
+        """Input between each time and the next, (K, T - 1, m): held samples, or the mean of an input at both ends."""
         if self.inputs:
             times = self.t + self.starts[:, None]
             values = np.stack([as_array(u(t), "u(t)") for u, t in zip(self.inputs, times)])
@@ -68,12 +69,12 @@ class Data:
 
     @cached_property
     def is_whole(self) -> bool:
-        """All weights are 1."""
+        """Whether all weights are 1."""
         return bool((self.w == 1).all())
 
     @property
     def is_time(self) -> Array:
-        """(K, T): not padding."""
+        """(K, T): whether a time is no padding."""
         return np.arange(self.t.shape[1]) < self.counts[:, None]
 
     @property
@@ -83,22 +84,29 @@ class Data:
 
     @property
     def gap_ratio(self) -> float:
-        """Of long gaps to short ones; of random times some 20."""
+        """Ratio of long gaps (90 % quantile) to short ones (10 %); some 20 for random times."""
         h = np.diff(self.t, axis=1)
         short, long = np.quantile(h[h > 0], (0.1, 0.9))
         return float(long / short)
 
     @property
     def step(self) -> float | None:
-        """Of a uniform grid; None where times are irregular."""
+        """The step of a uniform grid; None where times are irregular."""
         h = np.diff(self.t, axis=1)[self.is_time[:, 1:]]
         if not len(h):
             return None
         mean = float(np.median(h))
         return mean if (np.abs(h - mean) <= UNIFORM * mean).all() else None
 
+    def input_of(self, k: int) -> Input | None:
+        """The input of trajectory k, whose time 0 is the first time of the trajectory."""
+        if self.inputs:
+            return Shifted(self.inputs[k], float(self.starts[k]))
+        count = self.counts[k]
+        return None if self.u is None else hold(self.t[k, :count], self.u[k, :count])
+
     def segments(self, length: int) -> Data:
-        """The same cut into trajectories of at most `length` times, each of which starts anew."""
+        """The data cut into trajectories of at most `length` times, each with its own initial state."""
         parts = [
             (k, i, min(i + length, int(self.counts[k])))
             for k in range(self.K)
@@ -116,7 +124,7 @@ class Data:
         return Data(t - t[:, :1], y, w, u, counts, self.starts[k] + t[:, 0])
 
     def mapped(self, G: Array) -> Data:
-        """Observations G y, of complete times only: (q, p) -> q channels of weight 1."""
+        """Observations G y, G (q, p), with weight 1 at times where all channels have values, and 0 at others."""
         seen = (self.w > 0).all(-1, keepdims=True)
         y = np.where(seen, matmul(self.y, G.T), 0.0)
         return Data(
@@ -163,7 +171,7 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any) -> tuple[Data, bool]:
 
 
 def stacked_as_lists(t: Any, z: Any, u: Any) -> tuple[Any, Any, Any]:
-    """Trajectories that came as one array (K, T, p), with times (T,) or (K, T), as lists of them."""
+    """Lists of trajectories where these came as one array (K, T, p), with times (T,) or (K, T)."""
     if getattr(z, "ndim", 0) != 3:
         return t, z, u
     times = t if getattr(t, "ndim", np.ndim(t)) == 2 else [t] * len(z)
@@ -247,7 +255,7 @@ def make_observations(z: Any, T: int, name: str) -> Array:
 
 
 def make_weights(sigma: Any, zs: list[Array], is_list: bool) -> list[Array]:
-    """1 / sigma where something was seen, else 0: sigma is a number, (p,), or as z is."""
+    """1 / sigma, and 0 where a value is missing; sigma is a number, (p,), or of the shape of z."""
     if sigma is None:
         return [np.where(np.isnan(x), 0.0, 1.0) for x in zs]
     if getattr(sigma, "ndim", 0) == 3:
@@ -260,7 +268,7 @@ def make_weights(sigma: Any, zs: list[Array], is_list: bool) -> list[Array]:
     for s, x in zip(sigmas, zs):
         size = as_array(s, "sigma")
         if size.ndim == 1 and size.shape == x.shape[:1] and x.shape[1] != len(size):
-            size = size[:, None]  # of each time
+            size = size[:, None]  # one number for each time
         try:
             size = np.broadcast_to(size, x.shape)
         except ValueError:
@@ -276,7 +284,7 @@ def make_weights(sigma: Any, zs: list[Array], is_list: bool) -> list[Array]:
 def make_inputs(
     u: Any, ts: list[Array], names: list[tuple[str, str, str]], is_list: bool
 ) -> tuple[list[Array] | None, tuple[Input, ...]]:
-    """Samples held from each time on, or input objects; nothing of either without u."""
+    """Samples held from each time on, or None; and input objects, or none."""
     if u is None:
         return None, ()
     if isinstance(u, Input) or (is_list and isinstance(u, (list, tuple)) and any(isinstance(x, Input) for x in u)):
@@ -308,6 +316,6 @@ def make_inputs(
 
 
 def hold(times: Array, values: Array) -> ZeroOrderHold:
-    """The input that samples stand for; of times that repeat the last sample counts."""
+    """The input that holds each sample until the next time; where times repeat, the last sample counts."""
     last = np.append(np.diff(times) > 0, True)
     return ZeroOrderHold(times[last], values[last])

@@ -1,4 +1,4 @@
-"""What a fit found, before it is put into the user's words."""
+"""What a fit found, as arrays: `FitResult` presents it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .rates import Factors
 
 Array = NDArray[Any]
-AGREE = 1e-4  # relative difference of costs up to which two starts found the same minimum
+AGREE = 1e-4  # relative difference of costs up to which two starts count as in one minimum; by hand
 
 
 class FitStatus(Enum):
@@ -48,7 +48,7 @@ class FitStatus(Enum):
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a fit: what it was made by, the cost that it led to, in how many steps, and whether it converged."""
+    """One start of a fit: how it was made, its final cost, the number of steps, and whether it converged."""
 
     name: str
     cost: float
@@ -58,16 +58,16 @@ class Start:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Xi (n, n), B (n, m), b (n,), C (p, n), z0 (K, n); sizes of what was fitted and how well.
+    """Xi (n, n), B (n, m), b (n,), C (p, n) and z0 (K, n), with their cost and covariance.
 
     covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet times sigma^2).
-    n_unknowns: those that the data can determine. null: directions in the space of covariance that they cannot,
-    (k, size), each of length 1, beyond a change of basis where the states are free up to one.
-    null_names: of null's entries, where they are not those of Xi, B and b.
-    at_bounds: entries of theta that are at one, and where.
-    covariance_with_C: of Xi, B, b and C, where C was fitted beside them. C_is_refitted: it was fitted after them.
-    offset: (p,) constant part of the observations that no state makes, y = C z + offset; None: none.
-    rates: factors of the eigenvalues, their theta and its covariance, where these were what was fitted.
+    n_unknowns: unknowns that the data determine. is_realisation: Xi is known up to a change of basis of the states.
+    null: directions, (k, size of covariance), each of length 1, that the data do not determine, without those changes.
+    null_names: names of the entries of null, where they are not those of Xi, B and b.
+    at_bounds: names of the parameters that are at a bound, and the bound.
+    covariance_with_C: of Xi, B, b and C, where C was fitted with them. C_is_refitted: C was fitted after them.
+    offset: (p,), constant part of the observations that no state explains, y = C z + offset; None: there is none.
+    rates: factors of the eigenvalues, their theta and its covariance, where the eigenvalues were fitted.
     theta: parameters of a structure, and their covariance.
     """
 
@@ -94,6 +94,6 @@ class Estimate:
 
 
 def agreed(costs: list[float]) -> bool:
-    """Whether the least of the costs was found twice."""
+    """Whether the two lowest costs are equal within AGREE."""
     best = sorted(costs)[:2]
     return len(best) == 2 and best[1] - best[0] <= AGREE * best[0]

@@ -1,4 +1,4 @@
-"""fit: a linear system from data, in one call."""
+"""fit: a linear system from data."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def fit(
 ) -> FitResult:
     """Fit z'(t) = Xi z(t) + b + B u(t), seen as y = C z with noise, to data: maximum likelihood, with error bars.
 
-    Several cheap starts, then least squares by exact derivatives, until two starts agree. Initial states are unknowns.
+    Least squares with exact derivatives from several starts, until two of them agree. Initial states are unknowns.
 
     Args:
-        t: (T,), times in any unit, irregular at will, not decreasing; equal ones are repeated measurements.
-        z: (T, p) or (T,), what was seen; NaN where nothing was. Lists of both for several trajectories, each with times
-            and an initial state of its own, or z (K, T, p) with t (T,) or (K, T). Arrays, tensors, pandas Series and
-            DataFrames.
+        t: (T,), times in any unit, with any gaps, not decreasing; equal ones are repeated measurements.
+        z: (T, p) or (T,), observations; NaN where one is missing. Lists of both for several trajectories, each with
+            times and an initial state of its own, or z (K, T, p) with t (T,) or (K, T). Arrays, tensors, pandas Series
+            and DataFrames.
         u: input: samples (T, m), of which the i-th holds from t[i] to t[i + 1], or an input such as
             `linode.FirstOrderHold` on the axis of t; a list of these for several trajectories, or one for all.
-        rank: number of states, if it is not that of the channels. With fewer, the states are those of the
-            strongest directions; with more, Xi is known up to a change of basis only.
+        rank: number of states, if it is not that of the channels. With fewer, the states are the directions in which
+            the data are largest; with more, Xi is known up to a change of basis only.
         C: (p, n) observation matrix, y = C z, if it is known. None: the channels are the states, or, with another
             rank, it is unknown.
         bias: whether there is a constant forcing b.
@@ -58,7 +58,7 @@ def fit(
             (name of the start, step, cost).
 
     Returns:
-        `FitResult`; arrays in, arrays out, tensors in, tensors out. It is truthy where all is well, else its status and
+        `FitResult`, with arrays for arrays and tensors for tensors. It is truthy if its status is OK; else status and
         message say what the data do not determine.
 
     Raises:
@@ -97,7 +97,7 @@ def fit(
 
 
 def _prepared(structure: Any, n: Any, p: int) -> Any:
-    """With functions as `Function`, which know their number of states: n if it is known, else p if that works."""
+    """The structure with a function as a `Function` of n states if n is known, else of p if the function allows it."""
     if isinstance(structure, Structure) or structure is None or isinstance(structure, str):
         return structure
     if callable(structure):

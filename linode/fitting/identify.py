@@ -1,4 +1,4 @@
-"""Which fit a question needs: the only place that chooses."""
+"""The choice of the fit for a question: by rates, by states, or by states of the strongest directions."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, ShapeError
+from .by_rates import fit_by_rates, strongest
+from .by_states import fit_by_states, is_identity, typical_rate
 from .data import Data
 from .estimate import Estimate
-from .many import fit_many, is_identity, typical_rate
-from .one import fit_one, strongest
 from .progress import Report
-from .states import Parts, observation_matrix, simulate
+from .states import observation_matrix, observations_of, states_of
 from .structures import Structure, make_structure
 
 Array = NDArray[Any]
-MOST_JOINT = 400  # entries of C up to which it is fitted together with the rest, where values are missing
-TAIL = 0.2  # of the times, by which stable="auto" judges
+MOST_JOINT = 400  # entries of C up to which it is fitted together with Xi where values are missing; by hand
+TAIL = 0.2  # the last part of the times, by which stable="auto" compares; documented in `fit`
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be found from data: options of `linode.fit`, checked."""
+    """Checked data and options of `linode.fit`."""
 
     data: Data
     n: int
-    C: Array | None  # (p, n), known
+    C: Array | None  # (p, n), if it is known
     bias: bool
     structure: Any
     stable: bool | str
-    z0: Array | None
+    z0: Array | None  # (K, n), if it is known
 
 
 def identify(question: Question, report: Report) -> Estimate:
-    """The best fit.
+    """The best fit that answers the question.
 
     Raises:
         ShapeError: fewer values than unknowns.
@@ -45,12 +45,12 @@ def identify(question: Question, report: Report) -> Estimate:
         return _by_tail(question, report)
     data, n, C, bias = question.data, question.n, question.C, question.bias
     stable = bool(question.stable)
-    has_states = C is None and n == data.p  # channels are states
+    has_states = C is None and n == data.p  # the channels are the states
     is_plain = question.structure is None and data.m == 0 and question.z0 is None and data.K == 1
     if question.structure is None:
         check_enough(question)
     if is_plain and (C is None or is_identity(C) or (len(C) < n and np.linalg.matrix_rank(C) == len(C))):
-        found = fit_one(data, n, None if is_identity(C) else C, bias, stable, report)
+        found = fit_by_rates(data, n, None if is_identity(C) else C, bias, stable, report)
         if found is not None:
             return found
     structure = make_structure(question.structure, n, stable, typical_rate(data))
@@ -60,14 +60,14 @@ def identify(question: Question, report: Report) -> Estimate:
         C = np.eye(n)
     if C is None and n < data.p:
         return _of_strongest(question, structure, report)
-    found = fit_many(data, structure, C, bias, question.z0, report)
+    found = fit_by_states(data, structure, C, bias, question.z0, report)
     if found is None:
         raise OptionError("no start of the fit has a finite cost; check the units of t, and the structure")
     return found
 
 
 def check_enough(question: Question) -> None:
-    """Raise where z holds fewer values than there are unknowns that data could determine."""
+    """Raise where z holds fewer values than there are unknowns that any data of this size determine."""
     data, n, p = question.data, question.n, question.data.p
     seen, own = min(p, n), 0 if question.z0 is not None else data.K
     unknowns = n * (seen + data.m + own) + question.bias * seen
@@ -80,23 +80,23 @@ def check_enough(question: Question) -> None:
 
 
 def _of_strongest(question: Question, structure: Structure, report: Report) -> Estimate:
-    """Fewer states than channels: in the strongest directions, then with the modes refitted."""
+    """Fewer states than channels: a fit of the strongest directions, then of C on all channels."""
     data, n = question.data, question.n
     seen = data.w > 0
-    if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # rows with gaps count too
-        found = fit_many(data, structure, None, question.bias, None, report)
+    if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # the directions use complete rows only
+        found = fit_by_states(data, structure, None, question.bias, None, report)
         if found is not None:
             return found
-    noise = data.w.max((0, 1))  # channels in units of their noise
+    noise = data.w.max((0, 1))  # 1 / sigma: channels are scaled to units of their noise
     scaled = replace(data, y=data.y * noise, w=seen.astype(float))
-    found = fit_many(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
+    found = fit_by_states(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
     if found is None:
         raise OptionError("no start of the fit has a finite cost; check the units of t")
     return refitted(found, data, question.bias)
 
 
 def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
-    """C anew, on all channels, by linear least squares."""
+    """The estimate with C fitted to all channels by linear least squares."""
     n = len(found.Xi)
     C, cost, _ = observation_matrix(states_of(found, data, bias), data, bias)
     return replace(
@@ -110,13 +110,8 @@ def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
     )
 
 
-def states_of(found: Estimate, data: Data, bias: bool) -> Array:
-    """(K, T, n)."""
-    return simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
-
-
 def _by_tail(question: Question, report: Report) -> Estimate:
-    """Free if that is stable, or predicts the last times better than a stable fit does."""
+    """The free fit if it is stable, or predicts the last times better than a stable fit; else the stable one."""
     free = identify(replace(question, stable=False), report)
     if np.linalg.eigvals(free.Xi).real.max() <= 0:
         return free
@@ -128,9 +123,9 @@ def _by_tail(question: Question, report: Report) -> Estimate:
     for stable in (False, True):
         try:
             found = identify(replace(question, data=head, stable=stable), report)
-            z = states_of(found, data, question.bias) @ found.C.T + (0 if found.offset is None else found.offset)
             with np.errstate(over="ignore", invalid="ignore"):
-                error = float((((data.y - z) * data.w * ~early[..., None]) ** 2).sum())
+                y = observations_of(found, data, question.bias)
+                error = float((((data.y - y) * data.w * ~early[..., None]) ** 2).sum())
             errors.append(error if np.isfinite(error) else np.inf)
         except (ShapeError, OptionError):
             errors.append(np.inf)

@@ -1,4 +1,4 @@
-"""A start for training: the least-squares estimate of a system whose states are all observed."""
+"""A start for training: a fit of a system whose states are all observed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .structures import NAMED
 
 
 def initial(t: Any, z: Any, u: Any, n: int, m: int, kind: str | None, has_bias: bool) -> tuple[Any, bool, str]:
-    """What was found, whether several trajectories came, and why it is doubtful, or nothing.
+    """The estimate, whether there are several trajectories, and why the estimate is doubtful, or an empty text.
 
     Raises:
         ShapeError: z has not n channels, or u not m. Others as `linode.fit`.

@@ -1,7 +1,7 @@
-"""Whether a fit is what it seems: its status, and what a user must know, in words.
+"""The status of a fit and its message: what the data do not determine, and how residuals differ from noise.
 
-Sources: Durbin & Watson (1950), Biometrika 37, 409 (residuals that follow each other); Laurent & Massart (2000), Annals
-of Statistics 28, 1302, lemma 1 (how large a sum of squares of noise becomes).
+Sources: Durbin & Watson (1950), Biometrika 37, 409 (correlation of residuals); Laurent & Massart (2000), Annals of
+Statistics 28, 1302, lemma 1 (bound of a sum of squares of noise).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from .data import Data
 from .estimate import Estimate, FitStatus, agreed
-from .noise import correlation
 from .products import sum_of_squares
+from .residuals import correlation
 from .states import residuals_of
 from .uncertainty import named_directions, names_of
 
 Array = NDArray[Any]
-MANY_SIGMA = 5.0  # standard deviations from what noise does
-LEAST_CORRELATION = 0.1  # of neighbouring residuals: less than that makes errors a tenth too small at most
-LOST = 1e-24  # of the mean square of the data: rounding, also of the fit, hides smaller modes
-EXACT = 1e-12  # of the data's sum of squares: residuals of what was computed, not measured
+CLEARLY = 5.0  # standard deviations between what is found and what noise gives: passed once in 3 million
+LEAST_CORRELATION = 0.1  # of neighbouring residuals: a smaller one makes errors at most a tenth too small
+ROUNDING = 1e-24  # variance / mean square of the data that is assumed at least, for rounding of data and fit
+EXACT = 1e-12  # cost / sum of squares of the data below which these were computed, not measured
 
 
 def judge(found: Estimate, data: Data, bias: bool, sigma_is_known: bool) -> tuple[FitStatus, str]:
@@ -57,20 +57,20 @@ def judge(found: Estimate, data: Data, bias: bool, sigma_is_known: bool) -> tupl
 
 
 def misfits(found: Estimate, data: Data, bias: bool, dof: int, sigma_is_known: bool) -> list[str]:
-    """In what residuals differ from the noise that errors are computed for."""
+    """How residuals differ from the white noise that standard errors assume, in words."""
     words = []
-    if sigma_is_known and dof > 0 and found.cost > dof + MANY_SIGMA * np.sqrt(2 * dof):
+    if sigma_is_known and dof > 0 and found.cost > dof + CLEARLY * np.sqrt(2 * dof):
         words.append(f"chi2 is {found.cost / dof:.3g} times the degrees of freedom: the model, or sigma, is wrong")
     total = sum_of_squares(data.w * data.y)
     if dof > 0 and found.cost > EXACT * total:
         rho, n_pairs = correlation(residuals_of(found, data, bias), data.w > 0)
-        if rho > max(LEAST_CORRELATION, MANY_SIGMA / np.sqrt(max(1, n_pairs))):
+        if rho > max(LEAST_CORRELATION, CLEARLY / np.sqrt(max(1, n_pairs))):
             words.append(f"residuals are no white noise, the correlation of neighbours is {rho:.2g}")
     return words
 
 
 def unidentified(found: Estimate, data: Data, variance: float) -> list[str]:
-    """Names of what the data do not determine; variance: of noise of weight 1."""
+    """Names of what the data do not determine; variance: that of noise of weight 1."""
     names = named_directions(found.null, found.null_names or names_of(*found.B.shape))
     if names or found.theta is not None or found.B.size:
         return names
@@ -80,19 +80,21 @@ def unidentified(found: Estimate, data: Data, variance: float) -> list[str]:
 
 
 def faint_eigenvalues(found: Estimate, data: Data, variance: float) -> Array:
-    """Those whose modes sum up to what the best of many modes of pure noise does."""
+    """Eigenvalues whose modes are no larger than the largest of many modes fitted to pure noise."""
     lam, V = np.linalg.eig(found.Xi)
-    with np.errstate(all="ignore"):  # what is not finite is not faint
+    with np.errstate(all="ignore"):  # a mode that is not finite is not faint
         try:
             z0, b = np.linalg.solve(V, found.z0.T).T, np.linalg.solve(V, found.b)
         except np.linalg.LinAlgError:
             return lam[:0]
-        start = z0 + b / np.where(b == 0, 1.0, lam)  # off the state at rest, (K, n)
+        start = z0 + b / np.where(b == 0, 1.0, lam)  # distance from the equilibrium, (K, n)
         weights = (data.w**2).reshape(-1, data.p) @ np.abs(found.C @ V) ** 2  # (K T, n)
         growth = np.exp(2 * lam.real * data.t[..., None]) * np.abs(start[:, None]) ** 2
-        floor = LOST * sum_of_squares(data.w * data.y) / data.n_values
+        floor = ROUNDING * sum_of_squares(data.w * data.y) / data.n_values
         energy = (weights.reshape(growth.shape) * growth).sum((0, 1)) / max(variance, floor)
-        energy = np.where(lam.imag != 0, 2 * energy, energy)  # of a pair
+        energy = np.where(lam.imag != 0, 2 * energy, energy)  # that of both modes of a pair
     freedom = np.where(lam.imag != 0, 2, 1) * data.p * data.K
-    rarity = 2 * np.log(max(2, data.t.shape[1]))  # of so many rates and frequencies
+    rarity = 2 * np.log(
+        max(2, data.t.shape[1])
+    )  # of the largest of T^2 modes: as many rates, and frequencies, as times
     return lam[energy < freedom + 2 * np.sqrt(freedom * rarity) + 2 * rarity]

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 Array = NDArray[Any]
-FIRST_DAMPING = 1e-3
-MOST_DAMPING = 1e12
+FIRST_DAMPING = 1e-3  # of a unit diagonal: the tau that Madsen et al. advise for a start that is not close
+MOST_DAMPING = 1e12  # for which a step is some 1e-12 of the gradient, and the gain is mostly rounding
+LEAST_GAIN = 1e-3  # actual over promised decrease from which on a step is taken; by hand
+ROUNDED = 1e-6  # of the cost: a smaller promise that is not kept counts as convergence; by hand
 EPS = float(np.finfo(np.float64).eps)
 
 
 class Model(Protocol):
-    """A sum of squares of theta (k,)."""
+    """A sum of squared residuals as a function of theta (k,)."""
 
     def cost(self, theta: Array) -> float:
-        """Sum of squared residuals; infinite where the model has no finite values."""
+        """Sum of squared residuals; infinite where the model is not finite."""
 
     def linearise(self, theta: Array) -> tuple[float, Array, Array]:
         """Cost, J^T J (k, k) and J^T r (k,)."""
@@ -32,13 +34,13 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a minimisation ended."""
+    """The end of a minimisation."""
 
     theta: Array
     cost: float
     n_steps: int
     converged: bool
-    gram: Array  # J^T J there
+    gram: Array  # J^T J at theta
 
 
 def minimise(
@@ -51,11 +53,11 @@ def minimise(
     report: Callable[[int, float], None] | None = None,
     bounds: tuple[Array, Array] | None = None,
 ) -> Minimum:
-    """From theta downhill until a step promises less than tol of the cost, or the cost is below the floor.
+    """Steps from theta until one promises to lower the cost by less than tol of it, or the cost is below the floor.
 
-    bounds: (lowest, highest), each (k,); what is at a bound and pushed beyond it stays there for a step.
+    bounds: (lowest, highest), each (k,); a parameter at a bound whose step would pass it is held for that step.
     """
-    with np.errstate(all="ignore"):  # what is not finite is refused
+    with np.errstate(all="ignore"):  # values that are not finite are refused
         return _minimised(model, theta, max_steps, tol, floor, report, bounds)
 
 
@@ -78,7 +80,7 @@ def _minimised(
     for step in range(max_steps):
         if report is not None:
             report(step, cost)
-        units = np.maximum(units, np.sqrt(np.maximum(np.diag(gram), 0.0)))  # below zero by rounding
+        units = np.maximum(units, np.sqrt(np.maximum(np.diag(gram), 0.0)))  # rounding may make it negative
         scale = np.where(units > 0, units, 1.0)
         A, g = gram / np.outer(scale, scale), gradient / scale
         if bounds is not None:
@@ -86,17 +88,17 @@ def _minimised(
             A, g = A * ~held * ~held[:, None], g * ~held
         while True:
             delta = damped_solution(A, g, damping)
-            promise = float(delta @ (damping * delta - g))  # of the linear model
+            promise = float(delta @ (damping * delta - g))  # decrease of the cost in the linear model
             if cost <= floor or promise <= tol * cost:
                 return Minimum(theta, cost, step, True, gram)
             trial = np.clip(theta + delta / scale, low, high)
             trial_cost = model.cost(trial)
             gain = (cost - trial_cost) / promise
-            if gain > 1e-3:
+            if gain > LEAST_GAIN:
                 break
             damping, factor = damping * factor, 2 * factor
-            if damping > MOST_DAMPING:  # nothing downhill is left that rounding does not hide
-                return Minimum(theta, cost, step, promise <= 1e-6 * cost, gram)
+            if damping > MOST_DAMPING:  # a decrease, if there is one, is below rounding
+                return Minimum(theta, cost, step, promise <= ROUNDED * cost, gram)
         theta = trial
         damping, factor = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
         cost, gram, gradient = model.linearise(theta)
@@ -106,10 +108,10 @@ def _minimised(
 
 
 def damped_solution(A: Array, g: Array, damping: float) -> Array:
-    """-(A + damping I)^-1 g."""
+    """-(A + damping I)^-1 g, for A with unit diagonal."""
     _, delta, info = lapack.dposv(A + damping * np.eye(len(A)), -g)
-    if info:  # indefinite by rounding
-        damping = max(damping, 1e3 * EPS * len(A))
+    if info:  # rounding made A indefinite
+        damping = max(damping, 1e3 * EPS * len(A))  # well above the rounding of eigenvalues, n eps
         w, V = np.linalg.eigh(A)
         delta = -V @ ((V.T @ g) / (np.maximum(w, 0) + damping))
     return delta

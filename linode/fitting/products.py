@@ -1,7 +1,7 @@
-"""Products in pieces that OpenBLAS leaves to one thread.
+"""Products of matrices in pieces so small that OpenBLAS computes each on one thread, and sums over columns.
 
-Least squares alternate small factorisations with middling products; threads that are woken for these spin between them,
-and take as much time of the processor as they save on the clock.
+A fit alternates small factorisations with products of medium size. Threads that OpenBLAS starts for these wait actively
+between them, and use as much processor time as they save.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOST_OF_ONE_THREAD = 2**18
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """a @ b for real a (..., m, k) and b (..., k, n), long in one dimension at most."""
+    """a @ b for real a (..., m, k) and b (..., k, n), of which at most one of m, k, n is large."""
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     if m * k * n <= MOST_OF_ONE_THREAD:
         return a @ b
@@ -40,9 +40,17 @@ def gram(J: Array) -> Array:
 
 
 def sum_of_squares(r: Array) -> float:
-    """|r|^2; numpy's dot would ask BLAS, whose threads wake up from 10,000 values on."""
+    """|r|^2, without numpy's dot, which starts threads of BLAS from 10,000 values on."""
     with np.errstate(over="ignore"):
         return float(np.square(r).sum())
+
+
+def column_lengths(A: Array) -> Array:
+    """Euclidean lengths of the columns of A (*, N, n), (*, 1, n), without overflow; 1 for a column of zeros."""
+    largest = np.abs(A).max(-2, keepdims=True)
+    largest = np.where(largest > 0, largest, 1.0)
+    lengths: Array = largest * np.linalg.norm(A / largest, axis=-2, keepdims=True)
+    return np.where(lengths > 0, lengths, 1.0)
 
 
 def without(J: Array, Q: Array) -> Array:

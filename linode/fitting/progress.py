@@ -1,4 +1,4 @@
-"""What a fit tells while it works: a bar of tqdm or rich after a second, where there is a terminal to draw it in."""
+"""Progress of a fit: a bar of tqdm, after a second, in a terminal; or calls of a function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import OptionError
 
 Step = Callable[[int, float], None]
 Report = Callable[[str], Step | None]
-PATIENCE = 1.0  # seconds before a bar appears
+PATIENCE = 1.0  # seconds before a bar appears: a shorter wait needs none (Nielsen 1993)
 
 
 class Progress:
@@ -29,7 +29,7 @@ class Progress:
         self._bar: Any = None
 
     def __call__(self, name: str) -> Step | None:
-        """What to call in each step of the start of that name."""
+        """The function to call in each step of the start of that name."""
         function = self._function
         if function is not None:
             return lambda step, cost: function(name, step, cost)

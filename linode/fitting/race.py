@@ -1,4 +1,7 @@
-"""Minimisation from several starts, until two of them end in the same minimum."""
+"""Minimisation from several starts, until two of them end in the same minimum.
+
+Constants without an origin of their own were chosen by hand.
+"""
 
 from __future__ import annotations
 
@@ -16,45 +19,45 @@ from .products import sum_of_squares
 from .progress import Report, Step
 
 Array = NDArray[Any]
-FIRST_STEPS, ALL_STEPS = 30, 150  # of a start: at first, and when no others are left
-MOST_STARTS = 8
-MOST_CHARTS = 4
-NOISY = 0.01  # of the data's sum of squares: with so much noise a weak mode is easily missed
-ROUGH, FINE = 1e-6, 1e-10  # of the cost: what a step must promise, at first and for the best in the end
-SPIKE = 4.0  # relative to the number of values that a mode meets without a reason
-LEAST_SEEN = 0.5  # of a mode, squared, after its first sample
-SAME = 1e-5  # relative difference of costs that means nothing: one that converged is taken
-ZERO = 1e-26  # of the data's sum of squares: nothing is left
+FIRST_STEPS, ALL_STEPS = 30, 150  # steps of a start: in its first run, and when no other starts are left
+MOST_STARTS = 8  # that are run
+MOST_CHARTS = 4  # changes of coordinates in one run
+NOISY = 0.01  # cost / sum of squares of the data above which one more start is run, as noise may hide a weak mode
+ROUGH, FINE = 1e-6, 1e-10  # relative decrease of the cost that a step must promise: in the race, in the last run
+SPIKE = 4.0  # cost penalty for each mode that fits a single sample, in units of the noise in one sample
+LEAST_SEEN = 0.5  # a mode fits a single sample if its sum of squares after that sample is less than half of it
+SAME = 1e-5  # relative difference of costs below which a converged minimum is taken before one that is not
+ZERO = 1e-26  # cost / sum of squares of the data, about 50 eps^2, that rounding alone leaves
 
 
 class Runner(Model, Protocol):
-    """A model with what a race asks of it."""
+    """A model as a race needs it."""
 
-    least_starts: int  # that are made, whether or not two agree before
+    least_starts: int  # number of starts that are run even if two agree before
 
     @property
     def bounds(self) -> tuple[Array, Array] | None:
-        """Of theta."""
+        """Lowest and highest theta."""
 
     def leaves_noise(self, theta: Array) -> bool:
-        """Whether residuals look like noise (see `noise.is_noise`)."""
+        """Whether residuals look like noise (see `residuals.is_noise`)."""
 
     def n_spikes(self, theta: Array) -> int:
-        """How many eigenvalues act on one sample only (see `count_spikes`)."""
+        """How many eigenvalues affect one sample only (see `count_spikes`)."""
 
     def rechart(self, theta: Array) -> Array:
-        """The same system in the coordinates that suit it best."""
+        """theta of the same system in other coordinates, better conditioned for the next steps."""
 
 
 def race(
     model: Runner, starts: Iterable[tuple[str, Array]], weights: Array, y: Array, report: Report
 ) -> tuple[Minimum | None, tuple[Start, ...]]:
-    """The best minimum, None where no start has a finite cost, and what became of each start.
+    """The best minimum, or None if no start has a finite cost; and the result of each start.
 
-    Starts come lazily, and no more once two agree (of three where noise is strong), unless their residuals are no noise
-    or they use modes to meet single samples. What needs many steps waits until the others have had theirs. Of two
-    minima the lower one is the better, where it does not owe that to such modes: each meets about as many values as a
-    sample has, whatever the truth is.
+    Starts are made one by one. Stop when two agree (two of three where noise is strong), unless residuals are
+    correlated or a mode fits one sample. A start that needs more than FIRST_STEPS continues after all others. The
+    minimum with the lowest cost is the best, after a penalty for each mode that fits one sample: such a mode removes
+    the noise of that sample from the cost, whatever the true system is.
     weights, y: of the data (*, channels).
     """
     total, n_values = sum_of_squares(y), max(1, int(np.count_nonzero(weights)))
@@ -84,7 +87,7 @@ def race(
         return max_steps > FIRST_STEPS or (n_spikes == 0 and model.leaves_noise(best.theta))
 
     def finish(entry: tuple[str, Minimum]) -> bool:
-        """As `run`, of one that waits."""
+        """As `run`, for a start that waits."""
         waiting[:] = [x for x in waiting if x is not entry]
         return run(entry[0], entry[1].theta, ALL_STEPS, entry[1].n_steps)
 
@@ -116,7 +119,7 @@ def race(
 def charted(
     model: Runner, theta: Array, max_steps: int, floor: float, report: Step | None, tol: float = ROUGH
 ) -> Minimum:
-    """A minimisation that goes on in other coordinates where those it had do not suit where it came to."""
+    """A minimisation that continues in other coordinates while `rechart` changes theta at its end."""
     n_steps = 0
     for _ in range(MOST_CHARTS):
         found = minimise(model, theta, max_steps=max_steps, tol=tol, floor=floor, report=report, bounds=model.bounds)
@@ -128,7 +131,10 @@ def charted(
 
 
 def count_spikes(lam: Array, t: Array, seen: Array) -> int:
-    """How many modes have died out at the second sample of every trajectory, or come up at the last; t, seen (K, T)."""
+    """How many modes fit a single sample: decayed by the second of every trajectory, or large at the last only.
+
+    t, seen (K, T): times, and whether there is a value.
+    """
     first = np.where(seen, t, np.inf).min(1, keepdims=True)
     last = np.where(seen, t, -np.inf).max(1, keepdims=True)
     rates = lam.real[:, None, None]

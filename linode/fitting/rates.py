@@ -1,8 +1,9 @@
-"""Eigenvalues as real quadratic factors, and the functions of time that they span.
+"""Eigenvalues as roots of real quadratic factors, and the functions of time that they span.
 
-A pair is lambda = s +- sqrt(d): oscillating for d < 0, two real rates for d > 0, a double one for d = 0, all of it
-smooth in (s, d). It spans c = e^{st} cosh(sqrt(d) t) and S = e^{st} sinh(sqrt(d) t) / sqrt(d), with c' = s c + d S and
-S' = c + s S. Odd numbers of states have one single real rate at the end. There are no conjugates to keep apart.
+A pair is lambda = s +- sqrt(d): oscillating for d < 0, two real rates for d > 0, a double one for d = 0; its functions
+are smooth in (s, d). It spans c = e^{st} cosh(sqrt(d) t) and S = e^{st} sinh(sqrt(d) t) / sqrt(d), with c' = s c + d S
+and S' = c + s S. An odd number of states adds one real rate at the end. All parameters are real, so that no two of them
+must be kept conjugate.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-NEAR = 0.25  # |d| t^2 below which series are summed: N_TERMS of them are exact
-N_TERMS = 8
-TINY = 1e-300
-C_SERIES = [1 / math.factorial(2 * k) for k in range(N_TERMS)]  # cosh(sqrt x)
-S_SERIES = [1 / math.factorial(2 * k + 1) for k in range(N_TERMS)]  # sinh(sqrt x) / sqrt x
-D_SERIES = [(k + 1) * S_SERIES[k + 1] for k in range(N_TERMS - 1)]  # its derivative
-START = 1e-2  # and at least so far at the start
-SLOWEST = 1e-9  # of the rates in units of 1 / (all of the time) that stable factors are kept away from zero by
+SERIES_BELOW = 0.25  # |d| t^2 below which power series in d t^2 are summed
+N_POWERS = 8  # terms of these: the next one, 0.25^8 / 16!, is below eps
+TINY = 1e-300  # keeps a quotient finite where both rates are 0
+C_SERIES = [1 / math.factorial(2 * k) for k in range(N_POWERS)]  # cosh(sqrt x)
+S_SERIES = [1 / math.factorial(2 * k + 1) for k in range(N_POWERS)]  # sinh(sqrt x) / sqrt x
+D_SERIES = [(k + 1) * S_SERIES[k + 1] for k in range(N_POWERS - 1)]  # its derivative
+# Least decay rate of stable factors, and the least one they start from, in 1 / (the longest trajectory). Below the
+# first a mode is constant within rounding of the data; from the second on the logarithms still change the curve.
+SLOWEST, LEAST_START = 1e-9, 1e-2
 
 
 class Factors:
-    """Free factors: theta holds s, d of each pair, then the single rate."""
+    """Any eigenvalues: theta holds s, d of each pair, then the single rate; n states, span: the longest trajectory."""
 
     def __init__(self, n: int, span: float) -> None:
         self.n, self.span, self.n_pairs = n, span, n // 2
@@ -47,6 +49,7 @@ class Factors:
         return np.concatenate([both.reshape(*s.shape[:-1], -1), single], -1)
 
     def encode(self, factors: Array) -> Array:
+        """theta of s, d of each pair and the single rate."""
         return factors
 
     def decode(self, theta: Array) -> Array:
@@ -58,9 +61,10 @@ class Factors:
         return np.broadcast_to(np.eye(2), (self.n_pairs + self.n % 2, 2, 2))
 
     def pull_back(self, theta: Array, slopes: Array) -> None:
-        """Make derivatives (*, n, 2) by s, d and the single rate those by theta, in place."""
+        """Turn derivatives (*, n, 2) by s, d and the single rate into those by theta, in place."""
 
     def split(self, factors: Array) -> tuple[Array, Array, Array]:
+        """First and second entries of each pair, and the single rate (*, 0 or 1)."""
         m = 2 * self.n_pairs
         return factors[..., 0:m:2], factors[..., 1:m:2], factors[..., m:]
 
@@ -69,9 +73,9 @@ class Factors:
         return self._functions(theta, t, False)[0]
 
     def basis_and_slopes(self, theta: Array, t: Array) -> tuple[Array, Array]:
-        """The basis, and for each parameter the derivatives of the two functions that it moves: (*t, n, 2).
+        """The basis, and the derivatives of the two functions that depend on each parameter: (*t, n, 2).
 
-        Of the single rate the second is 0.
+        One function depends on the single rate; its second derivative here is 0.
         """
         return self._functions(theta, t, True)
 
@@ -79,7 +83,7 @@ class Factors:
         s, d, single = self.split(self.decode(theta))
         m, tt = 2 * self.n_pairs, t[..., None]
         phi, slopes = np.empty((*t.shape, self.n)), np.zeros((*t.shape, self.n, 2) if want_slopes else 0)
-        with np.errstate(all="ignore"):  # what overflows is refused by its user
+        with np.errstate(all="ignore"):  # the caller refuses what overflows
             phi[..., m:] = np.exp(single * tt)
             c, S, dS = _hyperbolic(s, d, tt, want_slopes)
             phi[..., 0:m:2], phi[..., 1:m:2] = c, S
@@ -123,9 +127,9 @@ class Factors:
 
 
 def closest_pairs(rates: Array) -> tuple[list[tuple[float, float]], list[float]]:
-    """Real rates in pairs, those closest to each other first: in one factor they can meet, in two they cannot.
+    """Real rates in pairs, the closest ones first, and the rate that is left over, if any.
 
-    And what is left over, none or one.
+    Two rates in the same factor can become equal, where the derivatives are finite; in two factors they cannot.
     """
     left, pairs = sorted(float(x) for x in rates), []
     while len(left) > 1:
@@ -135,11 +139,11 @@ def closest_pairs(rates: Array) -> tuple[list[tuple[float, float]], list[float]]
 
 
 class StableFactors(Factors):
-    """lambda^2 + a lambda + c with a, c > 0, by their logarithms: all that decays, and smooth in theta too."""
+    """Eigenvalues that decay: roots of lambda^2 + a lambda + c with a, c > 0; theta holds their logarithms."""
 
     def encode(self, factors: Array) -> Array:
         s, d, single = self.split(np.asarray(factors, float))
-        floor = START / self.span  # where the logarithms still move something
+        floor = LEAST_START / self.span
         a, c = np.maximum(2 * np.abs(s), floor), np.maximum(np.abs(s * s - d), floor**2)
         return np.concatenate([np.stack([np.log(a), np.log(c)], -1).ravel(), np.log(np.maximum(np.abs(single), floor))])
 
@@ -173,7 +177,7 @@ class StableFactors(Factors):
 def _hyperbolic(s: Array, d: Array, t: Array, want_slope: bool) -> tuple[Array, Array, Array]:
     """c, S and dS/dd of each pair at times t (*, 1)."""
     x = d * t * t
-    near = np.abs(x) < NEAR
+    near = np.abs(x) < SERIES_BELOW
     small = np.where(near, x, 0.0)
     root = np.sqrt(np.abs(d))
     r, st, real = root * t, s * t, d > 0
@@ -191,6 +195,7 @@ def _hyperbolic(s: Array, d: Array, t: Array, want_slope: bool) -> tuple[Array, 
 
 
 def _horner(series: list[float], x: Array) -> Array:
+    """sum_k series[k] x^k."""
     total = np.full_like(x, series[-1])
     for coefficient in series[-2::-1]:
         total = total * x + coefficient

@@ -1,9 +1,9 @@
 """From eigenvalues and amplitudes to Xi, b, C and z0, with their covariance.
 
-phi(t), of `rates`, is the state of a system M(theta) from a known phi(0), and y = S phi: with as many channels as
-states Xi = S M S^-1. More channels are seen in the basis of their strongest modes, fewer leave the basis of the states
-free.
-Source: errors of first order, Bates & Watts (1988), Nonlinear Regression Analysis, section 2.2.
+phi(t), of `rates`, solves phi' = M(theta) phi from a known phi(0), and y = S phi. With as many channels as states,
+Xi = S M S^-1. With more channels the states are those in the directions of the strongest ones; with fewer the basis of
+the states is not determined, and one is chosen.
+Source of the first-order errors: Bates & Watts (1988), Nonlinear Regression Analysis, section 2.2.
 """
 
 from __future__ import annotations
@@ -15,31 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from .channels import Channels
 from .data import Data
 from .estimate import Estimate, Start
-from .groups import Groups
 from .levenberg import Minimum
-from .modal import ModalModel
 from .products import gram, matmul
+from .projection import RatesModel
 from .rates import Factors
 
 Array = NDArray[Any]
-SINGULAR = 1e-9  # of the channels' amplitudes, relative: beyond it Xi is not determined
-# of a Gram matrix with unit diagonal: pivots above it need no closer look; eigenvalues below it are rounding
+SINGULAR_AMPLITUDES = 1e-9  # 1 / (condition number of scaled amplitudes) below which Xi has too few sure digits
+# Of a Gram matrix with unit diagonal: least pivot of a factor that is inverted as it is, and least eigenvalue, times n,
+# of a direction that the data determine, some 500 eps.
 WELL_DETERMINED, UNDETERMINED = 1e-4, 1e-13
+TINY = 1e-300  # keeps the quotient of 0 by 0 finite
 
 
 def realise(
-    data: Data, groups: Groups, model: ModalModel, best: Minimum, C: Array | None, frame: Array | None,
+    data: Data, channels: Channels, model: RatesModel, best: Minimum, C: Array | None, frame: Array | None,
     starts: tuple[Start, ...],
 ) -> Estimate | None:  # fmt: skip
-    """Xi, b, C and z0 with their covariance from eigenvalues and amplitudes."""
+    """Xi, b, C and z0 with their covariance from eigenvalues and amplitudes; None where these do not determine Xi."""
     theta, factors, n, p = best.theta, model.factors, model.factors.n, data.p
-    c = model.amplitudes(theta)[groups.group[0], :, groups.column[0]].T / groups.scale[0]  # (n + bias, p)
+    c = model.amplitudes(theta)[channels.group[0], :, channels.column[0]].T / channels.scale[0]  # (n + bias, p)
     S, offset = c[:n].T, c[n] if model.bias else np.zeros(p)  # y = S phi + offset
     M, start = factors.generator(theta), factors.start()
     is_realisation = frame is None
-    if frame is not None:  # as many states as directions: (n, p)
+    if frame is not None:  # (n, p): the states are n directions of the channels
         if n < p:
             Q, R = np.linalg.qr(S)
             U = Q @ np.linalg.svd(R)[0]
@@ -49,14 +51,14 @@ def realise(
     else:
         G, C_found, basis = completed(S, C, scales(M))
     size = np.linalg.norm(basis, axis=0)
-    if not (size > 0).all() or np.linalg.cond(basis / size) > 1 / SINGULAR:
+    if not (size > 0).all() or np.linalg.cond(basis / size) > 1 / SINGULAR_AMPLITUDES:
         return None
     inverse = np.linalg.inv(basis)
     Xi = basis @ M @ inverse
     rise = C_found.T if frame is not None else np.linalg.pinv(C_found)
-    level = rise @ offset  # the state at rest
-    free = replace(model, factors=Factors(n, data.span))  # a limit that was reached is no lack of information
-    covariance, null, cov_theta = errors(groups, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
+    level = rise @ offset  # the equilibrium
+    free = replace(model, factors=Factors(n, data.span))  # compute errors without the stability constraint
+    covariance, null, cov_theta = errors(channels, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
     return Estimate(
         Xi=Xi,
         B=np.zeros((n, 0)),
@@ -76,23 +78,23 @@ def realise(
 
 
 def errors(
-    groups: Groups, model: ModalModel, theta: Array, c: Array, basis: Array, inverse: Array, G: Array | None, Xi: Array,
-    level: Array, rise: Array,
+    channels: Channels, model: RatesModel, theta: Array, c: Array, basis: Array, inverse: Array, G: Array | None,
+    Xi: Array, level: Array, rise: Array,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Covariance of (Xi, b) for noise of weight 1, directions in which it is infinite, and covariance of theta.
 
-    Xi = S M S^-1 with S = G c^T moves with theta and, at fixed theta, with the amplitudes c (n + bias, p); b is
-    -Xi level with level = rise c[n].
-    The two are independent: the second is noise within the range of the basis, the first outside of it.
+    Xi = S M S^-1 with S = G c^T depends on theta and on the amplitudes c (n + bias, p); b = -Xi level with
+    level = rise c[n]. Errors of theta, and of c at fixed theta, are independent: they come from the noise outside and
+    inside the range of the basis.
     """
     factors, n, bias = model.factors, model.factors.n, int(model.bias)
-    phi, slopes = factors.basis_and_slopes(theta, groups.t)
+    phi, slopes = factors.basis_and_slopes(theta, channels.t)
     M, p = factors.generator(theta), c.shape[1]
-    weighted = np.concatenate([phi, np.ones((*phi.shape[:-1], bias))], -1) * groups.w[..., None]
+    weighted = np.concatenate([phi, np.ones((*phi.shape[:-1], bias))], -1) * channels.w[..., None]
     size = np.linalg.norm(weighted, axis=1, keepdims=True)
     Q, R = np.linalg.qr(weighted / size)
     inner = np.linalg.inv(R) / size.swapaxes(1, 2)  # R^-1, (G, n + bias, n + bias)
-    slopes = (slopes * groups.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
+    slopes = (slopes * channels.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
     first = np.minimum(np.arange(n) // 2 * 2, n - 1)
     column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()
     inside = matmul(Q.swapaxes(1, 2), slopes)
@@ -101,12 +103,12 @@ def errors(
     information, moves = np.zeros((n, n)), np.zeros((n, n + bias, n))
     frame = np.zeros((n, p)) if G is None else G
     spread = np.zeros((2, n, n + bias, 2, n, n + bias))  # covariance of (G dc^T, rise dc^T)
-    for g in range(len(groups.t)):
-        own = np.flatnonzero(groups.group[0] == g)
-        amplitude, unscaled = c[:, own] * groups.scale[0, own], 1 / groups.scale[0, own]
+    for g in range(len(channels.t)):
+        own = np.flatnonzero(channels.group[0] == g)
+        amplitude, unscaled = c[:, own] * channels.scale[0, own], 1 / channels.scale[0, own]
         both = (outside[g].T @ outside[g]) * gram(amplitude[column].T)
         information += both.reshape(n, 2, n, 2).sum((1, 3))
-        for k in range(n):  # dc (n + bias, own) of theta_k, seen through the frame
+        for k in range(n):  # dc / dtheta_k (n + bias, own), in the directions of the states
             dc = -back[g][:, 2 * k : 2 * k + 2] @ c[column[2 * k : 2 * k + 2]][:, own]
             moves[k] += (
                 dc @ frame[:, own].T if not bias else np.vstack([dc[:n] @ frame[:, own].T, dc[n:] @ rise[:, own].T])
@@ -130,33 +132,33 @@ def errors(
     flat = N.reshape(len(L), -1)
     covariance = L @ cov_theta @ L.T + matmul(matmul(flat, spread.reshape(flat.shape[1], -1)), flat.T)
     directions = (L @ null.T).T
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-300)
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), TINY)
     return covariance, directions, cov_theta
 
 
 def scales(M: Array) -> Array:
-    """Units of phi in which its states are of like size: S comes in units of time."""
+    """Units of phi in which its states are of similar size: the second function of a pair has the unit of time."""
     rates = np.ones(len(M))
     for i in range(0, len(M) - 1, 2):
-        rates[i + 1] = 1 / max(np.sqrt(abs(M[i, i + 1])), 0.1 * abs(M[i, i]), 1e-300)
+        rates[i + 1] = 1 / max(np.sqrt(abs(M[i, i + 1])), 0.1 * abs(M[i, i]), TINY)
     return rates
 
 
 def completed(S: Array, C: Array | None, units: Array) -> tuple[Array | None, Array, Array]:
-    """G, C and a basis with C basis = S; without C the basis is one of real modes of like size."""
+    """G, C and a basis (n, n) with C basis = S; where C is None, the basis is one of real modes of similar size."""
     p = len(S)
     if C is None:
         basis = np.diag(1 / units)
         return None, S @ np.diag(units), basis
     G = np.linalg.pinv(C)
-    U = np.linalg.svd(C)[2][p:].T  # (n, n - p): what C does not see
+    U = np.linalg.svd(C)[2][p:].T  # (n, n - p): the null space of C
     scaled = S * units
     rest = np.linalg.svd(scaled)[2][p:] * (np.linalg.norm(scaled) / np.sqrt(p))
     return G, C, G @ S + U @ (rest / units)
 
 
 def inverse_of(gram: Array) -> tuple[Array, Array]:
-    """The inverse of a Gram matrix on what it determines, and unit vectors (k, n) of what it does not."""
+    """The pseudo-inverse of a Gram matrix (n, n), and unit vectors (k, n) of the directions that it leaves out."""
     size = np.sqrt(np.maximum(np.diag(gram), 0.0))
     size = np.where(size > 0, size, 1.0)
     scaled = gram / np.outer(size, size)

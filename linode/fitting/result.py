@@ -1,4 +1,4 @@
-"""FitResult: what a fit found, how sure it is, and what can be done with it."""
+"""FitResult: the fitted system with its standard errors, predictions, solver and plots."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .judgement import judge
 from .uncertainty import covariances_by_matrix, covariances_by_rates
 
 Array = NDArray[Any]
-HUGE = 1e300
+LARGEST_STATE = 1e300  # states are clipped to this, so that a sum over them does not overflow
 
 
 class FitResult:
-    """A fitted linear system z'(t) = Xi z(t) + b + B u(t), y = C z + offset; truthy where all is well.
+    """A fitted linear system z'(t) = Xi z(t) + b + B u(t), y = C z + offset; truthy if its status is OK.
 
     Times are those of the data; `z0` is the state at the first time of each trajectory.
 
     Attributes:
         Xi: (n, n). B: (n, m) or None. b: (n,) or None. C: (p, n). offset: (p,) or None: with bias and fewer states than
-            channels, the constant part that no state makes.
+            channels, the constant part of y that no state explains.
         z0: (n,), or (K, n) where lists came.
         eigenvalues: (n,), complex, the slowest decay first. modes: (p, n), complex; without forcing
             y = Re sum_j modes[:, j] amplitudes[j] exp(eigenvalues[j] (t - first t)). amplitudes: (n,) or (K, n).
@@ -109,7 +109,7 @@ class FitResult:
     # ---- use -------------------------------------------------------------------------------------------------------
 
     def predict(self, t: Any, z0: Any = None, u: Any = None) -> Any:
-        """What the fitted system shows at times t, on the axis of the data, in any order, also beyond them.
+        """Observations y of the fitted system at times t, on the axis of the data, in any order, also beyond them.
 
         Args:
             t: (T,), or a number. Where the fit had lists, for all trajectories, or a list of one for each.
@@ -153,7 +153,7 @@ class FitResult:
             t: (T,), on the axis of the data.
 
         Returns:
-            (T, p), or (T,) where z came as (T,); infinite where the data leave no freedom to judge by.
+            (T, p), or (T,) where z came as (T,); infinite where there are as many unknowns as values.
 
         Raises:
             ShapeError, DtypeError, OptionError: an argument that cannot be used, by name.
@@ -181,7 +181,7 @@ class FitResult:
 
     @property
     def observations(self) -> list[tuple[Array, Array]]:
-        """The data of each trajectory: times (T,) on their own axis, and values (T, p), NaN where nothing was seen.
+        """The data of each trajectory: times (T,) as given, and values (T, p), NaN where one is missing.
 
         Example:
             >>> import numpy as np, linode
@@ -288,7 +288,7 @@ class FitResult:
     # ---- parts -----------------------------------------------------------------------------------------------------
 
     def _out(self, x: Array) -> Any:
-        """In the kind of the data: arrays or tensors."""
+        """x as an array or a tensor, as the data came."""
         if self._like is None:
             return x
         dtype = torch.float32 if self._like.dtype == torch.float32 else torch.float64
@@ -326,25 +326,19 @@ class FitResult:
         return LinearODE(found.Xi, start, b=found.b if self.b is not None else None, B=B, u=u)
 
     def _input(self, k: int) -> Input | None:
-        """That of the fit, on a clock that starts with trajectory k."""
-        data = self._data
-        if not (isinstance(k, (int, np.integer)) and 0 <= k < data.K):
-            raise OptionError(f"k must be of 0 to {data.K - 1}, a trajectory, got {k!r}")
-        if data.inputs:
-            return Shifted(data.inputs[k], float(data.starts[k]))
-        if data.u is None:
-            return None
-        count = data.counts[k]
-        return hold(data.t[k, :count], data.u[k, :count])
+        """The input of trajectory k in the fit, whose time 0 is the first time of the trajectory."""
+        if not (isinstance(k, (int, np.integer)) and 0 <= k < self._data.K):
+            raise OptionError(f"k must be of 0 to {self._data.K - 1}, a trajectory, got {k!r}")
+        return self._data.input_of(k)
 
     def _sigma_words(self) -> str:
         return f"{self.sigma:.4g}" if np.ndim(self.sigma) == 0 else "as given"
 
 
 def observed_states(C: Array, z: Array) -> Array:
-    """z C^T; infinite, with the sign of the larger terms, where z has grown past the largest float."""
+    """z C^T; infinite where it uses a state that is, with the sign of the sum of the clipped states."""
     if np.isfinite(z).all():
         return z @ C.T
-    limited = np.clip(z, -HUGE, HUGE) @ C.T
+    limited = np.clip(z, -LARGEST_STATE, LARGEST_STATE) @ C.T
     grown = (~np.isfinite(z)).astype(float) @ np.abs(C).T > 0
     return np.where(grown, np.copysign(np.inf, limited), limited)

@@ -1,8 +1,9 @@
 """Trajectories with all their derivatives by Xi, B and z0 at once, for least squares: NumPy, in an eigenbasis.
 
-z' = Xi z + B u with u held between times. In the eigenbasis a change E of Xi moves mode a by sum_b E_ab D_ab(t), where
-D_ab' = lambda_a D_ab + w_b and w are the states: divided differences of exp where nothing drives, else a recurrence.
-One product per time with the basis makes (T, n, n^2) derivatives of it. The basis must not be close to singular.
+z' = Xi z + B u with u held between times. In the eigenbasis a change E of Xi changes mode a by sum_b E_ab D_ab(t),
+where D_ab' = lambda_a D_ab + w_b and w are the states. Without input D is a divided difference of exp; with one it
+follows from a recurrence. One product with the basis per time gives the derivatives (T, n, n^2). The basis must not be
+close to singular.
 Source: Wilcox (1967), J. Math. Phys. 8, 962 (derivatives of exponentials); Opitz (1964) for divided differences.
 """
 
@@ -17,15 +18,18 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 Array = NDArray[Any]
-NEAR = 0.01  # |lambda t| up to which a series is summed, where differences of differences lose too much
-N_TERMS = 5  # of the series: the next one is below NEAR^5 / 7!
-CLOSE = 1e-3  # of |gap| t: from there on differences lose no more than three digits
-LIMIT = 1e7  # of kappa(V): errors of the derivatives grow as its square
+SLOW = 0.01  # |lambda t| up to which a series replaces second differences, which lose four digits there
+N_SLOW = 5  # terms of the series: the next one is below SLOW^5 / 7! = 2e-14
+CLOSE = 1e-3  # |gap| t from which on a difference loses at most three digits
+MOST_CONDITION = 1e7  # |V| |V^-1|: errors of the derivatives grow as its square, 1e-16 1e14
 
 
 @dataclass(frozen=True)
 class Response:
-    """Of K trajectories at T times: z (K, T, n), by_z0 (K, T, n, n), by_Xi (K, T, n, n^2), by_B (K, T, n, n m)."""
+    """States and derivatives of K trajectories at T times.
+
+    z (K, T, n), by_z0 (K, T, n, n), by_Xi (K, T, n, n^2), by_B (K, T, n, n m); the last two None if not asked for.
+    """
 
     z: Array
     by_z0: Array
@@ -43,25 +47,25 @@ class Basis:
 
 
 def make_basis(Xi: Array) -> Basis | None:
-    """None where it is close to singular."""
+    """The eigenbasis of Xi; None where it is close to singular."""
     lam, V = np.linalg.eig(Xi)
     try:
         V_inv = np.linalg.inv(V)
     except np.linalg.LinAlgError:
         return None
-    if not np.linalg.norm(V) * np.linalg.norm(V_inv) <= LIMIT:
+    if not np.linalg.norm(V) * np.linalg.norm(V_inv) <= MOST_CONDITION:
         return None
     return Basis(lam.astype(complex), V.astype(complex), V_inv.astype(complex))
 
 
 def respond(basis: Basis, B: Array, z0: Array | None, t: Array, u: Array | None, want_jacobian: bool) -> Response:
-    """Of z0 (K, n) at t (K, T) from 0, for B (n, m) and u (K, T, m), held from each time on, or (m,), constant.
+    """States and derivatives at times t (K, T) since z0 (K, n), or since zero where z0 is None.
 
-    z0 None: starts at zero, so z is what the input does.
+    B (n, m); u (K, T, m), held from each time on, or (m,), constant.
     """
     lam, V, V_inv = basis.lam, basis.V, basis.V_inv
     n, m = len(lam), B.shape[1]
-    kept = lam.imag >= 0  # of a pair one stands for both
+    kept = lam.imag >= 0  # one of each conjugate pair; `share` counts it twice
     share = np.where(lam[kept].imag > 0, 2.0, 1.0)
     left, right = V[:, kept] * share, V_inv[kept]
     E = np.exp(lam * t[..., None])  # (K, T, n)
@@ -94,7 +98,8 @@ def _driven(
 ) -> tuple[Array, Array | None, Array | None]:
     """w (K, T, n), D (K, T, kept, n) and F (K, T, kept, m) by the recurrence from each time to the next.
 
-    All trajectories are one chain, cut where one begins; each mode is a bidiagonal system with many right-hand sides.
+    All trajectories form one recurrence, with a factor 0 where one begins; for each mode it is a bidiagonal system with
+    many right-hand sides, which LAPACK solves.
     """
     K, T, m = u.shape
     n = len(lam)
@@ -142,7 +147,7 @@ def single(a: Array, t: Array) -> Array:
 def pairs(a: Array, kept: Array, t: Array, E: Array) -> Array:
     """int_0^t e^{a_j (t - s)} e^{a_k s} ds, (*t, kept, n): the divided difference of e^{x t}; E = e^{a t} (*t, n).
 
-    Eigenvalues that are far apart are subtracted, which derivatives for least squares can afford.
+    Distant eigenvalues: plain subtraction is accurate enough here.
     """
     gap = a[kept, None] - a
     near = np.abs(gap) * np.abs(t).max(initial=0.0) <= CLOSE
@@ -160,11 +165,11 @@ def triples(a: Array, kept: Array, t: Array) -> Array:
     larger = np.where(swap, y, x)
     smaller_first = np.where(swap, first[..., kept, None], first[..., None, :])
     direct = (pairs(a, kept, t, np.exp(a * t[..., None])) - smaller_first) / np.where(larger == 0, 1.0, larger)
-    near = np.abs(larger) * tt <= NEAR
+    near = np.abs(larger) * tt <= SLOW
     if near.any():
         xt, yt = (np.broadcast_to(v * tt, direct.shape)[near] for v in (x, y))
         total, h, power = np.zeros_like(xt), np.ones_like(xt), np.ones_like(xt)
-        for k in range(N_TERMS):
+        for k in range(N_SLOW):
             total += h / math.factorial(k + 2)
             power = power * yt
             h = h * xt + power

@@ -1,7 +1,7 @@
-"""Least squares on (Xi, B, b, C), every trajectory's initial state eliminated: the general problem.
+"""Least squares on (Xi, B, b, C) with the initial state of every trajectory eliminated: the general problem.
 
-Given the rest, y = C z is linear in each z0; a QR factorisation per trajectory takes them out of residuals and
-Jacobian, which leaves the steps of Levenberg-Marquardt on all unknowns together.
+Given the other unknowns, y = C z is linear in each z0. A QR factorisation per trajectory removes z0 from residuals and
+Jacobian, and Levenberg-Marquardt then takes the steps that it would take on all unknowns together.
 Source: Golub & Pereyra (2003), Inverse Problems 19, R1, section 3 (Kaufman's form); Bjorck (1996), Numerical Methods
 for Least Squares Problems, section 6.3 (block-angular problems).
 """
@@ -14,25 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..forcing import Input
-from ..forcing.shifted import Shifted
 from ..ode import LinearODE
-from .data import Data, hold
+from .data import Data
 from .estimate import Estimate
-from .noise import is_noise
-from .products import gram, matmul, sum_of_squares, without
+from .products import column_lengths, gram, matmul, sum_of_squares, without
 from .race import count_spikes
+from .residuals import is_noise
 from .sensitivity import Basis, Response, make_basis, respond
 from .structures import Linear, Structure
 
 Array = NDArray[Any]
-SINGULAR = 1e-12  # of an initial state's direction, or of a state, relative
-TINY = 1e-300
+SINGULAR_STATE = 1e-12  # least singular value of states, or of the effect of z0, of the largest: some 5,000 eps
+TINY = 1e-300  # keeps a quotient finite whose value is not used
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What theta stands for: b and B are (n, 0) or zeros where there is nothing."""
+class System:
+    """Xi (n, n), B (n, m), b (n,) and C (p, n), which theta gives; m is 0 without input, b zero without bias."""
 
     Xi: Array
     B: Array
@@ -42,9 +40,9 @@ class Parts:
 
 @dataclass(frozen=True)
 class Eliminated:
-    """z0 (K, n), an orthonormal basis of what it does to the observations (K, T p, n), and what is left of these."""
+    """The best z0 (K, n), an orthonormal basis Q (K, T p, n) of its effect on observations, residuals r (K, T p)."""
 
-    parts: Parts
+    system: System
     basis: Basis | None
     z0: Array
     Q: Array | None
@@ -53,9 +51,9 @@ class Eliminated:
 
 @dataclass
 class StatesModel:
-    """theta holds those of the structure, then B (n, m) and b (n,) and C (p, n), where they are unknown.
+    """theta holds the parameters of the structure, then those of B (n, m), b (n,) and C (p, n) that are unknown.
 
-    C: (p, n), known; None: unknown. z0 (K, n), known; None: unknown. fastest bounds |Re lambda| and |Im lambda|.
+    C (p, n), z0 (K, n): None where they are unknown. fastest: bounds of |Re lambda| and |Im lambda|.
     """
 
     data: Data
@@ -73,7 +71,7 @@ class StatesModel:
 
     @property
     def sizes(self) -> list[int]:
-        """Of the parts of theta: structure, B, b, C."""
+        """Numbers of parameters of the structure, B, b and C."""
         n, p = self.n, self.data.p
         return [self.structure.size, n * self.data.m, n * self.bias, p * n * (self.C is None)]
 
@@ -85,9 +83,9 @@ class StatesModel:
         low, high = self.structure.bounds
         return np.concatenate([low, -rest]), np.concatenate([high, rest])
 
-    def unpack(self, theta: Array) -> Parts:
+    def unpack(self, theta: Array) -> System:
         n, (own, B, b, C) = self.n, np.split(theta, np.cumsum(self.sizes)[:-1])
-        return Parts(
+        return System(
             self.structure.matrix(own),
             B.reshape(n, self.data.m),
             b if self.bias else np.zeros(n),
@@ -95,8 +93,8 @@ class StatesModel:
         )
 
     def pack(self, own: Array, B: Array | None = None, b: Array | None = None, C: Array | None = None) -> Array:
-        parts = zip((own, B, b, C), self.sizes)
-        return np.concatenate([np.zeros(size) if x is None else np.ravel(x)[:size] for x, size in parts])
+        given = zip((own, B, b, C), self.sizes)
+        return np.concatenate([np.zeros(size) if x is None else np.ravel(x)[:size] for x, size in given])
 
     def cost(self, theta: Array) -> float:
         found = self.eliminated(theta)
@@ -113,8 +111,8 @@ class StatesModel:
         found = self.eliminated(theta)
         if found is None:
             return None, np.zeros(0)
-        C, n, m, p = found.parts.C, self.n, self.data.m, self.data.p
-        response = self.respond(found.parts, found.basis, found.z0, True)
+        C, n, m, p = found.system.C, self.n, self.data.m, self.data.p
+        response = self.respond(found.system, found.basis, found.z0, True)
         assert response.by_Xi is not None  # it was asked for
         assert response.by_B is not None
         by_Xi = observed(C, response.by_Xi)
@@ -138,12 +136,12 @@ class StatesModel:
 
     def n_spikes(self, theta: Array) -> int:
         found = self.eliminated(theta)
-        if found is None or self.data.m:  # what is driven all the time is seen all the time
+        if found is None or self.data.m:  # an input excites a mode at all times
             return 0
-        return count_spikes(np.linalg.eigvals(found.parts.Xi), self.data.t, self.data.is_time)
+        return count_spikes(np.linalg.eigvals(found.system.Xi), self.data.t, self.data.is_time)
 
     def rechart(self, theta: Array) -> Array:
-        """The entries of Xi suit every Xi."""
+        """theta itself: these coordinates have no singular points."""
         return theta
 
     def leaves_noise(self, theta: Array) -> bool:
@@ -151,39 +149,39 @@ class StatesModel:
         return found is not None and is_noise(found.r.reshape(self.data.w.shape), self.data.w > 0)
 
     def eliminated(self, theta: Array) -> Eliminated | None:
-        """With the best initial states; None where something is not finite, or faster than it may be."""
+        """The problem with the best initial states; None where it is not finite, or eigenvalues are out of bounds."""
         if self._last is None or not np.array_equal(self._last[0], theta):
             with np.errstate(all="ignore"):
                 self._last = theta.copy(), self._eliminated(self.unpack(theta))
         return self._last[1]
 
-    def _eliminated(self, parts: Parts) -> Eliminated | None:
+    def _eliminated(self, system: System) -> Eliminated | None:
         data, K = self.data, self.data.K
-        if not all(np.isfinite(x).all() for x in (parts.Xi, parts.B, parts.b, parts.C)):
+        if not all(np.isfinite(x).all() for x in (system.Xi, system.B, system.b, system.C)):
             return None
-        basis = make_basis(parts.Xi)
-        lam = np.linalg.eigvals(parts.Xi) if basis is None else basis.lam
+        basis = make_basis(system.Xi)
+        lam = np.linalg.eigvals(system.Xi) if basis is None else basis.lam
         if (np.abs(lam.real) > self.fastest[0]).any() or (np.abs(lam.imag) > self.fastest[1]).any():
             return None
         basis = None if data.inputs else basis
-        response = self.respond(parts, basis, self.z0, False)
-        r = (data.w * (data.y - observed(parts.C, response.z[..., None])[..., 0])).reshape(K, -1)
+        response = self.respond(system, basis, self.z0, False)
+        r = (data.w * (data.y - observed(system.C, response.z[..., None])[..., 0])).reshape(K, -1)
         if self.z0 is not None:
-            return Eliminated(parts, basis, self.z0, None, r) if np.isfinite(r).all() else None
-        A = (observed(parts.C, response.by_z0) * data.w[..., None]).reshape(K, -1, self.n)
+            return Eliminated(system, basis, self.z0, None, r) if np.isfinite(r).all() else None
+        A = (observed(system.C, response.by_z0) * data.w[..., None]).reshape(K, -1, self.n)
         if not (np.isfinite(A).all() and np.isfinite(r).all()):
             return None
         z0, Q = solve_each(A, r)
-        return Eliminated(parts, basis, z0, Q, without(r[..., None], Q)[..., 0])
+        return Eliminated(system, basis, z0, Q, without(r[..., None], Q)[..., 0])
 
-    def respond(self, parts: Parts, basis: Basis | None, z0: Array | None, want_jacobian: bool) -> Response:
-        """States and their derivatives; z0 None: from zero."""
+    def respond(self, system: System, basis: Basis | None, z0: Array | None, want_jacobian: bool) -> Response:
+        """States and their derivatives, from zero where z0 is None."""
         data = self.data
         if basis is None:
-            return exact_response(data, parts, self.bias, z0, want_jacobian)
-        B, u = parts.B, data.u
+            return exact_response(data, system, self.bias, z0, want_jacobian)
+        B, u = system.B, data.u
         if self.bias:
-            B, one = np.c_[parts.B, parts.b], np.ones(1)
+            B, one = np.c_[system.B, system.b], np.ones(1)
             u = one if u is None else np.concatenate([u, np.broadcast_to(one, (*u.shape[:2], 1))], -1)
         return respond(basis, B, z0, data.t, u, want_jacobian)
 
@@ -196,49 +194,38 @@ def observed(C: Array, x: Array) -> Array:
 
 
 def solve_each(A: Array, r: Array) -> tuple[Array, Array]:
-    """Least squares x (K, n) of A (K, N, n) x = r (K, N), the smallest one, and an orthonormal basis of A's range.
+    """The smallest least-squares solution x (K, n) of A x = r, A (K, N, n), r (K, N), and a basis of A's range.
 
-    Columns of directions that A does not have are zero.
+    The basis (K, N, n) is orthonormal, with columns of zeros where A has a lower rank.
     """
-    size = np.abs(A).max(1, keepdims=True)
-    norms = np.where(size > 0, size, 1.0)
-    norms = norms * np.linalg.norm(A / norms, axis=1, keepdims=True)
-    norms = np.where(norms > 0, norms, 1.0)
+    norms = column_lengths(A)
     missing = A.shape[2] - A.shape[1]
     scaled = A / norms
     if missing > 0:
         scaled = np.pad(scaled, ((0, 0), (0, missing), (0, 0)))
     Q, R = np.linalg.qr(scaled)
     Q = Q[:, : A.shape[1]]
-    if (np.abs(np.diagonal(R, axis1=1, axis2=2)) > SINGULAR).all():
+    if (np.abs(np.diagonal(R, axis1=1, axis2=2)) > SINGULAR_STATE).all():
         return np.linalg.solve(R, Q.swapaxes(1, 2) @ r[..., None])[..., 0] / norms[:, 0], Q
     U, s, Vt = np.linalg.svd(R)
-    kept = s > SINGULAR * s[:, :1]
+    kept = s > SINGULAR_STATE * s[:, :1]
     Q = Q @ (U * kept[:, None])
     x = (Q.swapaxes(1, 2) @ r[..., None])[..., 0] / np.where(kept, s, 1.0)
     return (Vt.swapaxes(1, 2) @ x[..., None])[..., 0] / norms[:, 0], Q
 
 
-def inputs_of(data: Data) -> list[Input | None]:
-    """Of each trajectory, on a clock that starts with it."""
-    if data.inputs:
-        return [Shifted(x, float(start)) for x, start in zip(data.inputs, data.starts)]
-    if data.u is None:
-        return [None] * data.K
-    return [hold(t[:count], u[:count]) for t, u, count in zip(data.t, data.u, data.counts)]
+def exact_response(data: Data, system: System, bias: bool, z0: Array | None, want_jacobian: bool) -> Response:
+    """As `respond`, by `LinearODE`: for Xi without a well-conditioned basis, and for every kind of input.
 
-
-def exact_response(data: Data, parts: Parts, bias: bool, z0: Array | None, want_jacobian: bool) -> Response:
-    """As `respond`, by the package's solver: for Xi without a well-conditioned basis, and for every kind of input.
-
-    A derivative x of z by an entry of Xi solves a linear ODE too: x' = Xi x + E z, x(0) = 0, beside z.
+    The derivative x of z by an entry of Xi solves x' = Xi x + E z, x(0) = 0, where E is 1 in that entry; it is solved
+    together with z.
     """
-    n, m = parts.Xi.shape[0], parts.B.shape[1]
-    Xi, b = parts.Xi, parts.b if bias else None
+    n, m = system.Xi.shape[0], system.B.shape[1]
+    Xi, b = system.Xi, system.b if bias else None
     states, by_z0, by_Xi, by_B = [], [], [], []
-    for k, u in enumerate(inputs_of(data)):
+    for k, u in enumerate(map(data.input_of, range(data.K))):
         t, start = data.t[k], np.zeros(n) if z0 is None else z0[k]
-        states.append(LinearODE(Xi, start, b=b, B=None if u is None else parts.B, u=u)(t))
+        states.append(LinearODE(Xi, start, b=b, B=None if u is None else system.B, u=u)(t))
         by_z0.append(LinearODE(Xi, start).propagator(t))
         if not want_jacobian:
             continue
@@ -250,7 +237,7 @@ def exact_response(data: Data, parts: Parts, bias: bool, z0: Array | None, want_
             beside,
             np.r_[np.zeros(n), start],
             b=None if b is None else np.r_[np.zeros(n), b],
-            B=None if u is None else np.r_[nothing.repeat(m, 1), parts.B],
+            B=None if u is None else np.r_[nothing.repeat(m, 1), system.B],
             u=u,
         )
         by_Xi.append(np.moveaxis(ode(t)[..., :n], 0, -1))
@@ -269,9 +256,9 @@ def exact_response(data: Data, parts: Parts, bias: bool, z0: Array | None, want_
 
 
 def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, Array]:
-    """C (p, n), with a constant as last column where there is a bias, from states z (K, T, n) by least squares.
+    """C (p, n), with a column for a constant where there is a bias, from states z (K, T, n) by least squares.
 
-    Also the cost, and for each channel a root of the covariance of its row, for noise of weight 1, (p, n, n).
+    Also the cost, and for each channel a root (p, n, n) of the covariance of its row of C, for noise of weight 1.
     """
     flat = z.reshape(-1, z.shape[-1])
     flat = np.concatenate([flat, np.ones((len(flat), int(bias)))], 1)
@@ -279,21 +266,27 @@ def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, 
     for j in range(data.p):
         w, y = data.w[..., j].ravel(), data.y[..., j].ravel()
         U, s, Vt = np.linalg.svd(w[:, None] * flat, full_matrices=False)
-        inverse = np.where(s > SINGULAR * s[0], 1 / np.maximum(s, TINY), 0.0)
+        inverse = np.where(s > SINGULAR_STATE * s[0], 1 / np.maximum(s, TINY), 0.0)
         C[j] = Vt.T @ (inverse * (U.T @ (w * y)))
         roots[j] = Vt.T * inverse
         cost += sum_of_squares(w * (y - flat @ C[j]))
     return C, cost, roots
 
 
-def simulate(data: Data, parts: Parts, bias: bool, z0: Array) -> Array:
+def states_of(found: Estimate, data: Data, bias: bool) -> Array:
     """States (K, T, n) at the times of the data."""
-    model = StatesModel(data, Linear(len(parts.Xi), np.eye(parts.Xi.size)), parts.C, bias)
-    return model.respond(parts, None if data.inputs else make_basis(parts.Xi), z0, False).z
+    system = System(found.Xi, found.B, found.b, found.C)
+    model = StatesModel(data, Linear(len(found.Xi), np.eye(found.Xi.size)), found.C, bias)
+    return model.respond(system, None if data.inputs else make_basis(found.Xi), found.z0, False).z
+
+
+def observations_of(found: Estimate, data: Data, bias: bool) -> Array:
+    """C z + offset, (K, T, p), at the times of the data."""
+    y = states_of(found, data, bias) @ found.C.T
+    return y if found.offset is None else y + found.offset
 
 
 def residuals_of(found: Estimate, data: Data, bias: bool) -> Array:
-    """(K, T, p), weighted."""
+    """Weighted residuals, (K, T, p)."""
     with np.errstate(all="ignore"):
-        z = simulate(data, Parts(found.Xi, found.B, found.b, found.C), bias, found.z0)
-        return data.w * (data.y - z @ found.C.T - (0.0 if found.offset is None else found.offset))
+        return data.w * (data.y - observations_of(found, data, bias))

@@ -1,22 +1,26 @@
-"""What Xi may be: maps theta -> Xi with their derivatives, and the theta that is nearest to a given Xi."""
+"""The sets that Xi may be in: maps theta -> Xi with derivatives, and theta of a matrix near to a given Xi."""
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import solve_continuous_lyapunov
 
+from .. import matrices
 from ..errors import OptionError, ShapeError
 
 Array = NDArray[Any]
-MOST_PARAMETERS = 400  # that are tried where a function does not say how many it takes
-STEP = 6e-6  # cube root of eps: central differences of functions that torch cannot differentiate
+MOST_PARAMETERS = 400  # tried, one number after another, where a function does not say how many it takes
+LEAST = 1e-3  # of a typical rate: decay, or flow, that a start has at least; from 0 a minimisation cannot move on
+IMAGINARY = 1e-30  # step in the imaginary part: its square vanishes, and nothing is subtracted (Squire & Trapp 1998)
+STEP = 6e-6  # cube root of eps, relative: central differences, for functions that torch cannot differentiate
 
 
 class Structure(ABC):
@@ -24,9 +28,9 @@ class Structure(ABC):
 
     n: int
     size: int
-    is_free = False  # whether every Xi is in it
-    is_given = True  # whether theta means something to who asked for it
-    names_theta = False  # whether what the data do not determine is told in terms of theta, not Xi
+    is_free = False  # whether every Xi is in the set
+    is_given = True  # whether the user gave the structure, so that theta is shown
+    names_theta = False  # whether a message names theta, not Xi, as undetermined
     bounds: tuple[Array, Array] | None = None
 
     @abstractmethod
@@ -39,15 +43,15 @@ class Structure(ABC):
 
     @abstractmethod
     def nearest(self, Xi: Array) -> Array | None:
-        """theta of a matrix in the set near to Xi; None where that is not known."""
+        """theta of a matrix in the set near to Xi; None where there is no way to find it."""
 
     def starts(self, rate: float) -> list[Array]:
-        """theta to start from without a guess of Xi, for rates (1/time) that the data can show."""
-        return []
+        """theta to start from without a guess of Xi; rate: a typical one of the data, 1/time."""
+        return [x for x in map(self.nearest, guesses(self.n, rate)) if x is not None]
 
 
 class Linear(Structure):
-    """Xi = sum_j theta_j M_j: free, symmetric, skew, sparse. basis (n^2, k)."""
+    """Xi = sum_j theta_j M_j: free, symmetric, skew, sparse. basis (n^2, k): the M_j as columns."""
 
     def __init__(self, n: int, basis: Array, is_free: bool = False) -> None:
         self.n, self.basis, self.size = n, basis, basis.shape[1]
@@ -62,66 +66,51 @@ class Linear(Structure):
     def nearest(self, Xi: Array) -> Array | None:
         return np.linalg.lstsq(self.basis, Xi.ravel(), rcond=None)[0]
 
-    def starts(self, rate: float) -> list[Array]:
-        return [x for x in map(self.nearest, guesses(self.n, rate)) if x is not None]
 
+class Nonlinear(Structure):
+    """A set of `linode.matrices` that is not linear; its map takes parts of shape (n, n).
 
-class Stable(Structure):
-    """Xi = (J - R) P with J skew, R and P positive definite: every Xi whose eigenvalues decay.
-
-    theta holds the entries of J above the diagonal, and the lower triangles L of R = unit L L^T and P = L L^T.
-    Source: Gillis & Sharma (2017), Automatica 85, theorem 1.
+    theta: the entries of the parts (k, n, n) that have an effect, at the flat indices `places`.
     """
 
-    is_given = False
+    def __init__(
+        self,
+        n: int,
+        make: Callable[..., torch.Tensor],
+        parts: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
+        places: Array,
+        is_given: bool,
+        draw: Callable[[float], list[Array]] | None = None,
+    ) -> None:
+        self.n, self.size, self.make, self.parts, self.places, self.draw = n, len(places), make, parts, places, draw
+        self.is_given, self.shape = is_given, (int(places.max()) // n**2 + 1, n, n)
 
-    def __init__(self, n: int, unit: float) -> None:
-        self.n, self.unit, self.upper, self.lower = n, unit, np.triu_indices(n, 1), np.tril_indices(n)
-        self.n_J, self.n_L = len(self.upper[0]), len(self.lower[0])
-        self.size = self.n_J + 2 * self.n_L
-
-    def starts(self, rate: float) -> list[Array]:
-        return [x for x in map(self.nearest, guesses(self.n, rate)) if x is not None]
-
-    def _parts(self, theta: Array) -> tuple[Array, Array, Array]:
-        J, L, M = (np.zeros((self.n, self.n)) for _ in range(3))
-        J[self.upper], L[self.lower], M[self.lower] = np.split(theta, [self.n_J, self.n_J + self.n_L])
-        return self.unit * (J - J.T), L, M
+    def _entries(self, theta: Array) -> torch.Tensor:
+        """The parts, (k, *, n, n), from theta (*, size)."""
+        entries = np.zeros((*theta.shape[:-1], prod(self.shape)), theta.dtype)
+        entries[..., self.places] = theta
+        return torch.from_numpy(np.moveaxis(entries.reshape(*theta.shape[:-1], *self.shape), -3, 0))
 
     def matrix(self, theta: Array) -> Array:
-        J, L, M = self._parts(theta)
-        return (J - self.unit * L @ L.T) @ (M @ M.T)
+        return self.make(*self._entries(theta)).numpy()
 
     def slopes(self, theta: Array) -> Array:
-        J, L, M = self._parts(theta)
-        P, left = M @ M.T, J - self.unit * L @ L.T
-        columns = []
-        for i, j in zip(*self.upper):
-            columns.append(self.unit * (np.outer(_unit(self.n, i), P[j]) - np.outer(_unit(self.n, j), P[i])))
-        for i, j in zip(*self.lower):
-            columns.append(-self.unit * (np.outer(_unit(self.n, i), L[:, j] @ P) + np.outer(L[:, j], P[i])))
-        for i, j in zip(*self.lower):
-            columns.append(np.outer(left[:, i], M[:, j]) + np.outer(left @ M[:, j], _unit(self.n, i)))
-        return np.stack([x.ravel() for x in columns], -1)
+        moved = self.make(*self._entries(theta + 1j * IMAGINARY * np.eye(self.size)))  # (size, n, n)
+        return moved.imag.numpy().reshape(self.size, -1).T / IMAGINARY
 
     def nearest(self, Xi: Array) -> Array | None:
-        """Eigenvalues that do not decay are moved to the left by as much as all must be."""
-        least = 1e-3 * self.unit
-        Xi = Xi - max(0.0, np.linalg.eigvals(Xi).real.max() + least) * np.eye(self.n)
-        P = solve_continuous_lyapunov(Xi.T, -np.eye(self.n))
-        P = P * self.n / np.trace(P)
-        S = Xi @ np.linalg.inv(P) / self.unit
-        try:
-            L, M = np.linalg.cholesky(-(S + S.T) / 2), np.linalg.cholesky(P)
-        except np.linalg.LinAlgError:
-            return None
-        return np.concatenate([((S - S.T) / 2)[self.upper], L[self.lower], M[self.lower]])
+        theta = torch.stack(self.parts(torch.tensor(Xi))).numpy().ravel()[self.places]
+        return theta if np.isfinite(theta).all() else None
+
+    def starts(self, rate: float) -> list[Array]:
+        """Drawn at random where a way to draw is given, else those of `guesses`."""
+        return super().starts(rate) if self.draw is None else self.draw(rate)
 
 
 class Function(Structure):
     """A user's theta -> Xi. theta0 (size,): where to start; bounds: (lowest, highest), numbers or (size,).
 
-    Functions of tensors are differentiated by torch, where that agrees with differences; others by central differences.
+    torch differentiates functions of tensors, if that agrees with differences; central differences serve the others.
     """
 
     names_theta = True
@@ -153,10 +142,10 @@ class Function(Structure):
         self.is_differentiable = self.takes_tensors and self._agrees()
 
     def _agrees(self) -> bool:
-        """Whether torch's derivative is that of differences: a function may detach what it returns."""
+        """Whether torch's derivative agrees with differences: a function may detach a part of its result."""
         theta = np.linspace(0.1, 0.2, self.size) if self.theta0 is None else self.theta0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's of what is detached, which is found out here
+            warnings.simplefilter("ignore")  # torch's, of detached parts, which this test finds
             try:
                 own, other = self._jacobian(theta), self._differences(theta)
             except RuntimeError:
@@ -202,18 +191,18 @@ class Function(Structure):
 
 
 def guesses(n: int, rate: float) -> list[Array]:
-    """Matrices (n, n) of no particular kind, for rates (1/time) that data can show."""
+    """Matrices (n, n) of no particular kind whose eigenvalues are about as large as rate, 1/time."""
     rng = np.random.default_rng(0)
     mixed = [rate * (rng.standard_normal((n, n)) / n - x * np.eye(n)) for x in (0.3, 1.0, 3.0)]
     return [-rate * np.eye(n), *mixed]
 
 
 def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structure:
-    """Of n states, from None, a name, a mask (n, n), or a Structure; rate: a typical one, 1/time."""
+    """A structure of n states from None, a name, a mask (n, n), or a Structure; rate: a typical one, 1/time."""
     if isinstance(structure, Structure):
         return structure
     if structure is None:
-        return Stable(n, rate) if stable else Linear(n, np.eye(n * n), is_free=True)
+        return stable_matrices(n, rate) if stable else Linear(n, np.eye(n * n), is_free=True)
     if isinstance(structure, str):
         if structure not in NAMED:
             names = ", ".join(map(repr, NAMED))
@@ -229,93 +218,52 @@ def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structu
     return Linear(n, np.eye(n * n)[:, mask.astype(bool).ravel()])
 
 
-def symmetric(n: int, rate: float) -> Structure:
-    i, j = np.triu_indices(n)
-    return Linear(n, _entries(n, i, j) + _entries(n, j, i) * (i != j))
+def stable_matrices(n: int, rate: float) -> Structure:
+    """Every matrix whose eigenvalues have negative real parts; theta: J below its diagonal, then both factors."""
+    strict, lower = (np.tril(np.ones((n, n), bool), k) for k in (-1, 0))
+    places = np.flatnonzero(np.stack([strict, lower, lower]))
+    return Nonlinear(n, matrices.stable, partial(matrices.stable_parts, least=LEAST * rate), places, False)
 
 
-def skew(n: int, rate: float) -> Structure:
-    i, j = np.triu_indices(n, 1)
-    return Linear(n, _entries(n, i, j) - _entries(n, j, i))
+def positive(n: int, rate: float, make: Callable[..., torch.Tensor], parts: Callable[..., Any]) -> Structure:
+    """Metzler or compartmental matrices; theta: logarithms of the entries off the diagonal, then n for the diagonal."""
+    is_own = np.eye(n, dtype=bool).ravel()
+    places = np.concatenate([np.flatnonzero(~is_own), np.flatnonzero(is_own)])
 
-
-def diagonal(n: int, rate: float) -> Structure:
-    i = np.arange(n)
-    return Linear(n, _entries(n, i, i))
-
-
-class Positive(Structure):
-    """Off-diagonal entries exp(theta) > 0. Metzler: a free diagonal; compartmental: outflows exp(theta) > 0 too."""
-
-    def __init__(self, n: int, rate: float, is_compartmental: bool) -> None:
-        self.n, self.size, self.is_compartmental = n, n * n, is_compartmental
-        off = ~np.eye(n, dtype=bool)
-        self.flows, self.rate = np.nonzero(off.ravel())[0], rate
-
-    def matrix(self, theta: Array) -> Array:
-        off, own = theta[: len(self.flows)], theta[len(self.flows) :]
-        Xi = np.zeros(self.n * self.n)
-        with np.errstate(over="ignore"):
-            Xi[self.flows] = np.exp(off)
-            flows = Xi.reshape(self.n, self.n)
-            return flows + np.diag(own if not self.is_compartmental else -np.exp(own) - flows.sum(0))
-
-    def slopes(self, theta: Array) -> Array:
-        n, off, own = self.n, np.exp(theta[: len(self.flows)]), theta[len(self.flows) :]
-        slopes = np.zeros((n * n, self.size))
-        at = np.arange(len(self.flows))
-        slopes[self.flows, at] = off
-        if self.is_compartmental:
-            slopes[self.flows % n * (n + 1), at] = -off  # what arrives has left its column
-        diagonal = np.arange(n) * (n + 1)
-        slopes[diagonal, len(self.flows) + np.arange(n)] = -np.exp(own) if self.is_compartmental else 1.0
-        return slopes
-
-    def nearest(self, Xi: Array) -> Array | None:
-        least = 1e-3 * self.rate
-        off = np.maximum(Xi.ravel()[self.flows], least)
-        if not self.is_compartmental:
-            return np.concatenate([np.log(off), np.diag(Xi)])
-        return np.concatenate([np.log(off), np.log(np.maximum(-Xi.sum(0), least))])
-
-    def starts(self, rate: float) -> list[Array]:
+    def draw(rate: float) -> list[Array]:
         rng = np.random.default_rng(0)
-        thetas = [np.log(rate) + rng.uniform(-2, 2, self.size) * (i > 0) for i in range(12)]
-        if not self.is_compartmental:
+        thetas = [np.log(rate) + rng.uniform(-2, 2, n * n) * (i > 0) for i in range(12)]
+        if make is matrices.metzler:
             for theta in thetas:
-                theta[len(self.flows) :] = -rate * self.n
+                theta[-n:] = -rate * n
         return thetas
+
+    return Nonlinear(n, make, partial(parts, least=LEAST * rate), places, True, draw)
+
+
+def linear(n: int, rate: float, project: Callable[[torch.Tensor], torch.Tensor]) -> Structure:
+    """theta: the independent entries, row by row."""
+    return Linear(n, matrices.basis(project, n).numpy())
 
 
 NAMED: dict[str, Callable[[int, float], Structure]] = {
-    "symmetric": symmetric,
-    "skew": skew,
-    "diagonal": diagonal,
-    "metzler": lambda n, rate: Positive(n, rate, False),
-    "compartmental": lambda n, rate: Positive(n, rate, True),
+    "symmetric": partial(linear, project=matrices.symmetric_part),
+    "skew": partial(linear, project=matrices.skew_part),
+    "diagonal": partial(linear, project=matrices.diagonal_part),
+    "metzler": partial(positive, make=matrices.metzler, parts=matrices.metzler_parts),
+    "compartmental": partial(positive, make=matrices.compartmental, parts=matrices.compartmental_parts),
 }
 
 
-def _unit(n: int, i: Any) -> Array:
-    return np.eye(n)[i]
-
-
-def _entries(n: int, i: Array, j: Array) -> Array:
-    """One column for each (i, j), with a one in that entry of a vectorised matrix."""
-    columns = np.zeros((n * n, len(i)))
-    columns[i * n + j, np.arange(len(i))] = 1.0
-    return columns
-
-
 def _signature(function: Callable[[Any], Any], theta0: Array | None, n: int | None) -> tuple[int, bool]:
-    """How many parameters a function of theta takes, and whether it is one of tensors.
+    """How many parameters a function of theta takes, and whether it takes tensors.
 
-    The least number that works, and that makes Xi (n, n) where n is known.
+    It is the least number for which the function returns a matrix, (n, n) if n is known.
     """
     last: Exception | None = None
     sizes = range(1, MOST_PARAMETERS + 1) if theta0 is None else (len(theta0),)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what functions of arrays say to tensors
+        warnings.simplefilter("ignore")  # that functions of arrays give for tensors
         for k in sizes:
             theta = np.zeros(k) if theta0 is None else theta0
             for takes_tensors in (True, False):

@@ -1,4 +1,4 @@
-"""What a covariance of Xi means for its eigenvalues, and names for what data do not determine."""
+"""Covariances of eigenvalues from that of Xi, and names for directions that the data do not determine."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .products import matmul
 from .rates import Factors
 
 Array = NDArray[Any]
-N_SAMPLES = 128  # each with its mirror image
-MOST_NAMED, MOST_TERMS = 3, 4
-FAR = 6.0  # standard errors between eigenvalues, from which on the first order is enough
-SMALL = 0.1  # of the largest coefficient of a direction
+N_SAMPLES = 128  # each with its mirror image: a standard error is then known to 6 %, 1 / sqrt(256)
+MOST_NAMED, MOST_TERMS = 3, 4  # directions, and terms of one, in a message; by hand
+FAR = 6.0  # standard errors between eigenvalues from which on first order is enough; by hand
+SMALL = 0.1  # coefficients below this part of the largest one are not named; by hand
 
 
 def covariances_by_rates(factors: Factors, theta: Array, covariance: Array, lam: Array) -> Array:
-    """(n, 2, 2) of (Re, Im) of eigenvalues lam (n,) from the covariance of their factors, by samples of these.
+    """Covariances (n, 2, 2) of (Re, Im) of eigenvalues lam (n,) from that of their factors, by samples of these.
 
-    Smooth where eigenvalues meet. Infinite where the covariance is.
+    Factors are smooth where eigenvalues meet. The result is infinite where the covariance is.
     """
     if not np.isfinite(covariance).all():
         return np.full((len(lam), 2, 2), np.inf)
@@ -32,9 +32,9 @@ def covariances_by_rates(factors: Factors, theta: Array, covariance: Array, lam:
 
 
 def covariances_by_matrix(Xi: Array, lam: Array, covariance: Array) -> Array:
-    """(n, 2, 2) of (Re, Im) of eigenvalues lam (n,) from the covariance (n^2, n^2) of Xi.
+    """Covariances (n, 2, 2) of (Re, Im) of eigenvalues lam (n,) from that of Xi, (n^2, n^2).
 
-    To first order where they are far apart, else by samples of Xi. Infinite where the covariance is.
+    To first order where eigenvalues are far apart, else by samples of Xi. Infinite where the covariance is.
     """
     n = len(lam)
     if not np.isfinite(covariance).all():
@@ -48,7 +48,7 @@ def covariances_by_matrix(Xi: Array, lam: Array, covariance: Array) -> Array:
 
 
 def first_order(Xi: Array, lam: Array, covariance: Array) -> Array:
-    """By d lambda = w^T dXi v with w^T v = 1; infinite where there is no basis of eigenvectors."""
+    """The same to first order, d lambda = w^T dXi v with w^T v = 1; infinite where Xi has no eigenbasis."""
     own, V = np.linalg.eig(Xi)
     try:
         W = np.linalg.inv(V)
@@ -61,7 +61,7 @@ def first_order(Xi: Array, lam: Array, covariance: Array) -> Array:
 
 
 def draws(covariance: Array) -> Array:
-    """(N_SAMPLES, k), the same ones each time."""
+    """Normal samples (N_SAMPLES, k) with this covariance, from a fixed seed."""
     factor, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
     root = np.zeros_like(covariance)
     root[pivots - 1, :rank] = np.tril(factor)[:, :rank]
@@ -69,33 +69,33 @@ def draws(covariance: Array) -> Array:
 
 
 def spread(moved: Array, lam: Array) -> Array:
-    """(n, 2, 2) of eigenvalues moved (S, n) about lam (n,)."""
+    """Covariances (n, 2, 2) about lam (n,) of eigenvalues moved (S, n), each row in any order."""
     off = matched(moved, lam) - lam
     parts = np.stack([off.real, off.imag], -1)  # (S, n, 2)
     found = np.einsum("sni,snj->nij", parts, parts) / len(parts)
-    # what is known of one of a pair is known of the other
+    # conjugate eigenvalues share their variance
     mirror = np.abs(lam[:, None] - lam.conj()).argmin(-1)
     return (found + found[mirror] * np.array([[1, -1], [-1, 1]])) / 2
 
 
 def matched(moved: Array, lam: Array) -> Array:
-    """Each row of moved (S, n) in the order of lam (n,)."""
+    """Each row of moved (S, n) in the order in which its eigenvalues are nearest to lam (n,)."""
     distance = np.abs(moved[:, None, :] - lam[:, None])  # (S, lam, moved)
     nearest = distance.argmin(-1)
     clear = (np.sort(nearest, -1) == np.arange(len(lam))).all(-1)
     for s in np.flatnonzero(~clear):
-        nearest[s] = scipy.optimize.linear_sum_assignment(distance[s])[1]  # loaded when it is first asked for
+        nearest[s] = scipy.optimize.linear_sum_assignment(distance[s])[1]  # scipy loads it when it is first used
     return np.take_along_axis(moved, nearest, -1)
 
 
 def names_of(n: int, m: int) -> list[str]:
-    """Of the entries of Xi, B and b, row by row."""
+    """Names of the entries of Xi, B and b, row by row."""
     names = [f"Xi[{i}, {j}]" for i in range(n) for j in range(n)]
     return names + [f"B[{i}, {j}]" for i in range(n) for j in range(m)] + [f"b[{i}]" for i in range(n)]
 
 
 def named_directions(null: Array, names: Sequence[str]) -> list[str]:
-    """Directions (k, size) in words; names: of their entries."""
+    """Directions (k, size) in words, such as "Xi[0, 1] - 2 Xi[1, 0]"; names: of their entries."""
     words = []
     for direction in null[:MOST_NAMED]:
         largest = np.abs(direction).max()

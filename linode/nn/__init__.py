@@ -1,11 +1,8 @@
-"""Linear dynamics as a layer: `LinearDynamics`, and the sets that its Xi may be kept in."""
+"""Linear dynamics as a layer: `LinearDynamics`, and parametrisations that keep its Xi in a set of matrices."""
 
 from .base import Parametrization, register, registry
-from .compartmental import Compartmental
 from .dynamics import LinearDynamics
-from .elementary import Free, Skew, Symmetric
-from .low_rank import LowRank
-from .stable import Stable
+from .sets import Compartmental, Free, LowRank, Skew, Stable, Symmetric
 
 __all__ = [
     "Compartmental",

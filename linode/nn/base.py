@@ -1,8 +1,8 @@
-"""What a parametrisation is: a smooth map from unconstrained tensors onto a set of matrices Xi.
+"""The contract of a parametrisation: a smooth map from unconstrained tensors onto a set of matrices Xi.
 
-To add one: write one file here with a `Parametrization` subclass, decorate it with `@register` and import it in
-`__init__.py`. It gives `forward(*parts)`, the matrix, and `parts(Xi)`, the tensors of the matrix in the set that is
-near to Xi. The rest follows: a matrix is in the set if it is that of its own parts.
+To add one: decorate a `Parametrization` subclass with `@register`. It defines `forward(*parts)`, the matrix, and
+`parts(Xi)`, the arguments of `forward` that give a matrix near to Xi. A matrix is in the set if `forward` of its parts
+gives it back.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DtypeError, OptionError
-
-TOLERANCE = 1e-6  # of the largest entry: above the rounding of float32, below what a fit can tell
+from ..matrices import TOLERANCE
 
 
 class Parametrization(nn.Module, ABC):
     """A set of matrices Xi (n, n), for `torch.nn.utils.parametrize`; `forward` maps parameters onto it.
 
-    Work on matrices that are assigned is done in float64 on the CPU.
+    The parts of a matrix that is assigned to Xi are computed in float64 on the CPU.
 
     Example:
         >>> import torch, linode.nn
@@ -33,11 +32,11 @@ class Parametrization(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    summary: str  # of which matrices it is the set, for "Xi is not ..."
+    summary: str  # the matrices of the set, in words that follow "Xi is not"
 
     @classmethod
     def make(cls, rank: int) -> Parametrization:
-        """One of this kind; only those that have a rank look at it.
+        """A module of this class; only `LowRank` uses the rank.
 
         Example:
             >>> import linode.nn
@@ -48,7 +47,7 @@ class Parametrization(nn.Module, ABC):
 
     @abstractmethod
     def parts(self, Xi: Tensor) -> tuple[Tensor, ...]:
-        """The arguments of `forward` that give the matrix in the set near to Xi (n, n), float64; tensors of its own.
+        """The arguments of `forward` that give a matrix in the set near to Xi (n, n), float64; they share no memory.
 
         Example:
             >>> import torch, linode.nn
@@ -58,7 +57,7 @@ class Parametrization(nn.Module, ABC):
         """
 
     def nearest(self, Xi: Tensor) -> Tensor:
-        """The matrix in the set near to Xi (n, n), in the sense that the class states; Xi itself if it is in the set.
+        """A matrix in the set near to Xi (n, n), in the sense that the class states; Xi itself if it is in the set.
 
         Example:
             >>> import torch, linode.nn
@@ -68,7 +67,7 @@ class Parametrization(nn.Module, ABC):
         return self(*self.parts(wide(Xi))).to(Xi)
 
     def right_inverse(self, Xi: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The parameters of Xi (n, n): what torch calls where Xi is assigned.
+        """The parameters of Xi (n, n); torch calls this when Xi is assigned.
 
         Raises:
             OptionError: Xi is not in the set, by more than 1e-6 of its largest entry.
@@ -91,7 +90,7 @@ class Parametrization(nn.Module, ABC):
         return parts if len(parts) > 1 else parts[0]
 
     def initial(self, n: int) -> Tensor:
-        """Where training starts, (n, n): near to the `modest` matrix drawn.
+        """A random matrix (n, n) to start training from: `nearest` of a `modest` one.
 
         Example:
             >>> import torch, linode.nn
@@ -105,8 +104,8 @@ class Parametrization(nn.Module, ABC):
 def modest(n: int) -> Tensor:
     """A random Xi whose modes last a few units of time: eigenvalues fill a disk of radius 0.35 about -0.5.
 
-    -I/2 + G / sqrt(8 n) with G normal (the circular law): nothing grows much over many units of time, nothing is gone
-    at once, modes differ, and the symmetric and skew parts have eigenvalues in [-1, 0] and in i [-1/2, 1/2].
+    -I/2 + G / sqrt(8 n) with G normal (the circular law). No mode grows much over many units of time, none decays at
+    once, and the modes differ. Its symmetric and skew parts have eigenvalues in [-1, 0] and in i [-1/2, 1/2].
     """
     return torch.randn(n, n, dtype=torch.float64, device="cpu") / (8 * n) ** 0.5 - 0.5 * torch.eye(n, device="cpu")
 
@@ -122,7 +121,7 @@ ParametrizationType = TypeVar("ParametrizationType", bound=type[Parametrization]
 
 
 def register(parametrization: ParametrizationType) -> ParametrizationType:
-    """Class decorator: make the parametrisation known under its name.
+    """Class decorator: `LinearDynamics` then accepts the name of the parametrisation.
 
     Example:
         >>> import linode.nn
@@ -153,7 +152,7 @@ def registry() -> dict[str, type[Parametrization]]:
 
 
 def make_parametrization(parametrization: str | nn.Module | type[nn.Module], rank: int) -> nn.Module:
-    """The module of that name or class, or the one that came."""
+    """The module of this name or class, or the module itself."""
     if isinstance(parametrization, nn.Module):
         return parametrization
     if isinstance(parametrization, str):

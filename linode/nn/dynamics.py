@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,11 @@ class LinearDynamics(nn.Module):
         device, dtype: of the parameters, float32 or float64; torch's defaults if None. The draw is the same for all.
 
     `Xi`, (n, n) and 1/time, may be assigned: `net.Xi = matrix` takes a tensor, an array or a list, and the parameters
-    change in place, so that optimisers keep them. A matrix outside of the set raises; `net.Xi = net.nearest(matrix)`
-    takes one near to it. Wherever Xi is read it is made anew from the parameters, as torch does.
+    change in place, so that optimisers keep them. A matrix outside the set raises; `net.Xi = net.nearest(matrix)`
+    takes one near to it. Each time Xi is read, torch computes it from the parameters.
 
-    Xi starts at random, its eigenvalues about -1/2 and less than 1 in size (see `linode.nn.base.modest`): time should
-    be in units of which a trajectory lasts a few. b starts at 0, and B normal with variance 1/m.
+    Xi starts at random, with eigenvalues around -1/2 and below 1 in size (see `linode.nn.base.modest`): choose a unit
+    of time in which a trajectory lasts a few units. b starts at 0, and B is normal with variance 1/m.
 
     Raises:
         OptionError: n, m or rank is out of range; parametrization is not known. DtypeError: the dtype is another.
@@ -61,6 +61,7 @@ class LinearDynamics(nn.Module):
     Xi: Tensor
     B: Tensor | None
     b: Tensor | None
+    _fit: ClassVar[Callable[..., tuple[Any, bool, str]]]  # `linode.fitting.initial.initial`; the package sets it
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class LinearDynamics(nn.Module):
         dtype = dtype or torch.get_default_dtype()
         if dtype not in (torch.float32, torch.float64):
             raise DtypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-        make_method(method)  # raises here where it is not known
+        make_method(method)  # raises here if it is not known
         self.n, self.m, self.method = n, m, method
         parametrization = make_parametrization(parametrization, rank)
         # drawn and factored on the CPU in float64, so that the start depends on neither device nor dtype
@@ -99,8 +100,8 @@ class LinearDynamics(nn.Module):
         Args:
             z0: state at t = 0, (*batch, n).
             t: (T,) or (*batch, T), units of 1/Xi; or a scalar.
-            u: input of m channels, such as `linode.ZeroOrderHold(times, values)`; None is u = 0. B has no gradient
-                then, of which `DistributedDataParallel` wants to be told (find_unused_parameters).
+            u: input of m channels, such as `linode.ZeroOrderHold(times, values)`; None is u = 0. Then B has no
+                gradient, and `DistributedDataParallel` needs find_unused_parameters=True.
 
         Returns:
             z, (*batch, T, n), or (*batch, n) for a scalar t.
@@ -118,7 +119,7 @@ class LinearDynamics(nn.Module):
         return self.ode(z0, u)(t)
 
     def ode(self, z0: Any, u: Any = None) -> LinearODE:
-        """The solver for the present Xi, b and B: `explain`, `solve`, `propagator`; it decomposes Xi once.
+        """The solver for the current Xi, b and B, with `explain`, `solve` and `propagator`; it decomposes Xi once.
 
         Args and Raises as for calling.
 
@@ -145,7 +146,7 @@ class LinearDynamics(nn.Module):
         return self.parametrizations.Xi[0]  # type: ignore[union-attr, index]
 
     def nearest(self, matrix: Any) -> Tensor:
-        """A matrix near to this one (n, n) that may be assigned to Xi; in which sense, its class says.
+        """A matrix in the set near to this one (n, n), which may be assigned to Xi; the class says in which sense.
 
         Example:
             >>> import torch, linode.nn
@@ -158,17 +159,17 @@ class LinearDynamics(nn.Module):
             return self.parametrization.nearest(self._checked(matrix))
 
     def init_from_data(self, t: Any, z: Any, u: Any = None) -> Tensor:
-        """Start from a fit of data: set Xi, and B and b where they are learned, to their least-squares estimates.
+        """Start from a fit of data: set Xi, and B and b if they are parameters, to their least-squares estimates.
 
         Args:
             t, z, u: as for `linode.fit`, with as many channels as states; trajectories may come as z (K, T, n).
 
         Returns:
-            The fitted states at the first time of each trajectory, (n,), or (K, n) where several came. A fit that did
-            not converge, or that the data do not determine, gives a warning that says so.
+            The fitted states at the first time of each trajectory, (n,), or (K, n) for several. A warning is given if
+            the fit did not converge, or if the data do not determine it.
 
         Raises:
-            ShapeError: z has not n channels, or fewer values than unknowns. Others as `linode.fit`.
+            ShapeError: z does not have n channels, or has fewer values than unknowns. Others as `linode.fit`.
 
         Example:
             >>> import torch, linode
@@ -180,8 +181,7 @@ class LinearDynamics(nn.Module):
             [[-0.1, 2.0], [-2.0, -0.1]]
         """
         kind = getattr(self.parametrization, "name", None)
-        fitting = importlib.import_module("linode.fitting.initial")  # as `linode.fit`, when it is first asked for
-        found, is_list, doubt = fitting.initial(t, z, u, self.n, self.m, kind, self.b is not None)
+        found, is_list, doubt = self._fit(t, z, u, self.n, self.m, kind, self.b is not None)
         if doubt:
             warnings.warn(f"the fit of data is doubtful as a start: {doubt}", stacklevel=2)
         like = next(self.parameters())
@@ -194,7 +194,7 @@ class LinearDynamics(nn.Module):
             return torch.from_numpy(found.z0 if is_list else found.z0[0]).to(like)
 
     def reset_parameters(self) -> None:
-        """Start anew, at random by torch's global generator.
+        """Set all parameters to new random values, drawn by torch's global generator.
 
         Example:
             >>> import torch, linode.nn
@@ -215,7 +215,7 @@ class LinearDynamics(nn.Module):
         super().__setattr__(name, value)
 
     def _checked(self, matrix: Any) -> Tensor:
-        """A matrix that came for Xi, as the parameters are."""
+        """A matrix assigned to Xi, checked, with the dtype and device of the parameters."""
         Xi = as_tensor(matrix, "Xi").detach()
         if Xi.shape != (self.n, self.n):
             raise ShapeError(f"Xi has shape {tuple(Xi.shape)}; Xi must be ({self.n}, {self.n})")
@@ -232,6 +232,6 @@ class LinearDynamics(nn.Module):
 
 
 def initial(parametrization: nn.Module, n: int) -> Tensor:
-    """Where a parametrisation starts, (n, n); what is not one of linode's may say so by `initial` too."""
+    """The matrix (n, n) that training starts from; a module that is no `Parametrization` may define `initial` too."""
     with torch.no_grad():
         return getattr(parametrization, "initial", modest)(n)

@@ -16,9 +16,9 @@ from .theme import COLOURS, DASHES, LARGEST, MARKERS, add_labels, add_legend, ch
 from .values import Array, is_number
 
 WORDS = {"seconds": "time (s)", "n": "number of states n", "T": "number of times T", "method": "method"}
-REFERENCE = "0.45"
+REFERENCE = "0.45"  # grey
 EPS = float(np.finfo(float).eps)
-MOST_TICKS = 8  # sizes, up to which each is written at its place
+MOST_TICKS = 8  # sizes up to which each has a tick of its own
 
 
 def plot_comparison(
@@ -36,18 +36,18 @@ def plot_comparison(
 ) -> Axes:
     """Points of each method by time and error on logarithmic axes; those of one method are joined, in order of x.
 
-    Also time against n or T: x="n", y="seconds". What has no finite value is left out, and the legend says so. A value
-    of 0, such as the error of an exact result, has no place on a logarithmic axis: it stands half a decade below the
-    smallest of the others, with an arrow.
+    Also time against n or T: x="n", y="seconds". Rows without a finite value are left out, and the legend says so. A
+    value of 0, such as the error of an exact result, is drawn half a decade below the smallest of the others, with an
+    arrow, as a logarithmic axis has no 0.
 
     Args:
-        rows: of each measurement, a mapping such as {"method": "eig", "seconds": 1e-3, "error": 2e-15}.
+        rows: for each measurement a mapping such as {"method": "eig", "seconds": 1e-3, "error": 2e-15}.
         ax: matplotlib axes, which become logarithmic; None: those of a new figure.
-        x, y: keys of what is drawn, numbers of at least 0; None or NaN where there is none.
-        by: the key of the name that a row belongs to.
+        x, y: keys of the values drawn, numbers of at least 0; None or NaN where there is none.
+        by: key of the name of a row.
         band: keys of the lower and the upper edge of y, such as quartiles; None: no bands.
-        names: those to draw, in the order of their styles, so that several pictures agree; None: all, in order of rows.
-        reference: name of a limit, drawn as a grey dashed line.
+        names: names to draw, in the order of styles, so that several plots agree; None: all, in the order of rows.
+        reference: name whose rows are a limit, drawn as a grey dashed line.
         xlabel, ylabel: of the axes, with units; None: of the keys.
 
     Raises:
@@ -99,7 +99,7 @@ def plot_comparison(
             axes.fill_between(places[:, 0], low, high, color=style["color"], alpha=0.15, lw=0)
         handles.append(Line2D([], [], label=name, **style))
     axes.set(xscale="log", yscale="log")
-    drawn = np.concatenate([np.zeros((0, 2)), *(line.get_xydata() for line in axes.lines)])  # earlier calls too
+    drawn = np.concatenate([np.zeros((0, 2)), *(line.get_xydata() for line in axes.lines)])  # of earlier calls too
     _make_ticks(axes.xaxis, axes.get_xlim(), drawn[:, 0])
     _make_ticks(axes.yaxis, axes.get_ylim(), drawn[:, 1])
     axes.grid(which="major", color="0.88", lw=0.6)
@@ -113,7 +113,7 @@ def plot_comparison(
 
 
 def _table(rows: Any, by: str, keys: tuple[str, ...]) -> dict[str, list[list[float]]]:
-    """Values of each name, in the order in which names come."""
+    """Values of each name, in the order in which names first occur."""
     if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
         raise DtypeError(f"rows must be a list of mappings, one for each measurement, got {type(rows).__name__}")
     table: dict[str, list[list[float]]] = {}
@@ -134,7 +134,7 @@ def _value(x: Any, name: str) -> float:
         return float("nan")
     if not is_number(x):
         try:
-            x = x.item()  # of a tensor or an array of one number
+            x = x.item()  # a tensor or an array of one number
         except (AttributeError, ValueError, RuntimeError):
             raise DtypeError(f"{name} must be a number, got {x!r}") from None
     if not is_number(x):
@@ -145,20 +145,20 @@ def _value(x: Any, name: str) -> float:
 
 
 def _usable(values: Any) -> Any:
-    """Rows whose values have a place, in order of x."""
+    """Rows with finite values, in order of x."""
     values = values[(values < LARGEST).all(1)]
     return values[np.argsort(values[:, 0], kind="stable")]
 
 
 def _floor(columns: list[Any]) -> float:
-    """Where 0 is drawn: half a decade below the smallest value above it."""
+    """The place where 0 is drawn: half a decade below the smallest positive value."""
     values = np.concatenate(columns)
     positive = values[values > 0]
     return float(positive.min() / np.sqrt(10.0)) if len(positive) else EPS
 
 
 def _make_ticks(axis: Axis, limits: tuple[float, float], places: Array) -> None:
-    """Sizes are written as they are; less than a decade gets round numbers; all else powers of ten."""
+    """Ticks at sizes such as n; at round numbers within a decade; else at powers of ten."""
     sizes = np.unique(places)
     if 1 < len(sizes) <= MOST_TICKS and _are_sizes(sizes):
         axis.set_ticks(sizes.tolist(), [f"{x:.0f}" for x in sizes])
@@ -170,7 +170,7 @@ def _make_ticks(axis: Axis, limits: tuple[float, float], places: Array) -> None:
 
 
 def _are_sizes(x: Array) -> bool:
-    """Whole numbers that are not too close to write each, nor powers of ten."""
+    """Whether x are whole numbers, far enough apart to write each, and not all powers of ten."""
     if x[0] < 1 or x[-1] >= 1e5 or (x != np.round(x)).any() or (x[1:] < 1.4 * x[:-1]).any():
         return False
     return bool((np.log10(x) != np.round(np.log10(x))).any())

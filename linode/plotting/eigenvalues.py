@@ -1,4 +1,4 @@
-"""Eigenvalues in the complex plane, and how sure they are."""
+"""Eigenvalues in the complex plane, for fits with confidence regions."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch, Rectangle
 from scipy.special import chdtri
 
-from ..engine.problem import check_finite, make_matrix
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from .theme import COLOURS, MARKERS, STABLE, add_labels, add_legend, make_axes
-from .values import WIDE, Array, as_array, is_number
+from .values import WIDE, Array, as_array, check_finite, is_number
 
-CLOSE = 0.008  # of the width and height of the axes, within which eigenvalues hide each other
+CLOSE = 0.008  # distance, of the width or height of the axes, below which markers cover each other; by hand
 
 
 def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95) -> Axes:
-    """Eigenvalues in the complex plane; of fits with the ellipses that hold the true ones with probability `level`.
+    """Eigenvalues in the complex plane; for a fit with the ellipses that hold the true ones with probability `level`.
 
-    Those of real eigenvalues are bars; there are none where the covariance is infinite. The half-plane in which modes
-    decay is shaded. Up to seven systems of a batch, or pieces between switches, get a colour and a marker each. Numbers
-    such as 2x count eigenvalues that hide each other.
+    The region of a real eigenvalue is a bar; there is none where the covariance is infinite. The half-plane in which
+    modes decay is shaded. Up to seven systems of a batch, or pieces between switches, have a colour and a marker each.
+    Numbers such as 2x count eigenvalues whose markers cover each other.
 
     Args:
         system: of `linode.fit`; or a solver such as `LinearODE`; or Xi, (*batch, n, n), 1/time.
         ax: matplotlib axes; None: those of a new figure, where decay rates that differ by orders of magnitude get a
             logarithmic axis.
-        level: of each eigenvalue by itself, between 0 and 1.
+        level: probability for each single eigenvalue, between 0 and 1.
 
     Raises:
         OptionError: level is not between 0 and 1.
-        ShapeError, NonFiniteError: Xi cannot be used. DtypeError: nor can the type of system, or of ax.
+        ShapeError, NonFiniteError: Xi cannot be used. DtypeError: the type of system, or of ax, cannot be used.
 
     Source: Johnson & Wichern (2007), Applied Multivariate Statistical Analysis, result 4.7 (ellipses by chi^2).
 
@@ -63,10 +62,10 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
     lam = np.concatenate(systems)
     if not lam.imag.any():
         half = np.abs(lam).max() / 2
-        axes.update_datalim([(0.0, -half), (0.0, half)])  # else the height would be rounding
+        axes.update_datalim([(0.0, -half), (0.0, half)])  # else the height of the axes would be rounding
     axes.autoscale_view()
     far = 1e3 * np.ptp(axes.get_xlim())
-    # an artist, not a patch: it leaves the limits alone
+    # an artist, not a patch, as a patch would change the limits
     axes.add_artist(Rectangle((-far, 0.0), far, 1.0, transform=axes.get_xaxis_transform(), fc=STABLE, lw=0, zorder=0))
     if ax is None:
         unclear = np.zeros(len(lam), bool)
@@ -90,18 +89,20 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
 
 
 def _spectra(system: Any) -> tuple[list[Array], Array]:
-    """Eigenvalues (n,) of each system, and their covariances (n, 2, 2), of the first; infinite but for a fit."""
+    """Eigenvalues (n,) of each system, and their covariances (n, 2, 2) in the first; infinite if it is no fit."""
     if hasattr(system, "eigenvalue_covariance"):
         lam, spread = as_array(system.eigenvalues, "eigenvalues"), as_array(system.eigenvalue_covariance, "covariance")
         return [lam.astype(complex)], spread
     if isinstance(system, (str, bytes)) or system is None:
         raise DtypeError(f"system is a {type(system).__name__}; it must be a fit, a solver, or Xi (*batch, n, n)")
-    Xi = make_matrix(getattr(system, "Xi", system), "Xi").detach()
-    if not Xi.numel():
-        raise ShapeError(f"Xi has shape {tuple(Xi.shape)}; it holds no system")
+    Xi = as_array(getattr(system, "Xi", system), "Xi")
+    if Xi.ndim < 2 or Xi.shape[-1] != Xi.shape[-2]:
+        raise ShapeError(f"Xi has shape {Xi.shape}; Xi must be (*batch, n, n)")
+    if not Xi.size:
+        raise ShapeError(f"Xi has shape {Xi.shape}; it holds no system")
     check_finite(Xi, "Xi")
     n = Xi.shape[-1]
-    lam = np.linalg.eigvals(as_array(Xi, "Xi").reshape(-1, n, n)).astype(complex)
+    lam = np.linalg.eigvals(Xi.reshape(-1, n, n)).astype(complex)
     if not np.isfinite(lam).all():
         raise NonFiniteError("Xi has eigenvalues past the largest float")
     return list(lam), np.full((n, 2, 2), np.inf)
@@ -120,18 +121,18 @@ def _draw_region(axes: Axes, x: complex, covariance: Array, level: float, colour
 
 
 def _scale_plane(axes: Axes, lam: Array, unclear: Array) -> None:
-    """unclear: which real parts may be of either sign."""
+    """Scale the axes; unclear: which real parts may have either sign within their errors."""
     if not lam.imag.any():
         axes.set(ylim=(-1.0, 1.0), yticks=[0.0])
     clear = np.abs(lam.real[(lam.real != 0) & ~unclear])
     if len(clear) and clear.max() > WIDE * clear.min():
-        least = max(clear.min(), clear.max() * 1e-30)  # more decades cannot be read, and overflow
+        least = max(clear.min(), clear.max() * 1e-30)  # 30 decades; more overflow in matplotlib
         axes.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(least)))
         axes.autoscale_view()
 
 
 def _count_hidden(axes: Axes, lam: Array) -> None:
-    """Write how many eigenvalues share a place, where one dot stands for several."""
+    """Write the number of eigenvalues beside markers that cover each other."""
     places = axes.transLimits.transform(axes.transScale.transform(np.c_[lam.real, lam.imag]))
     left = list(range(len(lam)))
     while left:

@@ -1,4 +1,4 @@
-"""Data, the fitted curves, and how sure they are."""
+"""Data, fitted curves and their 95 % bands."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import OptionError
 from .theme import COLOURS, INK, add_labels, add_legend, check_text, make_axes, make_names
 from .values import Array, as_array, chosen, is_logarithmic, is_number
 
-MOST = 6  # channels, or trajectories, that one picture shows unasked
-N_TIMES, MOST_TIMES, PER_PERIOD = 600, 3000, 24  # of a curve
+MOST = 6  # channels, or trajectories, drawn by default
+N_TIMES, MOST_TIMES, PER_PERIOD = 600, 3000, 24  # points of a curve: at least, at most, per period of the fastest mode
 Z = 1.959964  # standard deviations on each side that hold 95 %
-MANY = 300  # dots of a channel, from which on they are smaller
+MANY = 300  # samples of a channel above which its dots are smaller
 
 
 class Fitted(Protocol):
-    """What of a `FitResult` is drawn."""
+    """The attributes of a `FitResult` that are drawn."""
 
     sigma: Any
     eigenvalues: Any
@@ -47,18 +47,18 @@ def plot_fit(
 ) -> Axes:
     """Data as dots, the fitted curves, and 95 % bands for new observations.
 
-    A band holds 95 % at each time by itself: noise, and what the data leave open of Xi and of initial states. Where
-    sigma is one of each value, the noise of new ones is unknown, and bands are those of the curves. There is no band
-    where errors are infinite. All this takes the model to be right and the noise to be independent: where residuals
-    hang together in time, bands are too narrow, those of forecasts by far.
+    A band holds 95 % of new observations at each single time: it includes noise, and errors of Xi and initial states.
+    If sigma was given for each value, the noise of new values is unknown, and bands are those of the curves. There is
+    no band where errors are infinite. Bands assume that the model is right and the noise independent: where residuals
+    are correlated in time, they are too narrow, for forecasts by far.
 
     Args:
         result: of `linode.fit`.
         ax: matplotlib axes; None: those of a new figure.
         channels: which ones; None: all, or the six that vary most.
         trajectories: which ones; None: all, or the first six.
-        ahead: how far beyond the last sample of each trajectory, units of time; there the curve is dashed.
-        band: whether to draw bands, which take some tenths of a second for each trajectory.
+        ahead: time after the last sample of each trajectory until which the curve goes on, dashed.
+        band: whether to draw bands, which takes some tenths of a second for each trajectory.
         labels: names of all channels; None: their numbers.
         xlabel, ylabel: of the axes, with units.
 
@@ -85,9 +85,9 @@ def plot_fit(
     drawn = chosen("trajectories", trajectories, K, np.arange(K), MOST)
     axes = make_axes(ax, height=3.8 if len(shown) * len(drawn) <= MOST // 2 else 4.8)
     fastest = float(np.abs(as_array(result.eigenvalues, "eigenvalues").imag).max(initial=0.0))
-    # of those that are not drawn the curve is asked for at one time: predict answers for all
+    # predict needs times for all trajectories; one time for those that are not drawn
     times = [_dense(t, ahead, fastest) if k in drawn else t[:1] for k, (t, _) in enumerate(observations)]
-    with np.errstate(over="ignore", invalid="ignore"):  # a forecast may grow out of range; then the curve ends
+    with np.errstate(over="ignore", invalid="ignore"):  # a forecast may overflow; then the curve ends
         curves = result.predict(times if K > 1 else times[0])
     curves = curves if isinstance(curves, list) else [curves]
     noise = _noise(result.sigma, p)
@@ -139,7 +139,7 @@ def _columns(y: Any) -> Array:
 
 
 def _noise(sigma: Any, p: int) -> Array | None:
-    """Standard deviation of new observations, (p,); None where it is that of each value."""
+    """Standard deviation of new observations, (p,); None where sigma was given for each value."""
     if isinstance(sigma, (list, tuple)) and any(np.ndim(x) for x in sigma):
         return None
     size = as_array(sigma, "sigma")
@@ -147,9 +147,9 @@ def _noise(sigma: Any, p: int) -> Array | None:
 
 
 def _dense(t: Array, ahead: float, fastest: float) -> Array:
-    """Times to draw a curve at: evenly in time, evenly between samples, and the samples.
+    """Times at which a curve is drawn: uniform in time, uniform in the number of the sample, and the samples.
 
-    Samples may lie apart by orders of magnitude. fastest: angular frequency.
+    The second kind is for samples whose gaps differ by orders of magnitude. fastest: largest angular frequency.
     """
     periods = fastest * (t[-1] + ahead - t[0]) / (2 * np.pi)
     even = np.linspace(t[0], t[-1] + ahead, int(np.clip(PER_PERIOD * periods, N_TIMES, MOST_TIMES)))

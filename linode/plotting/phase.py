@@ -1,35 +1,44 @@
-"""The phase portrait of two states: where the field points, where trajectories go, and where they rest."""
+"""The phase portrait of two states: vector field, trajectories and equilibria."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ..engine.problem import check_finite
 from ..errors import DtypeError, ShapeError
-from ..ode import LinearODE
 from .theme import COLOURS, DASHES, LARGEST, MARKERS, add_labels, add_legend, make_axes, make_names
-from .values import Array, as_array, as_times
+from .values import Array, as_array, as_times, check_finite
 
-FIELD = "0.72"
-MOST_TRAJECTORIES = 50
+FIELD = "0.72"  # grey
+MOST_TRAJECTORIES = 50  # that are drawn
 GRID = 40  # points of the field along each axis
-FIELD_LIMIT = 1e100  # states beyond whose squares overflow in matplotlib's arrows
-SAME = 1e-7  # angle, about the root of the unit roundoff, between eigenvectors that are one: those of defective Xi
-ZERO = 1e-12  # of the size of Xi, below which an eigenvalue is zero
-N_TIMES, MOST_TIMES, PER_TURN = 600, 6000, 60
-TURNS, DECAYS, GROWTHS = 8, 6.0, 1.6  # how long a trajectory is followed, whichever is shorter
-MARGIN, FAR = 0.12, 5.0  # of the window around trajectories; how far away an equilibrium still belongs to it
+FIELD_LIMIT = 1e100  # no field beyond: squares of larger states overflow in matplotlib's arrows
+SAME = 1e-7  # angle below which two eigenvectors are one, as for defective Xi: the root of the unit roundoff
+ZERO = 1e-12  # eigenvalue / largest entry of Xi below which it is zero: some 5,000 eps
+N_TIMES, MOST_TIMES, PER_TURN = 600, 6000, 60  # points of a curve: at least, at most, per turn
+# A trajectory ends after 8 turns, or when the slowest mode has decayed by e^-6 (grown by e^1.6), whichever comes first.
+TURNS, DECAYS, GROWTHS = 8, 6.0, 1.6
+MARGIN = 0.12  # of the window around trajectories, as part of its size
+FAR = 5.0  # distance of an equilibrium, in sizes of the trajectories, up to which the window includes it
+
+
+class Driven(Protocol):
+    """The attributes of a `LinearODE` that are drawn: tensors Xi and z0, and its forcing with b and inputs."""
+
+    Xi: Any
+    z0: Any
+    forcing: Any
+
+    def __call__(self, t: Any) -> Any: ...
 
 
 def plot_phase(
-    ode: LinearODE,
+    ode: Driven,
     ax: Axes | None = None,
     *,
     t: Any = None,
@@ -38,19 +47,19 @@ def plot_phase(
 ) -> Axes:
     """Phase portrait of two real states: field, trajectories, equilibrium, and eigenvectors where they are real.
 
-    Stream lines follow Xi z + b; an input u acts on the trajectories alone, since its field moves. Each trajectory
-    starts at a dot. The equilibrium is full where nothing grows, or else hollow; there may be a line of them. Along
-    eigenvectors trajectories are straight.
+    Stream lines follow Xi z + b; an input u, whose field changes in time, acts on the trajectories only. Each of these
+    starts at a dot. The equilibrium is a filled square if no mode grows, else a hollow one; a singular Xi may have a
+    line of them. Trajectories on eigenvectors are straight.
 
     Args:
         ode: with n = 2 and one Xi and b; z0 may be a batch.
         ax: matplotlib axes; None: those of a new figure. Limits that have been set are kept.
-        t: times of the trajectories, (T,), in any order; None: from 0 on, as long as there is something to see.
-        z0: starts, (2,) or (*batch, 2), in place of those of ode.
+        t: times of the trajectories, (T,), in any order; None: from 0 until modes have decayed, grown or turned.
+        z0: initial states, (2,) or (*batch, 2), in place of those of ode.
         labels: names of the two states, with units.
 
     Raises:
-        ShapeError: ode has not two states, or several Xi. DtypeError: it is complex, or no `LinearODE`.
+        ShapeError: ode does not have two states, or has several Xi. DtypeError: it is complex, or no `LinearODE`.
         OptionError: labels are not two. Others as `LinearODE`, for z0 and t.
 
     Example:
@@ -66,7 +75,7 @@ def plot_phase(
     times = np.sort(as_times(t, "t").ravel()) if t is not None else _times(Xi)
     if not len(times):
         raise ShapeError("t holds no time; None chooses times")
-    z = as_array(_restarted(ode, starts)(torch.as_tensor(times).to(ode.Xi.device)), "z").reshape(-1, len(times), 2)
+    z = as_array(_restarted(ode, starts)(ode.Xi.detach().double().new_tensor(times)), "z").reshape(-1, len(times), 2)
     z = np.where((np.abs(z) < LARGEST).all(-1, keepdims=True), z, np.nan)
     rest, kernel = _equilibria(Xi, b)
     x_limits, y_limits = _window(axes, z, starts.reshape(-1, 2), rest, is_own=ax is None)
@@ -93,8 +102,8 @@ def plot_phase(
 
 
 def _system(ode: Any, z0: Any) -> tuple[Array, Array, Array]:
-    """Xi (2, 2), b (2,) and starts (*batch, 2)."""
-    if not isinstance(ode, LinearODE):
+    """Xi (2, 2), b (2,) and initial states (*batch, 2), checked."""
+    if not hasattr(ode, "plot_phase"):
         raise DtypeError(f"ode is a {type(ode).__name__}; it must be a LinearODE")
     Xi, starts = as_array(ode.Xi, "Xi"), as_array(ode.z0 if z0 is None else z0, "z0")
     b = np.zeros(2) if ode.forcing.b is None else as_array(ode.forcing.b, "b")
@@ -112,14 +121,15 @@ def _system(ode: Any, z0: Any) -> tuple[Array, Array, Array]:
     for x, name in ((Xi, "Xi"), (b, "b"), (starts, "z0")):
         if np.iscomplexobj(x):
             raise DtypeError(f"{name} is complex; a phase portrait needs real states")
-        check_finite(torch.as_tensor(x), name)
+        check_finite(x, name)
     return Xi.reshape(2, 2), b.reshape(2), starts
 
 
-def _restarted(ode: LinearODE, starts: Array) -> LinearODE:
-    """The same system from other states, (*batch, 2)."""
+def _restarted(ode: Driven, starts: Array) -> Driven:
+    """The same system with initial states (*batch, 2)."""
     other = copy(ode)
-    other.Xi, other.z0 = ode.Xi.detach(), torch.as_tensor(starts).to(ode.Xi)
+    other.Xi = ode.Xi.detach()
+    other.z0 = other.Xi.new_tensor(starts)
     return other
 
 
@@ -129,7 +139,7 @@ def _grows(Xi: Array) -> int:
 
 
 def _times(Xi: Array) -> Array:
-    """From 0 until slow modes have decayed, fast ones have grown, or turns repeat themselves."""
+    """Times from 0 until the slowest mode has decayed, the fastest has grown, or after TURNS turns."""
     lam, size = np.linalg.eigvals(Xi), np.abs(Xi).max()
     if size == 0:
         return np.linspace(0.0, 1.0, N_TIMES)
@@ -144,12 +154,14 @@ def _times(Xi: Array) -> Array:
     if turn > 0:
         end = min(end, TURNS * 2 * np.pi / turn)
     count = int(np.clip(PER_TURN * turn * end / (2 * np.pi), N_TIMES, MOST_TIMES))
-    fast = np.geomspace(1e-3 / np.abs(lam).max(), end, N_TIMES) if lam.any() else end  # what is stiff is over soon
+    fast = (
+        np.geomspace(1e-3 / np.abs(lam).max(), end, N_TIMES) if lam.any() else end
+    )  # fast modes of a stiff system end soon
     return np.unique(np.r_[np.linspace(0.0, end, count), fast])
 
 
 def _equilibria(Xi: Array, b: Array) -> tuple[Array | None, Array]:
-    """A point where Xi z + b = 0, or None, and the directions (k, 2) in which there are more."""
+    """A point where Xi z + b = 0, or None, and the null space (k, 2) of Xi, along which there are more."""
     _, sizes, Vh = np.linalg.svd(Xi)
     kernel = Vh[sizes <= ZERO * max(sizes[0], np.finfo(float).tiny)]
     point = np.linalg.lstsq(Xi, -b, rcond=ZERO)[0]
@@ -158,20 +170,22 @@ def _equilibria(Xi: Array, b: Array) -> tuple[Array | None, Array]:
 
 
 def _window(axes: Axes, z: Array, starts: Array, rest: Array | None, *, is_own: bool) -> list[tuple[float, float]]:
-    """Limits around trajectories and the equilibrium, but those that a user has set."""
+    """Limits that include trajectories and a near equilibrium; those that a user has set are kept."""
     points = np.concatenate([z.reshape(-1, 2), starts])
     points = points[np.isfinite(points).all(-1)]
     low, high = points.min(0), points.max(0)
-    least = 1e-6 * float(np.abs(points).max())  # of what moves by less all is one point
+    least = 1e-6 * float(np.abs(points).max())  # smaller movements are taken as one point
     if rest is not None:
         distance = float(np.abs(np.clip(rest, low, high) - rest).max())
         if distance <= FAR * (high - low).max() or (high - low).max() <= least:
             low, high = np.minimum(low, rest), np.maximum(high, rest)
-            reach = np.maximum(rest - low, high - rest) / 2  # it is seen from all sides
+            reach = np.maximum(rest - low, high - rest) / 2  # so that the equilibrium is inside the window
             low, high = np.minimum(low, rest - reach), np.maximum(high, rest + reach)
     sizes, middle = high - low, (low + high) / 2
     size = float(sizes.max()) if sizes.max() > least else float(np.abs(middle).max()) or 1.0
-    half = (0.5 + MARGIN) * np.where(sizes < 0.1 * size, size, sizes)  # what hardly moves gets the scale of the other
+    half = (0.5 + MARGIN) * np.where(
+        sizes < 0.1 * size, size, sizes
+    )  # a state that hardly moves gets the scale of the other
     limits = [(float(x - r), float(x + r)) for x, r in zip(middle, half)]
     free = axes.get_autoscalex_on(), axes.get_autoscaley_on()
     set_ones = axes.get_xlim(), axes.get_ylim()
@@ -194,7 +208,7 @@ def _draw_field(axes: Axes, Xi: Array, b: Array, x_limits: tuple[float, float], 
 
 
 def _draw_lines(axes: Axes, Xi: Array, rest: Array | None, kernel: Array) -> list[Line2D]:
-    """Eigenvectors through the equilibrium, and lines of equilibria; what the legend says of them."""
+    """Draw eigenvectors through the equilibrium, and the line of equilibria; returns their legend handles."""
     handles: list[Line2D] = []
     if rest is None or not Xi.any():
         return handles

@@ -1,7 +1,7 @@
-"""What all pictures share: colours, line styles and markers, axes, and text that is shown as it is.
+"""Colours, line styles, markers, axes, legends and text of all plots.
 
-Colours are those of Okabe & Ito (2008), which people with colour-blindness tell apart, without their yellow, which is
-hard to see on white. A style is a colour with a dash pattern or a marker, so that pictures can be read in grey too.
+Colours are those of Okabe & Ito (2008), which people with colour-blindness can distinguish, without their yellow, which
+is hard to see on white. A style is a colour with a dash pattern or a marker, so that a plot can be read in grey too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # 7 colours, 4 dashes: 28 pairs
 MARKERS = ("o", "s", "^", "D", "v", "X", "<", "P", ">")
 INK, STABLE = "0.35", "0.94"
-LARGEST = 1e300  # what is beyond would overflow in matplotlib's own arithmetic
-MOST_ROWS, MOST_INSIDE = 20, 8  # of a legend, in one column; and of one that lies over the data
+LARGEST = 1e300  # larger values overflow in matplotlib's arithmetic
+MOST_ROWS, MOST_INSIDE = 20, 8  # rows of a legend beside the axes, and of one over the data, in one column
 
 
 def make_axes(ax: Any, height: float = 3.8, width: float = 7.0) -> Axes:
-    """The axes given, or those of a new figure that pyplot does not know."""
+    """`ax`, checked, or the axes of a new figure that pyplot does not know."""
     if ax is None:
         axes = Figure(figsize=(width, height), layout="constrained").subplots()
         axes.spines[["top", "right"]].set_visible(False)
@@ -38,10 +38,10 @@ def make_axes(ax: Any, height: float = 3.8, width: float = 7.0) -> Axes:
 
 
 def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "", points: Any = None) -> None:
-    """Beside the axes in a figure of their own, where it hides nothing and a title finds its place.
+    """Add a legend: beside the axes of an own figure, or over the data where it hides least.
 
-    A long one too, where a layout makes room. Else where it hides the fewest lines, or, if lines are everywhere, the
-    fewest of `points` (N, 2).
+    A long legend is beside given axes too if the figure has a layout that makes room. Over the data matplotlib chooses
+    the place, or, where `points` (N, 2) are given, the legend hides the fewest of these.
     """
     names = [str(handle.get_label()) for handle in handles]
     place: dict[str, Any] = {"loc": "best" if points is None else _emptiest_place(axes, points, names)}
@@ -50,7 +50,7 @@ def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "",
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
     legend = axes.legend(
         handles,
-        ["x"] * len(handles),  # names that start with _ would be left out
+        ["x"] * len(handles),  # matplotlib would omit names that start with _
         title=title or None,
         frameon=not has_room,
         framealpha=0.8,
@@ -68,11 +68,11 @@ def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "",
 
 
 def _emptiest_place(axes: Axes, points: Any, names: list[str]) -> str:
-    """Where a legend of about the size of these names hides the fewest points; corners first."""
+    """The place where a legend of about the size of these names hides the fewest points; corners first."""
     x, y = (axes.transData + axes.transAxes.inverted()).transform(points).T
     width, height = np.multiply(
         axes.bbox.size, 72.0 / axes.figure.get_dpi()
-    )  # points, as fonts: a small one is 8.5 x 4.5
+    )  # in points: a row of small text is 12.5 high, a letter 4.5 wide
     wide, high = (40.0 + 4.5 * max(map(len, names), default=0)) / width, (8.0 + 12.5 * len(names)) / height
     left = {"right": 1 - wide, "left": 0.0, "center": (1 - wide) / 2}
     low = {"upper": 1 - high, "lower": 0.0, "center": (1 - high) / 2}
@@ -93,7 +93,7 @@ def add_labels(axes: Axes, x: str, y: str) -> None:
 
 
 def write(text: Text, words: str) -> None:
-    """Words as they are: neither mathtext between dollars nor TeX."""
+    """Set the text as it is, without mathtext between dollar signs or TeX."""
     text.set_text(words)
     text.set_parse_math(False)
     text.set_usetex(False)
@@ -106,7 +106,7 @@ def check_text(**named: Any) -> None:
 
 
 def make_names(name: str, labels: Any, count: int, what: str) -> list[str]:
-    """The labels given, one for each, or numbers: state 0, state 1, ..."""
+    """The labels, checked to be one for each, or numbers: state 0, state 1, ..."""
     if labels is None:
         return [f"{what} {i}" for i in range(count)]
     if isinstance(labels, str):

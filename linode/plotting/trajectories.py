@@ -14,10 +14,10 @@ from ..errors import DtypeError, ShapeError
 from .theme import COLOURS, DASHES, INK, LARGEST, MARKERS, add_labels, add_legend, check_text, make_axes, make_names
 from .values import Array, as_array, as_times, chosen, is_logarithmic
 
-MOST_STATES, MOST_TRAJECTORIES = 20, 50  # that one picture shows unasked
-FEW = 24  # samples, up to which each gets a dot
-HUGE = 1e100  # from which on no linear axis shows anything but the last instant
-N_MARKERS = 6  # on a curve, of complex states
+MOST_STATES, MOST_TRAJECTORIES = 20, 50  # drawn by default
+MOST_DOTS = 24  # samples up to which each has a dot
+HUGE = 1e100  # a linear axis of larger values shows nothing but the last instant
+N_MARKERS = 6  # on a curve of complex states
 
 
 def plot_trajectories(
@@ -33,10 +33,10 @@ def plot_trajectories(
 ) -> Axes:
     """States over time, one colour and dash pattern for each; samples in order of time, joined by straight lines.
 
-    Trajectories of a batch share the style of their state; where only one state is shown, up to seven of them get a
-    style of their own. Real parts of complex states are solid and imaginary ones dashed, and markers tell states
-    apart. Up to 24 samples, and those without neighbours, get dots. NaN, infinity and what is beyond 1e300 are gaps,
-    which the legend counts.
+    Trajectories of a batch share the style of their state; where only one state is shown, up to seven of them have
+    their own styles. Real parts of complex states are solid and imaginary ones dashed, and markers distinguish states.
+    Up to 24 samples, and those without neighbours, have dots. NaN, infinity and values beyond 1e300 are gaps, which the
+    legend counts.
 
     Args:
         t: times, (T,) or (*batch, T), in any order; a number; or a list of (T_k,).
@@ -73,7 +73,7 @@ def plot_trajectories(
     by_trajectory = len(shown) == 1 and 1 < len(drawn) <= len(COLOURS)
     count = len(drawn) if by_trajectory else len(shown)
     axes = make_axes(ax, height=3.8 if count < 12 else 4.8)
-    is_marked = (is_complex and count > 1) or max(len(pairs[k][0]) for k in drawn) <= FEW
+    is_marked = (is_complex and count > 1) or max(len(pairs[k][0]) for k in drawn) <= MOST_DOTS
     n_gaps = 0
     for row, k in enumerate(drawn):
         times, values = pairs[k]
@@ -157,7 +157,7 @@ def _one(t: Array, z: Array, t_name: str, z_name: str) -> tuple[Array, Array]:
 
 
 def _by_variation(curves: list[Array]) -> Array:
-    """States by their range over all trajectories, the largest first."""
+    """Numbers of the states by their range over all trajectories, the largest first."""
     z = np.concatenate(curves)
     z = np.where(np.abs(z) < LARGEST, z, np.nan)
     if not len(z):
@@ -168,7 +168,7 @@ def _by_variation(curves: list[Array]) -> Array:
 
 
 def _style(i: int, is_complex: bool, is_marked: bool, n_alike: int) -> dict[str, Any]:
-    """Of a curve, one of n_alike in this style; the dashes of complex ones tell their parts apart."""
+    """The style of a curve, which n_alike curves share; complex states use dashes for their imaginary parts."""
     style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "lw": 1.4}
     style["ls"] = "-" if is_complex else DASHES[i % len(DASHES)]
     if n_alike > 1:
@@ -181,16 +181,16 @@ def _parts(curve: Array, is_complex: bool, dashes: Any) -> list[tuple[Array, Any
 
 
 def _mark(line: Line2D, is_seen: Array, number: int) -> None:
-    """Marks at all of few samples, and where no line joins a sample to another; at some where markers tell curves."""
+    """Mark all of few samples, those without neighbours, and some of many where markers distinguish curves."""
     T = len(is_seen)
     joined = np.zeros(T, bool)
     both = is_seen[1:] & is_seen[:-1]
     joined[1:] |= both
     joined[:-1] |= both
-    where = np.flatnonzero(is_seen if T <= FEW else is_seen & ~joined)
+    where = np.flatnonzero(is_seen if T <= MOST_DOTS else is_seen & ~joined)
     if line.get_marker() == "None":
         line.set(marker=".", markersize=5.0)
-    elif T > FEW:
+    elif T > MOST_DOTS:
         step = T // N_MARKERS
         where = np.union1d(where, np.arange(number % N_MARKERS * step // N_MARKERS, T, step))
     line.set_markevery(where.tolist())
@@ -205,6 +205,6 @@ def _scale(axes: Axes, pairs: list[tuple[Array, Array]], shown: list[int]) -> No
     z = np.concatenate([np.abs(z[:, shown]).ravel() for _, z in pairs])
     z = z[(z < LARGEST) & (z > 0)]
     if len(z) and z.max() > HUGE:
-        axes.margins(y=0.01)  # more would pass the largest float
+        axes.margins(y=0.01)  # a wider margin overflows
         least = max(1e-3, float(np.quantile(z, 0.01)))
         axes.set_yscale("symlog", linthresh=least, linscale=0.05 * np.log10(z.max() / least))

@@ -1,4 +1,4 @@
-"""Arguments of pictures as NumPy arrays, checked."""
+"""Arguments of plots as NumPy arrays, checked. Tensors are known by their methods: torch is not imported."""
 
 from __future__ import annotations
 
@@ -6,39 +6,46 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ..engine.problem import as_tensor
-from ..errors import DtypeError, NonFiniteError, OptionError
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 Array = NDArray[Any]
-WIDE = 300.0  # ratio of gaps between times, or of decay rates, from which on their axis is logarithmic
+WIDE = 300.0  # ratio of gaps between times, or of decay rates, above which their axis is logarithmic; by hand
 
 
 def as_array(x: Any, name: str) -> Array:
-    """float64 or complex128; tensors may be anywhere and need gradients, also inside of lists."""
-    x = _without_tensors(x, name) if isinstance(x, (list, tuple)) else x
-    array = as_tensor(x, name, integers_become=torch.float64).numpy(force=True)
-    return array.astype(complex if np.iscomplexobj(array) else float)
+    """float64 or complex128; tensors may be on any device and need gradients, also inside lists."""
+    try:
+        array = np.asarray(_without_tensors(x))
+    except ValueError as error:  # ragged lists
+        raise ShapeError(f"{name} is no regular array: {error}") from None
+    except (RuntimeError, TypeError) as error:  # sparse tensors, among others
+        raise DtypeError(f"{name} is no array: {error}") from None
+    if array.dtype.kind not in "fciub":
+        raise DtypeError(f"{name} must hold real or complex numbers, got {type(x).__name__} of {array.dtype}")
+    return array.astype(complex if array.dtype.kind == "c" else float)
 
 
-def _without_tensors(x: Any, name: str) -> Any:
+def _without_tensors(x: Any) -> Any:
     """Nested lists with arrays in place of tensors."""
-    if isinstance(x, Tensor):
-        return as_array(x, name)
-    return [_without_tensors(part, name) for part in x] if isinstance(x, (list, tuple)) else x
+    if isinstance(x, (list, tuple)):
+        return [_without_tensors(part) for part in x]
+    return x.numpy(force=True) if hasattr(x, "detach") else x
+
+
+def check_finite(x: Array, name: str) -> None:
+    if not np.isfinite(x).all():
+        where = np.argwhere(~np.isfinite(x))[0]
+        place = f"{name}[{', '.join(map(str, where))}]" if len(where) else name
+        raise NonFiniteError(f"{name} must be finite, but {place} is {x[tuple(where)]}")
 
 
 def as_times(x: Any, name: str) -> Array:
     times = as_array(x, name)
     if np.iscomplexobj(times):
         raise DtypeError(f"{name} must be real, got complex numbers")
-    if not np.isfinite(times).all():
-        where = np.argwhere(~np.isfinite(times))[0]
-        place = f"{name}[{', '.join(map(str, where))}]" if len(where) else name
-        raise NonFiniteError(f"{name} must be finite, but {place} is {times[tuple(where)]}")
+    check_finite(times, name)
     return times
 
 
@@ -47,14 +54,14 @@ def is_number(x: Any) -> bool:
 
 
 def is_logarithmic(t: Array) -> bool:
-    """Whether samples are dense at first and sparse later, by orders of magnitude."""
+    """Whether the last quarter of the gaps is longer than the first by orders of magnitude."""
     gaps = np.diff(np.unique(t))
     quarter = 1 + len(gaps) // 4
     return bool(len(gaps) and t[0] > 0 and np.median(gaps[-quarter:]) > WIDE * np.median(gaps[:quarter]))
 
 
 def chosen(name: str, asked: Any, count: int, order: Array, most: int) -> list[int]:
-    """Those asked for, or the first of the order, ascending."""
+    """The numbers asked for; if None, the first `most` of the order, ascending."""
     if asked is None:
         return sorted(order[:most].tolist())
     if isinstance(asked, (str, bytes)) or not isinstance(asked, Iterable):

@@ -1,1 +1,1 @@
-"""Cheap first guesses, one kind a file."""
+"""Cheap first guesses of Xi or its eigenvalues, one method a file."""

@@ -1,6 +1,7 @@
-"""Eigenvalues one factor after another: a periodogram with decays, and the best few of a grid of real rates.
+"""Guesses of eigenvalues: one factor after another from a periodogram, or the best subset of a grid of real rates.
 
-For irregular times, missing samples, few channels. After each addition all factors are refined together.
+For irregular times, missing samples, few channels. After each addition all factors are refined together. Constants
+without an origin of their own were chosen by hand.
 Source: Lomb (1976), Astrophys. Space Sci. 39, 447 (periodogram of irregular samples); Pati, Rezaiifar & Krishnaprasad
 (1993), 27th Asilomar Conference (matching pursuit with all amplitudes solved anew).
 """
@@ -16,28 +17,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..levenberg import minimise
-from ..modal import ModalModel
 from ..products import gram, matmul, without
+from ..projection import RatesModel
 
 Array = NDArray[Any]
-MOST_TIMES = 3000  # that the periodogram looks at: its cost is their square
-DECAYS = (0.0, 3.0, 12.0)  # of the candidates, in units of 1 / (all of the time)
-GROWTHS = (0.0, 0.5, 2.0)
-MOST_FREQUENCIES = 3  # for each time; where gaps differ so much that there would be more, their logarithms are uniform
-RATES_PER_DECADE, MOST_RATES = 4, 22
-MOST_SUBSETS = 20000
-REFINE_STEPS = 15
-NOTHING = 1e-6  # of a candidate: what is left of it is what was found before
-RIDGE = 1e-13  # of Gram matrices of columns of length 1
+MOST_TIMES = 3000  # that the periodogram uses: its cost grows as their square
+DECAYS = (0.0, 3.0, 12.0)  # decay rates of the periodogram, in 1 / (longest trajectory)
+GROWTHS = (0.0, 0.5, 2.0)  # growth rates of the grid, in 1 / (longest trajectory)
+MOST_WAVES = 1e6  # frequencies times times above which the periodogram has no decays: some 16 MB complex
+MOST_FREQUENCIES = 3  # per time; where uneven gaps ask for more, the grid is logarithmic instead of uniform
+RATES_PER_DECADE, MOST_RATES = 4, 22  # of the grid
+MOST_SUBSETS = 20000  # of rates that are compared at once
+REFINE_STEPS = 15  # of a minimisation after each addition
+NOTHING = 1e-6  # length of a candidate without the eigenvalues found, of its whole, below which it adds none
+RIDGE = 1e-13  # least pivot, some 500 eps, for Gram matrices of columns of length 1
+REAL = 1e-12  # |Im| / |lambda| below which an eigenvalue is real: some 5,000 eps
 
 
-def greedy(model: ModalModel, single_first: bool = False) -> Array | None:
-    """(n,) eigenvalues for a model of n states; of an odd number the single rate comes last, or first."""
+def greedy(model: RatesModel, single_first: bool = False) -> Array | None:
+    """(n,) eigenvalues for a model of n states; of an odd number the single rate is found last, or first."""
     n, found = model.factors.n, np.zeros(0, complex)
     t, y, w = _thinned(model)
     omegas = _frequencies(t, w, model.fastest[1])
     span = model.factors.span
-    sigmas = -np.array(DECAYS if len(omegas) * t.size < 1e6 else DECAYS[:1]) / span
+    sigmas = -np.array(DECAYS if len(omegas) * t.size < MOST_WAVES else DECAYS[:1]) / span
     grid = (sigmas[:, None] + 1j * omegas).ravel()
     waves = [np.exp(np.outer(x, grid)) * v[:, None] for x, v in zip(t, w)] if n > 1 else []
     rates = real_rates(model)
@@ -52,12 +55,12 @@ def greedy(model: ModalModel, single_first: bool = False) -> Array | None:
         part = replace(model, factors=type(model.factors)(len(grown), span))
         theta = minimise(part, part.factors.from_eigenvalues(_apart(grown, span)), max_steps=REFINE_STEPS).theta
         found = part.factors.eigenvalues(theta)
-        found = np.where(np.abs(found.imag) < 1e-12 * np.abs(found), found.real, found)
+        found = np.where(np.abs(found.imag) < REAL * np.abs(found), found.real, found)
     return found
 
 
-def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE, fastest: float = np.inf) -> list[Array]:
-    """Real rates only: the best n of a logarithmic grid, or none where there are too few."""
+def decays(model: RatesModel, per_decade: float = RATES_PER_DECADE, fastest: float = np.inf) -> list[Array]:
+    """The best n real rates of a logarithmic grid, as a list of one guess; an empty list where the grid is smaller."""
     n, (t, y, w) = model.factors.n, _thinned(model)
     rates = real_rates(model, per_decade)
     rates = rates[np.abs(rates) <= fastest]
@@ -68,8 +71,8 @@ def decays(model: ModalModel, per_decade: float = RATES_PER_DECADE, fastest: flo
     return [rates[list(_best_subset(G, b, n)[0])].astype(complex)]
 
 
-def real_rates(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> Array:
-    """A grid from what all of the time shows to what the shortest gap does."""
+def real_rates(model: RatesModel, per_decade: float = RATES_PER_DECADE) -> Array:
+    """A logarithmic grid from 0.3 / (longest trajectory) to 2 / (shortest gap), and some growth rates."""
     span, gaps = model.factors.span, np.diff(model.t, axis=1)
     fastest = min(2.0 / gaps[gaps > 0].min(), model.fastest[0] / 2)
     slowest = min(0.3 / span, fastest / 10)
@@ -77,8 +80,8 @@ def real_rates(model: ModalModel, per_decade: float = RATES_PER_DECADE) -> Array
     return np.concatenate([-np.geomspace(fastest, slowest, count), np.array(GROWTHS) / span])
 
 
-def _thinned(model: ModalModel) -> tuple[Array, Array, Array]:
-    """Times, observations and weights, or some thousand of them."""
+def _thinned(model: RatesModel) -> tuple[Array, Array, Array]:
+    """Times, observations and weights, at most MOST_TIMES of them, drawn from a fixed seed."""
     t, y, w = model.t, model.y, model.w
     if t.size > MOST_TIMES:
         keep = np.sort(np.random.default_rng(0).permutation(t.shape[1])[: max(MOST_TIMES // len(t), 8)])
@@ -87,6 +90,7 @@ def _thinned(model: ModalModel) -> tuple[Array, Array, Array]:
 
 
 def _frequencies(t: Array, w: Array, highest: float) -> Array:
+    """Angular frequencies, half a turn per longest trajectory apart, up to half a turn per median gap."""
     gaps = np.diff(t, axis=1)
     gaps = gaps[(gaps > 0) & (w[:, 1:] > 0)]
     span = float(t.max())
@@ -98,7 +102,7 @@ def _frequencies(t: Array, w: Array, highest: float) -> Array:
 
 
 def _projected(columns: list[Array], found: Array, t: Array, y: Array, w: Array, bias: bool) -> tuple[Array, Array]:
-    """Gram matrix of candidates (of length 1, apart from what is found), and their products with what is left of y."""
+    """Gram matrix of the candidates without what is found, of length 1, and their products with the rest of y."""
     G, b = np.zeros((columns[0].shape[1],) * 2), []
     kept = [_remaining(X, found, tk, yk, wk, bias) for X, tk, yk, wk in zip(columns, t, y, w)]
     size, whole = (np.sqrt(sum((X**2).sum(0) for X in xs)) for xs in ([X for X, _ in kept], columns))
@@ -111,7 +115,7 @@ def _projected(columns: list[Array], found: Array, t: Array, y: Array, w: Array,
 
 
 def _remaining(X: Array, found: Array, t: Array, y: Array, w: Array, bias: bool) -> tuple[Array, Array]:
-    """Candidates and observations of one group without what the eigenvalues found explain."""
+    """Candidates and observations of one group minus their projections on the modes found and the constant."""
     known = np.exp(np.outer(t, found)) * w[:, None]
     known = np.concatenate([known.real, known.imag[:, found.imag > 0], w[:, None][:, : int(bias)]], 1)
     if not known.shape[1]:
@@ -133,7 +137,7 @@ def _best_pair(
     w: Array,
     bias: bool,
 ) -> Array:
-    """The two eigenvalues that explain most of what is left: a conjugate pair or two real ones."""
+    """The two eigenvalues that reduce the cost most: a conjugate pair or two real ones."""
     a, b, c = (np.zeros(len(grid)) for _ in range(3))
     products = []
     for X, tk, yk, wk in zip(waves, t, y, w):
@@ -154,7 +158,10 @@ def _best_pair(
 
 
 def _best_subset(G: Array, b: Array, size: int) -> tuple[list[int], float]:
-    """The candidates that explain most together, and how much; one after another where there are too many subsets."""
+    """The candidates that reduce the cost most together, and by how much.
+
+    In several passes where there are more than MOST_SUBSETS subsets.
+    """
     chosen: list[int] = []
     gain, is_free = 0.0, np.ones(len(G), bool)
     while len(chosen) < size:
@@ -167,10 +174,10 @@ def _best_subset(G: Array, b: Array, size: int) -> tuple[list[int], float]:
 
 
 def _best_of_subsets(G: Array, b: Array, is_free: Array, size: int) -> tuple[list[int], Array, Array, float]:
-    """The best subset of free candidates, what it leaves of G and b, and how much it explains.
+    """The best subset of free candidates, G and b without it, and the reduction of the cost.
 
-    A Cholesky factorisation of all subsets at once: rows (S, k, N) of the factor with all candidates as columns, what
-    is left of the candidates' squares (S, N) and of their products with the data (S, N, q).
+    A Cholesky factorisation for all S subsets at once: rows (S, k, N) of the factors, with all candidates as columns;
+    the remaining squares of the candidates (S, N), and remaining products with the data (S, N, q).
     """
     N = len(G)
     subsets, rows, gain = np.zeros((1, 0), int), np.zeros((1, 0, N)), np.zeros(1)
@@ -193,7 +200,7 @@ def _best_of_subsets(G: Array, b: Array, is_free: Array, size: int) -> tuple[lis
 
 
 def _apart(lam: Array, span: float) -> Array:
-    """Real eigenvalues that coincide moved apart a little: amplitudes of equal ones are not determined."""
+    """Eigenvalues with close real ones moved apart: amplitudes of equal ones are not determined."""
     real = np.flatnonzero(lam.imag == 0)
     order = real[np.argsort(lam[real].real)]
     moved = lam.copy()

@@ -1,6 +1,6 @@
-"""Eigenvalues from delayed samples on a uniform grid: the subspace that they span shifts onto itself.
+"""Eigenvalues from delayed samples on a uniform grid, by the shift invariance of the subspace that they span.
 
-For one or few channels of more states. The window is a third of the samples, which suits noise.
+For one or few channels of more states. A window of a third of the samples gives the least variance from noise.
 Source: Roy & Kailath (1989), IEEE Trans. ASSP 37, 984 (ESPRIT); Hua & Sarkar (1990), IEEE Trans. ASSP 38, 814.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..data import Data
 
 Array = NDArray[Any]
-MOST_DELAYS = 400  # rows of the matrix: beyond that it costs more than it tells
+MOST_DELAYS = 400  # rows of the matrix: the cost grows as their square and cube; by hand
 
 
 def delayed(data: Data, n: int, bias: bool) -> Array | None:
@@ -34,9 +34,9 @@ def delayed(data: Data, n: int, bias: bool) -> Array | None:
     U = np.linalg.eigh(H @ H.T)[1][:, ::-1][:, :order]
     A = np.linalg.lstsq(U[: -data.p], U[data.p :], rcond=None)[0]
     mu: Array = np.linalg.eigvals(A)
-    if bias:  # the one nearest to a constant is the bias
+    if bias:  # the eigenvalue nearest to 1 belongs to the constant
         mu = np.delete(mu, np.argmin(np.abs(mu - 1) + (mu.imag != 0) * 10))
         if not np.isclose(np.sort_complex(mu), np.sort_complex(mu.conj())).all():
             return None
-    mu = np.where((mu.imag == 0) & (mu.real <= 0), np.maximum(np.abs(mu), 1e-3), mu)
+    mu = np.where((mu.imag == 0) & (mu.real <= 0), np.maximum(np.abs(mu), 1e-3), mu)  # a real logarithm
     return np.log(mu.astype(complex)) / step

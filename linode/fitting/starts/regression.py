@@ -1,7 +1,7 @@
 """Guesses of (Xi, B, b) by linear regression on neighbouring samples of all states.
 
-Integrals of the equation, and the trapezoid rule, differences weighted by 1 or by 1 / gap; and where samples are
-uniform the one-step map, whose logarithm is exact without noise (dynamic mode decomposition).
+By the integrated equation; by the trapezoid rule, with rows weighted by 1 or by 1 / gap; and where samples are uniform
+by the logarithm of the one-step map, exact without noise (dynamic mode decomposition).
 Source: Varah (1982), SIAM J. Sci. Stat. Comput. 3, 28; Schmid (2010), J. Fluid Mech. 656, 5.
 """
 
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Guess:
-    """Where to start from: b and B are None where nothing drives."""
+    """A start: B, b and C are None where they are known or do not exist."""
 
     name: str
     Xi: Array
@@ -32,7 +32,7 @@ class Guess:
 
 
 def regressions(data: Data, bias: bool) -> Iterator[Guess]:
-    """Of data whose channels are the states; what too few samples do not determine is left out."""
+    """Guesses from data whose channels are the states; those that too few samples make infinite are left out."""
     return (guess for guess in _regressions(data, bias) if np.isfinite(guess.Xi).all())
 
 
@@ -94,16 +94,16 @@ def _integrals(data: Data, seen: Array, bias: bool) -> tuple[Array, Array]:
 
 
 def _least(X: Array, Y: Array) -> Array:
-    """(q, k) with Y = X solution^T."""
+    """The least-squares solution (q, k) of Y = X solution^T."""
     size = np.linalg.norm(X, axis=0)
     size = np.where(size > 0, size, 1.0)
     return (np.linalg.lstsq(X / size, Y, rcond=1e-10)[0] / size[:, None]).T
 
 
 def _logarithm(A: Array, h: float) -> Array | None:
-    """A real Xi with exp(Xi h) near A; negative eigenvalues of A, which have none, lose their sign."""
+    """A real Xi with exp(Xi h) near A; negative eigenvalues of A, which have no real logarithm, lose their sign."""
     mu, V = np.linalg.eig(A)
-    mu = np.where((mu.imag == 0) & (mu.real <= 0), np.maximum(np.abs(mu), 1e-6), mu)
+    mu = np.where((mu.imag == 0) & (mu.real <= 0), np.maximum(np.abs(mu), 1e-6), mu)  # at most 6 decades a step
     try:
         Xi = (V * (np.log(mu.astype(complex)) / h)) @ np.linalg.inv(V)
     except np.linalg.LinAlgError:

@@ -1,9 +1,8 @@
 """Variable projection on eigenvalues: trajectories as sums of shared modes with free amplitudes.
 
-Of min |w (y - Phi(theta) c)| over theta and c the linear c is eliminated; the derivative of what is left is that of
-Golub & Pereyra, and only inner products of its columns are formed, at the cost of some products of thin matrices. Data
-come as groups (trajectories, or channels that miss other samples), each with times, weights and channels of its own;
-all share the eigenvalues.
+In min |w (y - Phi(theta) c)| over theta and c, the linear c is eliminated. The Jacobian of the remaining problem is
+that of Golub & Pereyra; only its Gram matrix is formed, by some products of thin matrices. Data come in groups of
+channels (see `channels`), each with times and weights of its own; all groups share the eigenvalues.
 Source: Golub & Pereyra (2003), Inverse Problems 19, R1, equation 12; Askham & Kutz (2018), SIAM J. Appl. Dyn. Syst. 17.
 """
 
@@ -15,23 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import is_noise
-from .products import matmul, sum_of_squares
+from .products import column_lengths, matmul, sum_of_squares
 from .race import count_spikes
 from .rates import Factors
+from .residuals import is_noise
 
 Array = NDArray[Any]
-SINGULAR = 1e-13  # of the basis, relative: amplitudes mean nothing beyond it
+SINGULAR_BASIS = 1e-13  # least diagonal entry of R, for columns of length 1: some 500 eps
 
-# Q and R of the basis with columns of length 1, these lengths, amplitudes and residuals
+# Q and R of the basis scaled to columns of length 1, the lengths, the amplitudes and the residuals
 Projected = tuple[Array, Array, Array, Array, Array]
 
 
 @dataclass
-class ModalModel:
-    """Groups G of T times and q channels: t (G, T), y (G, T, q) weighted, w (G, T), zero where nothing was seen.
+class RatesModel:
+    """G groups of q channels at T times: t (G, T), y (G, T, q) weighted, w (G, T), zero where a value is missing.
 
-    bias adds a constant to the basis. fastest bounds what |Re lambda| and |Im lambda| may be.
+    bias adds a constant to the basis. fastest: bounds of |Re lambda| and |Im lambda|.
     """
 
     factors: Factors
@@ -42,7 +41,7 @@ class ModalModel:
     fastest: tuple[float, float] = (np.inf, np.inf)
     least_starts: int = 2
     _last: tuple[Array, Projected | None] | None = field(default=None, init=False, repr=False)
-    _slopes: Array | None = field(default=None, init=False, repr=False)  # of the basis there
+    _slopes: Array | None = field(default=None, init=False, repr=False)  # of the basis at the last theta
 
     def cost(self, theta: Array) -> float:
         found = self._projected(theta)
@@ -51,14 +50,14 @@ class ModalModel:
     def linearise(self, theta: Array) -> tuple[float, Array, Array]:
         n = self.factors.n
         found = self._projected(theta)
-        assert self._slopes is not None  # they were made with it
+        assert self._slopes is not None  # `_projected` computes both
         if found is None or not np.isfinite(self._slopes).all():
             return np.inf, np.zeros((n, n)), np.zeros(n)
         Q, R, norms, c, r = found
-        # Parameter k moves two columns of the basis, those of its factor, by slopes (k, f): with these as 2n columns of
-        # one matrix, channels enter as sums over all of them only.
+        # Parameter k changes two columns of the basis, those of its factor. With the 2 n slopes as columns of one
+        # matrix, the channels enter by sums over all of them.
         first = np.minimum(np.arange(n) // 2 * 2, n - 1)
-        column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()  # of a single rate the second: times 0
+        column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()  # the second slope of a single rate is 0
         slopes = (self._slopes * self.w[..., None, None]).reshape(*self.t.shape, 2 * n)
         inside = matmul(Q.swapaxes(-1, -2), slopes)
         outside = slopes - matmul(Q, inside)
@@ -73,14 +72,14 @@ class ModalModel:
 
     @property
     def bounds(self) -> None:
-        """None: every theta means something."""
+        """None: every theta is allowed."""
         return None
 
     def n_spikes(self, theta: Array) -> int:
         return count_spikes(self.factors.eigenvalues(theta), self.t, self.w > 0)
 
     def rechart(self, theta: Array) -> Array:
-        """Rates that have come close in one factor, where they can meet."""
+        """Pairs real rates anew, so that close ones share a factor (see `rates.closest_pairs`)."""
         return self.factors.from_eigenvalues(self.factors.eigenvalues(theta))
 
     def leaves_noise(self, theta: Array) -> bool:
@@ -88,14 +87,14 @@ class ModalModel:
         return found is not None and is_noise(found[-1], self.w[..., None] > 0)
 
     def amplitudes(self, theta: Array) -> Array:
-        """c (G, n + bias, q), or raises where the basis is singular."""
+        """c (G, n + bias, q). Raises LinAlgError where the basis is singular."""
         found = self._projected(theta)
         if found is None:
             raise np.linalg.LinAlgError("singular basis")
         return found[3]
 
     def _projected(self, theta: Array) -> Projected | None:
-        """None: the basis is not usable."""
+        """The projected problem at theta; None where the basis is singular or eigenvalues are out of bounds."""
         if self._last is None or not np.array_equal(self._last[0], theta):
             phi, self._slopes = self.factors.basis_and_slopes(theta, self.t)
             self._last = theta.copy(), self._project(theta, phi)
@@ -109,13 +108,10 @@ class ModalModel:
         if self.bias:
             phi = np.concatenate([phi, np.ones((*phi.shape[:-1], 1))], -1)
         phi = phi * self.w[..., None]
-        size = np.abs(phi).max(1, keepdims=True)
-        size = np.where(size > 0, size, 1.0)
-        norms = size * np.linalg.norm(phi / size, axis=1, keepdims=True)
-        norms = np.where(norms > 0, norms, 1.0)
+        norms = column_lengths(phi)
         Q, R = np.linalg.qr(phi / norms)
         diagonal = np.abs(np.diagonal(R, axis1=-2, axis2=-1))
-        if Q.shape[-1] < phi.shape[-1] or not (diagonal > SINGULAR).all():
+        if Q.shape[-1] < phi.shape[-1] or not (diagonal > SINGULAR_BASIS).all():
             return None
         projected = matmul(Q.swapaxes(-1, -2), self.y)
         c = matmul(np.linalg.inv(R), projected) / norms.swapaxes(-1, -2)

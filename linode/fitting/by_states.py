@@ -1,4 +1,7 @@
-"""Any data: many trajectories, inputs, known C, structures; least squares on states from several starts."""
+"""Any data: many trajectories, inputs, known C, structures; least squares on states from several starts.
+
+Constants without an origin of their own were chosen by hand.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .by_rates import fastest_of, make_model, within
+from .channels import make_channels
 from .data import Data
 from .estimate import Estimate, Start
-from .groups import make_groups
 from .levenberg import Minimum, minimise
-from .one import fastest_of, make_model, within
 from .products import matmul
 from .progress import Report
 from .race import race
@@ -26,17 +29,17 @@ from .structures import Structure
 from .uncertainty import names_of
 
 Array = NDArray[Any]
-SHORTEST, GROWTH = 4, 4  # times in the first windows; by how much they grow
-WINDOW_STEPS = 12
-HUGE = 1e150  # amplitudes whose squares are still finite
-MOST_STARTS = 6
-MOVED = 1e-6  # of what theta moves, relative: a direction that moves less than that moves nothing
+SHORTEST_WINDOW, WINDOW_GROWTH = 4, 4  # times in the first windows, and the factor by which they grow
+WINDOW_STEPS = 12  # of a minimisation on windows
+MOST_AMPLITUDE = 1e150  # amplitudes are clipped to this: their squares are still finite
+MOST_GUESSES = 6  # starts of a structure that are run, those with the lowest cost
+MOVED = 1e-6  # change of (Xi, B, b) along a direction of theta, of the largest one, below which there is none
 
 
-def fit_many(
+def fit_by_states(
     data: Data, structure: Structure, C: Array | None, bias: bool, z0: Array | None, report: Report
 ) -> Estimate | None:
-    """C (p, n), or None where it is unknown. z0 (K, n), or None. None where no start has a finite cost."""
+    """The best fit, or None if no start has a finite cost; C (p, n) and z0 (K, n), or None where they are unknown."""
     model = StatesModel(data, structure, C, bias, z0, fastest_of(data))
     best, starts = race(model, start_points(model), data.w, data.w * data.y, report)
     return None if best is None else described(model, best, starts)
@@ -46,7 +49,7 @@ def fit_many(
 
 
 def start_points(model: StatesModel) -> Iterator[tuple[str, Array]]:
-    """theta to start from, with names: guesses of Xi put into the structure, then its own starts."""
+    """theta to start from, with names: guesses of Xi mapped into the structure, then the structure's own starts."""
     data, C = model.data, model.C
     used = False
     if C is not None and np.linalg.matrix_rank(C) == model.n:  # all states are seen
@@ -66,7 +69,7 @@ def start_points(model: StatesModel) -> Iterator[tuple[str, Array]]:
                 used = True
                 yield guess.name, point
     own = (model.pack(x, C=default_C(model)) for x in model.structure.starts(typical_rate(data)))
-    for name, theta in ranked_by_cost(model, (("own start", with_gains(model, theta)) for theta in own))[:MOST_STARTS]:
+    for name, theta in ranked_by_cost(model, (("own start", with_gains(model, theta)) for theta in own))[:MOST_GUESSES]:
         used = True
         yield name, theta
     if not used:
@@ -74,6 +77,7 @@ def start_points(model: StatesModel) -> Iterator[tuple[str, Array]]:
 
 
 def default_C(model: StatesModel) -> Array:
+    """C (p, n) where it is known, else the identity, cut or padded with zeros."""
     p, n = model.data.p, model.n
     return np.eye(p, n) if model.C is None else model.C
 
@@ -83,12 +87,13 @@ def is_identity(C: Array | None) -> bool:
 
 
 def typical_rate(data: Data) -> float:
-    """1/time: between what all of the time shows and what a usual gap does."""
+    """1/time: the geometric mean of 1 / (longest trajectory) and 1 / (median gap)."""
     h = np.diff(data.t, axis=1)
     return float(1 / np.sqrt(data.span * np.median(h[h > 0])))
 
 
 def point_of(model: StatesModel, guess: Guess) -> Array | None:
+    """theta of a guess, slowed down to the bounds of rates; None where the structure has no matrix near to it."""
     lam = np.linalg.eigvals(guess.Xi) if np.isfinite(guess.Xi).all() else np.full(1, np.nan)
     if not np.isfinite(lam).all():
         return None
@@ -111,34 +116,38 @@ def with_gains(model: StatesModel, theta: Array) -> Array:
     if J is None:
         return theta
     moved = theta.copy()
-    moved[gains] += np.linalg.lstsq(J[:, gains], r, rcond=1e-10)[0]
+    moved[gains] += np.linalg.lstsq(J[:, gains], r, rcond=1e-10)[0]  # smaller singular values are not trusted
     return moved
 
 
 def ranked_by_cost(model: StatesModel, points: Iterable[tuple[str, Array | None]]) -> list[tuple[str, Array]]:
+    """Points of finite cost, the lowest one first."""
     known = [(name, theta) for name, theta in points if theta is not None]
     costs = [model.cost(theta) for _, theta in known]
     return [known[i] for i in np.argsort(costs) if np.isfinite(costs[i])]
 
 
 def windowed(model: StatesModel, theta: Array) -> Array:
-    """theta after fits of short pieces of the trajectories, each with its own initial state, then of longer ones."""
+    """theta after fits of short windows of the trajectories, each with its own initial state, then of longer ones."""
     if model.z0 is not None or model.data.inputs:
         return theta
-    T, length = int(model.data.counts.max()), max(SHORTEST, -(-2 * model.n // model.data.p) + 2)
+    T, length = int(model.data.counts.max()), max(SHORTEST_WINDOW, -(-2 * model.n // model.data.p) + 2)
     while 2 * length <= T:
         part = replace(model, data=model.data.segments(length))
         found = minimise(part, theta, max_steps=WINDOW_STEPS, tol=1e-3, bounds=part.bounds)
         theta = found.theta if np.isfinite(found.cost) and np.isfinite(model.cost(found.theta)) else theta
-        length *= GROWTH
+        length *= WINDOW_GROWTH
     return theta
 
 
 def modal_guesses(model: StatesModel) -> Iterator[Guess]:
-    """Of partly seen states without inputs: eigenvalues with amplitudes free in each trajectory, made one system."""
+    """Guesses where only part of the states is observed and there is no input.
+
+    Eigenvalues are fitted with amplitudes that are free in each trajectory; then one system is made of them.
+    """
     data, n, bias = model.data, model.n, model.bias
-    groups = make_groups(data)
-    modal = make_model(groups, n, data, bias, False)
+    channels = make_channels(data)
+    modal = make_model(channels, n, data, bias, False)
     found = delayed(data, n, bias)
     candidates = [] if found is None else [("delayed samples", found)]
     candidates += [("grid of rates", lam) for lam in (decays(modal) if n <= 4 else [])]
@@ -152,21 +161,21 @@ def modal_guesses(model: StatesModel) -> Iterator[Guess]:
         except np.linalg.LinAlgError:
             continue
         coefficients = np.stack(
-            [c[groups.group[k], :n, groups.column[k]] / groups.scale[k][:, None] for k in range(data.K)]
+            [c[channels.group[k], :n, channels.column[k]] / channels.scale[k][:, None] for k in range(data.K)]
         )
         M = modal.factors.generator(theta)
         S = shared_modes(coefficients, M)
         _, C, basis = completed(S, model.C, scales(M))
-        if np.linalg.cond(basis) < 1e9:
+        if np.linalg.cond(basis) < 1e9:  # else Xi keeps less than half of its digits
             yield Guess(name, basis @ M @ np.linalg.inv(basis), C=C)
 
 
 def shared_modes(coefficients: Array, M: Array) -> Array:
-    """S (p, n) with y_k = S exp(M t) x_k for some x_k, from coefficients (K, p, n) of phi(t) for each trajectory.
+    """S (p, n) with y_k = S exp(M t) x_k for some x_k, from coefficients (K, p, n) of phi(t) in each trajectory.
 
-    Of each factor the trajectory in which it is largest stands for all.
+    The columns of a factor are taken from the trajectory in which its coefficients are largest.
     """
-    S, coefficients = np.zeros(coefficients.shape[1:]), np.clip(coefficients, -HUGE, HUGE)
+    S, coefficients = np.zeros(coefficients.shape[1:]), np.clip(coefficients, -MOST_AMPLITUDE, MOST_AMPLITUDE)
     for i in range(0, len(M), 2):
         own = slice(i, min(i + 2, len(M)))
         size = np.linalg.norm(coefficients[:, :, own], axis=(1, 2))
@@ -178,15 +187,15 @@ def shared_modes(coefficients: Array, M: Array) -> Array:
 
 
 def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> Estimate:
-    """With the covariance of Xi, B and b."""
+    """The estimate at a minimum, with the covariance of Xi, B and b."""
     theta, n, m = best.theta, model.n, model.data.m
     found = model.eliminated(theta)
-    assert found is not None  # it was finite on the way here
-    parts, z0 = found.parts, found.z0
+    assert found is not None  # its cost is finite
+    system, z0 = found.system, found.z0
     cov, null_rows = inverse_of(best.gram)
     null = null_rows.T
     own, n_gains = model.structure.size, n * (m + model.bias)
-    size = n * n + n_gains  # of Xi, B and b; C follows
+    size = n * n + n_gains  # entries of Xi, B and b; those of C follow
     L = np.zeros((n * n + len(theta) - own, len(theta)))
     L[: n * n, :own] = model.structure.slopes(theta[:own])
     L[n * n :, own:] = np.eye(len(theta) - own)
@@ -201,10 +210,10 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= n_free:
             directions = directions[:0]
     return Estimate(
-        Xi=parts.Xi,
-        B=parts.B,
-        b=parts.b,
-        C=parts.C,
+        Xi=system.Xi,
+        B=system.B,
+        b=system.b,
+        C=system.C,
         z0=z0,
         cost=best.cost,
         converged=best.converged,
@@ -222,16 +231,17 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
 
 
 def free_basis(model: StatesModel) -> int:
-    """How many unknowns a change of basis of the states is, which no observation sees."""
+    """How many unknowns a change of the states' basis has that leaves all observations as they are."""
     n = model.n
     if model.structure.is_given:
         return 0
     seen = min(model.data.p, n) if model.C is None else int(np.linalg.matrix_rank(model.C))
     without_C = n * n if model.C is None else n * (n - seen)
-    return without_C + model.bias * (n - seen)  # states that are not seen have no zero of their own
+    return without_C + model.bias * (n - seen)  # the origin of unobserved states is free
 
 
 def theta_names(model: StatesModel) -> tuple[str, ...]:
+    """Names of the entries of theta: those of the structure, B, b and C."""
     n, p, own = model.n, model.data.p, model.structure.size
     _, n_B, n_b, n_C = model.sizes
     gains = names_of(n, model.data.m)[n * n :]
@@ -240,6 +250,7 @@ def theta_names(model: StatesModel) -> tuple[str, ...]:
 
 
 def at_bounds(model: StatesModel, theta: Array) -> tuple[tuple[str, float], ...]:
+    """Names of the parameters that are at a bound, and the bound."""
     if model.structure.bounds is None:
         return ()
     own = theta[: model.structure.size]

@@ -1,4 +1,4 @@
-"""Channels by which times they were seen at: what a modal model works on."""
+"""Channels grouped by the times at which they have values, for `projection`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Channels with the same times seen, of all trajectories: where the amplitudes of a channel are found."""
+class Channels:
+    """G groups of at most q channels; those of a group belong to one trajectory and have proportional weights.
 
-    t: Array  # (G, T)
-    y: Array  # (G, T, q)
-    w: Array  # (G, T)
+    Channel j of trajectory k is column[k, j] of group[k, j], and its weights are scale[k, j] times those of the group.
+    """
+
+    t: Array  # (G, T), times
+    y: Array  # (G, T, q), weighted values, 0 where a group has fewer channels
+    w: Array  # (G, T), weights, at most 1
     group: Array  # (K, p)
     column: Array  # (K, p)
-    scale: Array  # (K, p): weight of the channel over that of its group
+    scale: Array  # (K, p)
 
 
-def make_groups(data: Data) -> Groups:
+def make_channels(data: Data) -> Channels:
     K, p = data.K, data.p
     group, column, scale = np.zeros((K, p), int), np.zeros((K, p), int), data.w.max(1)
     ts: list[Array] = []
@@ -46,4 +49,4 @@ def make_groups(data: Data) -> Groups:
             ys.append((data.w[k] * data.y[k])[:, own])
     q = max(y.shape[1] for y in ys)
     ys = [np.pad(y, ((0, 0), (0, q - y.shape[1]))) for y in ys]
-    return Groups(np.stack(ts), np.stack(ys), np.stack(ws), group, column, np.where(scale > 0, scale, 1.0))
+    return Channels(np.stack(ts), np.stack(ys), np.stack(ws), group, column, np.where(scale > 0, scale, 1.0))

@@ -1,4 +1,4 @@
-"""Whether residuals look like noise."""
+"""Whether residuals look like white noise."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from .products import sum_of_squares
 
 Array = NDArray[Any]
-MOST_CORRELATION, MANY_SIGMA = 0.4, 4.0  # of neighbours; standard deviations of that of as many values of noise
+MOST_CORRELATION = 0.4  # of neighbours; by hand: for few values, whose bound by noise is weaker
+MANY_SIGMA = 4.0  # correlation in its standard deviations for white noise, 1 / sqrt(pairs): passed once in 30,000
 
 
 def correlation(r: Array, seen: Array) -> tuple[float, int]:
-    """Of residuals r (K, T, p), that of values next to each other in time, near 0 for noise; and of how many pairs.
+    """Correlation of values of r (K, T, p) that follow each other in time, 0 on average for noise; the number of pairs.
 
     Source: the ratio of Durbin & Watson (1950), Biometrika 37, 409, is 2 (1 - correlation).
     """
@@ -28,6 +29,6 @@ def correlation(r: Array, seen: Array) -> tuple[float, int]:
 
 
 def is_noise(r: Array, seen: Array) -> bool:
-    """Whether residuals r (K, T, p) are as little alike from time to time as noise is."""
+    """Whether the correlation of residuals r (K, T, p) in time is as small as that of noise."""
     rho, n_pairs = correlation(r, seen)
     return rho <= min(MOST_CORRELATION, MANY_SIGMA / np.sqrt(max(1, n_pairs)))
