@@ -1,12 +1,11 @@
-"""Real Schur form with block diagonalisation: eigenvalues where they are separate, blocks where they are not.
+"""Real Schur form: Xi = Q T Q^H with orthogonal Q, and exp(T t) by powers of one step.
 
-Use when some eigenvalues are repeated or defective and the times are many, long or stiff: simple eigenvalues cost
-what they cost in `eig`, only clusters are evaluated by matrix powers. Cost: about 60 n^3 once, on the CPU, one matrix
-at a time; a batch is evaluated at once (see `blocks`).
-Always applies: a matrix whose eigenvalues cannot be told apart is one block, and so is one whose blocks fail their
-check at a few of the times.
-Sources: Bavely & Stewart (1979); Davies & Higham (2003), SIAM J. Matrix Anal. 25, 464 (Schur-Parlett, for the use of
-blocks).
+Use when Xi is defective or nearly so and so stiff that plain squaring loses digits: of every power of exp(T H) the
+diagonal, the 2 x 2 diagonal blocks and the first superdiagonal are set to their closed forms, so that the rounding
+errors of the squarings do not add up in them.
+Cost: about 25 n^3 for the Schur form, on the CPU, one matrix at a time, and then that of `propagator`.
+Check: that of `propagator`; the error of the Schur form counts as rounding. Systems that fail it go to `propagator`.
+Sources: Al-Mohy & Higham (2009), SIAM J. Matrix Anal. 31, section 2; Higham (2008), Functions of Matrices, (10.42).
 """
 
 from __future__ import annotations
@@ -16,27 +15,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.linalg import LinAlgError, block_diag
+from scipy.linalg import LinAlgError, schur
 from torch import Tensor
 
+from ..kernels.arithmetic import Array, leading
+from ..kernels.arithmetic.noisy import DATA_AMPLITUDE, N_COPIES, Noise, Noisy
 from ..kernels.balance import balance
-from ..kernels.block_schur import BlockSchur, block_schur
-from .base import Method, Plan, Workload, register
-from .blocks import Blocks, make_blocks
-from .costs import GEES, SECONDS_PER_ENTRY, SECONDS_PER_EXP, SECONDS_PER_FLOP, SECONDS_PER_TORCH_CALL
-from .propagator import Propagator, PropagatorPlan
+from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
+from ..kernels.taylor import DOUBLE, Degree
+from .base import Method, Plan, SplitPlan, Workload, register
+from .costs import GEES
+from .propagator import CEILING, EXTENDED_MAX_N, N_PROBES, SLACK, Propagator, PropagatorPlan
 
-WORTH_BALANCING = (
-    0.1  # of the norm left; less gain hides a defective Xi in D (Watkins 2006, A case where balancing is harmful)
-)
-N_PROBES = 8  # times at which blocks are checked against one block
-CHECK, GRADIENT_CHECK = 3e-14, 3e-13  # relative differences that pass
+N_LEVELS = 63  # powers 2^0 to 2^62 of a step: MAX_NODE of `stepping` has 62 binary digits
 
 
 @register
 @dataclass(frozen=True)
 class Schur(Method):
-    """Block-diagonalised real Schur form; every matrix, repeated eigenvalues included.
+    """Powers of the real Schur form; every matrix, repeated eigenvalues included.
 
     No options.
 
@@ -48,159 +45,223 @@ class Schur(Method):
     """
 
     name: ClassVar[str] = "schur"
-    summary: ClassVar[str] = "real Schur form, block-diagonalised; every matrix, repeated eigenvalues included"
+    summary: ClassVar[str] = "powers of the real Schur form; every matrix, repeated eigenvalues included"
     needs_host: ClassVar[bool] = True
 
     def plan(self, Xi: Tensor, rtol: float | None = None) -> Plan:
         balanced, D = balance(Xi)
-        worth = _one_norm(balanced) <= WORTH_BALANCING * _one_norm(Xi)
-        D = torch.where(worth[:, None], D, 1.0)
-        X, X_inv, B, first = _factored(torch.where(worth[:, None, None], balanced, Xi))
-        blocks, gap = make_blocks(D[:, :, None] * X, X_inv / D[:, None], B, first, rtol)
-        return SchurPlan(Xi, blocks, Propagator().plan(Xi, rtol), gap, _one_norm(X) * _one_norm(X_inv))
+        return SchurPlan(Xi, balanced, D, *schur_forms(balanced), Propagator().plan(Xi, rtol))
 
     def cost(self, work: Workload) -> float:
-        lapack = 2e-3 + 3 * (GEES[0] * work.n**2 + GEES[1] * work.n**3)  # reordered, and Sylvester equations solved
-        per_row = work.n * (3 * SECONDS_PER_EXP + 50 * SECONDS_PER_ENTRY) + 16 * work.n**2 * SECONDS_PER_FLOP
-        return 10_000 * SECONDS_PER_TORCH_CALL + work.n_systems * (lapack + work.n_rows * per_row)
+        lapack = GEES[0] * work.n**2 + GEES[1] * work.n**3
+        return Propagator().cost(work) + N_COPIES * work.n_systems * lapack
+
+
+class TriangularStepper(Stepper):
+    """Powers of exp(T H) whose diagonal, 2 x 2 diagonal blocks and first superdiagonal are exact to rounding.
+
+    T (S, n, n) is quasi-triangular in LAPACK's standard form: 2 x 2 blocks have equal diagonal entries.
+    """
+
+    def __init__(self, T: Array, H: Tensor, degree: Degree) -> None:
+        super().__init__(T, H, degree)
+        A = leading(T)
+        above, below = A.diagonal(1, -2, -1), A.diagonal(-1, -2, -1)
+        is_block = below != 0
+        near = torch.nn.functional.pad(is_block, (1, 1))
+        # between a 2 x 2 block and its neighbour the superdiagonal has no such closed form
+        self._is_closed = is_block | ~(near[:, :-2] | near[:, 2:])
+        h = (H * 2.0 ** torch.arange(N_LEVELS, dtype=H.dtype, device=H.device)[:, None])[..., None]  # (N_LEVELS, S, 1)
+        x = quasi_triangular_eigenvalues(A) * h
+        diagonal, factor = torch.exp(x), h * divided_difference(x[..., :-1], x[..., 1:])
+        if not A.is_complex():
+            diagonal, factor = diagonal.real, factor.real
+        self._closed = {0: diagonal, 1: factor * above, -1: factor * below}
+        self._set(0)
+
+    def E(self, level: int) -> Any:
+        for k in range(1, level + 1):
+            if k not in self._E:  # by its number: two threads may compute it, and store the same
+                self._E[k] = self._E[k - 1] @ self._E[k - 1]
+                self.n_products += 1
+                self._set(k)
+        return self._E[level]
+
+    def _set(self, level: int) -> None:
+        E = leading(self._E[level])
+        E.diagonal(0, -2, -1).copy_(self._closed[0][level])
+        E.diagonal(-1, -2, -1).copy_(self._closed[-1][level])
+        above = E.diagonal(1, -2, -1)
+        above.copy_(torch.where(self._is_closed, self._closed[1][level], above))
+
+
+def divided_difference(x: Tensor, y: Tensor) -> Tensor:
+    """(exp(x) - exp(y)) / (x - y) for complex x and y, without cancellation and without needless overflow."""
+    swap = x.real < y.real
+    x, y = torch.where(swap, y, x), torch.where(swap, x, y)
+    gap = y - x  # its real part is not positive
+    return torch.exp(x) * torch.where(gap == 0, 1.0, torch.expm1(gap) / torch.where(gap == 0, 1.0, gap))
+
+
+def quasi_triangular_eigenvalues(T: Tensor) -> Tensor:
+    """Of T (S, n, n) in LAPACK's standard form, position by position, complex."""
+    lam = T.diagonal(dim1=-2, dim2=-1).to(torch.complex128, copy=True)
+    above, below = (T.diagonal(k, -2, -1).to(lam.dtype).sqrt() for k in (1, -1))  # the product may overflow
+    lam[:, :-1] += above * below
+    lam[:, 1:] -= above * below
+    return lam
+
+
+def schur_forms(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """T and Q (S, n, n), and whether LAPACK's iteration converged (S,): else Q is I and T is 0."""
+    T, Q = torch.zeros_like(A), torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).repeat(len(A), 1, 1)
+    factored = torch.ones(len(A), dtype=torch.bool, device=A.device)
+    for s, matrix in enumerate(A.cpu().numpy()):
+        try:
+            form = schur(matrix, output="complex" if np.iscomplexobj(matrix) else "real")
+        except LinAlgError:
+            factored[s] = False
+        else:
+            T[s], Q[s] = (torch.from_numpy(np.ascontiguousarray(x)) for x in form)
+    return T, Q, factored
 
 
 @dataclass
-class Part:
-    """Some systems, `index` (P,), at some of their times, `mask` (P, R, T), and their plan."""
+class TriangularPlan(PropagatorPlan):
+    """Powers of a quasi-triangular matrix, in double."""
 
-    index: Tensor
-    mask: Tensor
-    plan: Blocks | PropagatorPlan
+    @classmethod
+    def of(cls, T: Tensor) -> TriangularPlan:
+        norm, one_norm = power_norm(T)
+        ones = torch.ones(T.shape[:-1], dtype=torch.float64, device=T.device)
+        return cls(T, T, ones, choose_step(norm, one_norm), norm, "double", 0.0)
 
-    def times(self, t: Tensor) -> Tensor:
-        return torch.where(self.mask, t[self.index], 0)
+    @property
+    def backward(self) -> PropagatorPlan:
+        self._backward = self._backward or TriangularPlan.of(-self.Xi)
+        return self._backward
+
+    def _stepper(self, t: Tensor) -> Stepper:
+        H = self._step_for(t)
+        if self._double is None or not torch.equal(self._double.H, H):
+            self._double = TriangularStepper(self.balanced, H, DOUBLE)
+        return self._double
+
+
+@dataclass
+class SchurForm(Plan):
+    """Trajectories by Xi = W T W^-1."""
+
+    Xi: Tensor
+    T: Tensor
+    W: Tensor  # (S, n, n): D Q
+    W_inv: Tensor
+    powers: TriangularPlan
+    method: str = "schur"
+
+    def __post_init__(self) -> None:
+        self.accepted, self.reason = self.powers.accepted, self.powers.reason
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        return self.powers.evaluate(z0 @ self.W_inv.mT, t) @ self.W.mT[:, None]
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        W, W_inv = self.W.conj_physical(), self.W_inv.conj_physical()
+        S, a, dt = self.powers.vjp(z0 @ self.W_inv.mT, t, g @ W[:, None], want_t)
+        return W_inv.mT @ S @ W.mT, a @ W_inv, dt
+
+    def subset(self, index: Tensor) -> SchurForm:
+        T = self.T[index]
+        return SchurForm(self.Xi[index], T, self.W[index], self.W_inv[index], TriangularPlan.of(T))
 
 
 @dataclass
 class SchurPlan(Plan):
-    """Systems by their blocks, or as one block where blocks would lose digits."""
+    """Systems by their Schur form, or by `whole` where rounding in it hurts more than the condition explains."""
 
     Xi: Tensor
-    blocks: Blocks
-    whole: PropagatorPlan  # every Xi as one block
-    gap: Tensor  # (S,) smallest distance between eigenvalues of a cluster and any other
-    kappa: Tensor  # (S,) 1-norm condition of X before it is scaled
+    balanced: Tensor  # D^-1 Xi D = Q T Q^H
+    D: Tensor  # (S, n) powers of two
+    T: Tensor
+    Q: Tensor
+    factored: Tensor  # (S,) bool
+    whole: PropagatorPlan  # of every Xi
     method: str = "schur"
-    _split: tuple[Tensor, Tensor, list[Part]] | None = field(default=None, repr=False)
+    _choice: tuple[Tensor, Tensor, Tensor, Plan] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        W, W_inv = self.D[:, :, None] * self.Q, self.Q.mT.conj_physical() / self.D[:, None]
+        self.form = SchurForm(self.Xi, self.T, W, W_inv, TriangularPlan.of(self.T))
+        self.accepted = torch.ones_like(self.factored)
 
     @property
-    def accepted(self) -> Tensor:  # type: ignore[override]
-        return torch.ones(self.Xi.shape[0], dtype=torch.bool, device=self.Xi.device)
+    def residual(self) -> Tensor:
+        """|Q T Q^H - D^-1 Xi D| in the Frobenius norm, (S,)."""
+        return torch.linalg.matrix_norm(self.Q @ self.T @ self.Q.mT.conj_physical() - self.balanced)
+
+    @property
+    def n_pairs(self) -> list[int]:
+        """2 x 2 blocks of each T."""
+        return (self.T.diagonal(-1, -2, -1) != 0).sum(-1).tolist()
 
     @property
     def reason(self) -> str:  # type: ignore[override]
-        sizes = self.blocks.sizes
-        n_blocks = sorted({len(own) for own in sizes})
-        count = " to ".join(str(n) for n in dict.fromkeys(n_blocks[:1] + n_blocks[-1:]))
-        largest = max((max(own) for own in sizes), default=0)
-        kappa = max(self.kappa.tolist(), default=1.0)
-        return f"{count or 0} blocks, the largest {largest} x {largest}, kappa(X) = {kappa:.3g}"
+        size = torch.linalg.matrix_norm(self.balanced)
+        error = float((self.residual / torch.where(size > 0, size, 1.0)).amax()) if len(size) else 0.0
+        return f"orthogonal Schur form, error {error:.3g} of |Xi|, at most {max(self.n_pairs, default=0)} 2 x 2 blocks"
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"block_sizes": self.blocks.sizes, "kappa_X": self.kappa.tolist(), "gap": self.gap.tolist()}
+        chosen = self._choice
+        passed = chosen[2].tolist() if chosen else "not checked yet"
+        return {"n_pairs": self.n_pairs, "residual": self.residual.tolist(), "passed": passed}
 
     def subset(self, index: Tensor) -> Plan:
-        return SchurPlan(
-            self.Xi[index], self.blocks.subset(index), self.whole.subset(index), self.gap[index], self.kappa[index]
-        )
+        own = (self.Xi, self.balanced, self.D, self.T, self.Q, self.factored)
+        return SchurPlan(*(x[index] for x in own), self.whole.subset(index))
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        parts = self._parts(z0, t)
-        if len(parts) == 1:
-            return parts[0].plan.evaluate(z0, t)
-        z = z0.new_zeros(*t.shape, z0.shape[-1])
-        for part in parts:
-            own = part.plan.evaluate(z0[part.index], part.times(t))
-            z[part.index] += torch.where(part.mask[..., None], own, 0)
-        return z
+        return self._chosen(z0, t).evaluate(z0, t)
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor, want_t: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        parts = self._parts(z0, t)
-        if len(parts) == 1:
-            return parts[0].plan.vjp(z0, t, g, want_t)
-        S, a, dt = torch.zeros_like(self.Xi), torch.zeros_like(z0), torch.zeros_like(t) if want_t else None
-        for part in parts:
-            h = torch.where(part.mask[..., None], g[part.index], 0)
-            S_own, a_own, dt_own = part.plan.vjp(z0[part.index], part.times(t), h, want_t)
-            S[part.index] += S_own
-            a[part.index] += a_own
-            if dt is not None and dt_own is not None:
-                dt[part.index] += dt_own
-        return S, a, dt
+        return self._chosen(z0, t).vjp(z0, t, g, want_t)
 
-    def _parts(self, z0: Tensor, t: Tensor) -> list[Part]:
-        """What goes by blocks, and what as one block."""
-        split = self._split  # one read: another thread may replace it
-        if split is None or not (torch.equal(split[0], z0) and torch.equal(split[1], t)):
-            whole = self._as_one_block(z0, t)
-            parts = _part(self.blocks, ~whole) + _part(self.whole, whole)
-            self._split = split = (z0.clone(), t.clone(), parts)
-        return split[2]
+    def _chosen(self, z0: Tensor, t: Tensor) -> Plan:
+        """The plan, or plans, that are accurate for these trajectories."""
+        choice = self._choice  # one read: another thread may replace it
+        if choice is not None and torch.equal(choice[0], z0) and torch.equal(choice[1], t):
+            return choice[3]
+        good = self.factored & self._is_accurate(z0, t)
+        plan: Plan = self.form
+        if not bool(good.any()):
+            plan = self.whole
+        elif not bool(good.all()):
+            pairs = ((good.nonzero()[:, 0], self.form), ((~good).nonzero()[:, 0], self.whole))
+            plan = SplitPlan(self.Xi, [(index, part.subset(index)) for index, part in pairs])
+        self._choice = (z0.clone(), t.clone(), good, plan)
+        return plan
 
-    def _as_one_block(self, z0: Tensor, t: Tensor) -> Tensor:
-        """(S, R, T) bool, where Xi is taken as one block: times too short to tell the blocks apart, and all of them
-        where the blocks fail the check: at a few times, values and gradients must be those of one block.
+    def _is_accurate(self, z0: Tensor, t: Tensor) -> Tensor:
+        """(S,) bool: rounding in the powers changes z and Xi z little, beside what must be and the Schur form's error.
+
+        Three copies as in `noisy`; the matrix of the second is perturbed by as much as the Schur form is in error too.
         """
-        whole = t.abs() * self.gap[:, None, None] < 1.0
-        whole |= (self.whole.arithmetic(z0, t) > 0)[:, None, None]  # no double arithmetic will do
-        for part in _part(self.blocks, ~whole):
-            pick = torch.linspace(0, t.shape[2] - 1, min(t.shape[2], N_PROBES), device=t.device).round().to(torch.int64)
-            start, probes = z0[part.index], part.times(t).sort(dim=2).values[:, :, pick]
-            one_block = _subset(self.whole, part.index, len(t))
-            z = one_block.evaluate(start, probes)
-            g = torch.sgn(z) / _norm(z).clamp(min=torch.finfo(t.dtype).tiny)[..., None]
-            S, a, _ = one_block.vjp(start, probes, g, want_t=False)
-            S_blocks, a_blocks, _ = part.plan.vjp(start, probes, g, want_t=False)
-            passed = _is_close(part.plan.evaluate(start, probes), z, CHECK)
-            passed &= _is_close(S_blocks.flatten(1), S.flatten(1), GRADIENT_CHECK)
-            passed &= _is_close(a_blocks, a, GRADIENT_CHECK)
-            whole[part.index[~passed]] = True
-        return whole
-
-
-def _factored(Xi: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """X, X^-1, the block diagonal and where each position's block starts; LAPACK factors one matrix at a time."""
-    X, X_inv, B = (torch.empty_like(Xi) for _ in range(3))
-    first = torch.empty(Xi.shape[:2], dtype=torch.int64, device=Xi.device)
-    for s, matrix in enumerate(Xi.cpu().numpy()):
-        try:
-            factors = block_schur(matrix)
-        except LinAlgError:  # one block
-            eye = np.eye(len(matrix))
-            factors = BlockSchur(eye, eye, [matrix])
-        sizes = np.array([len(block) for block in factors.blocks])
-        for out, array in ((X, factors.X), (X_inv, factors.X_inv), (B, block_diag(*factors.blocks))):
-            out[s] = torch.from_numpy(array)
-        first[s] = torch.from_numpy(np.repeat(np.cumsum(sizes) - sizes, sizes))
-    return X, X_inv, B, first
-
-
-def _subset(plan: Any, index: Tensor, S: int) -> Any:
-    """The plan for some of its S systems, in order; for all of them itself, with what it has computed."""
-    return plan if len(index) == S else plan.subset(index)
-
-
-def _part(plan: Any, mask: Tensor) -> list[Part]:
-    """The part where the mask (S, R, T) says; none for none."""
-    index = mask.flatten(1).any(1).nonzero()[:, 0]
-    return [Part(index, mask[index], _subset(plan, index, len(mask)))] if len(index) else []
-
-
-def _is_close(ours: Tensor, truth: Tensor, allowed: float) -> Tensor:
-    """(S,) bool: every row within a relative distance."""
-    return (_norm(ours - truth) <= allowed * _norm(truth)).reshape(len(ours), -1).all(1)
-
-
-def _one_norm(A: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(A, 1)
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1)
+        if self.Xi.shape[-1] > EXTENDED_MAX_N or t.numel() == 0:  # `whole` would be no more accurate
+            return torch.ones_like(self.factored)
+        noise, A = Noise(), self.balanced
+        direction = noise.factors(A) - 1
+        size = self.residual * (2 * DATA_AMPLITUDE / torch.finfo(t.dtype).eps) / torch.linalg.matrix_norm(direction)
+        perturbed = A * noise.factors(A, DATA_AMPLITUDE) + size[:, None, None] * direction
+        T, Q, factored = schur_forms(perturbed)
+        T, Q, A = (Noisy(torch.cat([x, y, x]), noise) for x, y in ((self.T, T), (self.Q, Q), (A, perturbed)))
+        pick = torch.linspace(0, t.shape[2] - 1, min(t.shape[2], N_PROBES), device=t.device).round().to(torch.int64)
+        probes = t.abs().sort(dim=2).values[:, :, pick]
+        H = self.form.powers._step_for(probes).repeat(N_COPIES)
+        y0 = Noisy.exact(z0 / self.D[:, None], noise) @ Q.conj_physical()
+        y = scattered(TriangularStepper(T, H, DOUBLE), y0, probes.repeat(N_COPIES, 1, 1)) @ Q[:, None].mT
+        for x, ceiling in ((y, CEILING), (y @ A[:, None].mT, 1.0)):
+            data, rounding = (x * Noisy.exact(self.D[:, None, None], noise)).spreads()
+            bound = (SLACK * data).clamp(max=ceiling).clamp(min=self.whole.floor)
+            is_small = (self.residual == 0)[:, None, None] | (data <= ceiling)
+            factored &= (is_small & (rounding <= bound)).all(-1).all(-1)  # a NaN is not
+        return factored
