@@ -32,7 +32,7 @@ class Auto(Method):
         'schur'
     """
 
-    candidates: tuple[str, ...] = ("chain", "eig", "schur", "taylor", "propagator")
+    candidates: tuple[str, ...] = ("chain", "eig", "taylor", "propagator")
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the cheapest method whose own check passes"
 
