@@ -163,7 +163,7 @@ class Solver(ABC):
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        return self._planner.plan(systems, Workload(layout.S, 1, 1, layout.n, largest_norm(systems), 0.0))
+        return self._planner.plan(systems, Workload(layout.S, 1, 0, layout.n, largest_norm(systems), 0.0))
 
     @property
     def dtype(self) -> torch.dtype:

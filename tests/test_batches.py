@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import LinAlgError
+from scipy.linalg import LinAlgError, schur
 from torch import Tensor
 
 import linode
-from linode.kernels.block_schur import BlockSchur, block_schur
-from linode.kernels.modes import Modes
 from linode.methods import Schur
+from linode.methods import schur as schur_module
 from linode.methods.propagator import PropagatorPlan
+from linode.methods.schur import SchurForm, TriangularPlan
 from tests import oracles
 from tests.case_builders import direct_sum, generator, jordan, normal, real_jordan_pair, rotated, scaled_basis, similar
 
@@ -221,7 +221,7 @@ def test_a_large_batch_equals_its_elements():
     assert close(solve(Xi, z0, t), torch.stack([solve(*args) for args in zip(Xi, z0, t)]))
 
 
-# ---- blocks of several sizes in one batch ------------------------------------------------------------------------
+# ---- Schur forms of one batch -------------------------------------------------------------------------------
 
 RNG = generator("blocks of a batch")
 BLOCKED = {
@@ -257,7 +257,7 @@ def blocked(is_complex: bool = False) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
-def test_systems_with_blocks_of_different_sizes_have_the_values_and_gradients_they_have_alone(is_complex: bool):
+def test_schur_forms_of_a_batch_have_the_values_and_gradients_they_have_alone(is_complex: bool):
     args = blocked(is_complex)
     together = with_gradients(*args, "schur")
     for i, system in enumerate(zip(*args)):
@@ -265,7 +265,7 @@ def test_systems_with_blocks_of_different_sizes_have_the_values_and_gradients_th
 
 
 @pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
-def test_systems_with_blocks_of_different_sizes_have_their_true_values_and_gradients(is_complex: bool):
+def test_schur_forms_of_a_batch_have_their_true_values_and_gradients(is_complex: bool):
     args = blocked(is_complex)
     z, *gradients = with_gradients(*args, "schur")
     for i, system in enumerate(zip(*(x.numpy() for x in args))):
@@ -275,12 +275,12 @@ def test_systems_with_blocks_of_different_sizes_have_their_true_values_and_gradi
 
 
 @pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
-def test_blocks_need_no_second_method_to_be_true(is_complex: bool):
-    """Without the check that would turn to one block where they are not."""
+def test_schur_forms_need_no_second_method_to_be_true(is_complex: bool):
+    """Without the check that would turn to `propagator` where they are not."""
     Xi, z0, t, g = blocked(is_complex)
     t = t.abs() + 0.5
-    blocks, args = Schur().plan(Xi).blocks, [x[:, None] for x in (z0, t, g)]
-    z, (S, a) = blocks.evaluate(*args[:2]), blocks.vjp(*args)
+    form, args = Schur().plan(Xi).form, [x[:, None] for x in (z0, t, g)]
+    z, (S, a) = form.evaluate(*args[:2]), form.vjp(*args)
     for i, system in enumerate(zip(*(x.numpy() for x in (Xi, z0, t, g)))):
         assert close(z[i, 0], torch.tensor(oracles.trajectory(*system[:3])), 1e-10)
         true = oracles.gradients(*system)
@@ -288,7 +288,7 @@ def test_blocks_need_no_second_method_to_be_true(is_complex: bool):
         assert close(a[i, 0], torch.tensor(true.a), 1e-10)
 
 
-def test_several_trajectories_share_the_blocks_of_their_system():
+def test_several_trajectories_share_the_schur_form_of_their_system():
     Xi, z0, t, g = blocked()
     starts, cotangents = torch.stack([z0, z0.flip(0)]), torch.stack([g, g.flip(0)])
     z, S, a, dt = with_gradients(Xi, starts, t, cotangents, "schur")
@@ -305,7 +305,7 @@ def test_some_systems_of_a_plan_give_what_the_whole_plan_gives_them_repeated_or_
     whole = [plan.evaluate(*args[:2]), *plan.vjp(*args)]
     for index in (torch.tensor([3]), torch.tensor([5, 2, 3, 3, 0, 3])):
         some, own = plan.subset(index), [x[index] for x in args]
-        assert some.details["block_sizes"] == [plan.details["block_sizes"][i] for i in index]
+        assert some.details["residual"] == [plan.details["residual"][i] for i in index]
         assert all(close(a, b[index]) for a, b in zip([some.evaluate(*own[:2]), *some.vjp(*own)], whole))
 
 
@@ -314,19 +314,20 @@ def test_a_system_that_lapack_cannot_factor_leaves_its_neighbours_alone(monkeypa
     true = with_gradients(Xi, z0, t, g, "schur")
     failing = list(BLOCKED).index("two_sizes")
 
-    def factor(matrix: np.ndarray) -> BlockSchur:
+    def factor(matrix: np.ndarray, output: str) -> tuple[np.ndarray, np.ndarray]:
         if np.array_equal(matrix, Xi[failing]):
             raise LinAlgError("did not converge")
-        return block_schur(matrix)
+        return schur(matrix, output=output)
 
-    monkeypatch.setattr("linode.methods.schur.block_schur", factor)
-    sizes = Schur().plan(Xi).details["block_sizes"]
-    assert sizes[failing] == [6]
-    assert sizes[failing - 1] == [2, 2, 2]
+    monkeypatch.setattr(schur_module, "schur", factor)
+    plan = Schur().plan(Xi)
+    assert [i for i, residual in enumerate(plan.details["residual"]) if not np.isfinite(residual)] == [failing]
+    plan.evaluate(z0[:, None], t[:, None])
+    assert plan.details["passed"][failing - 1 : failing + 2] == [True, False, True]
     assert all(close(a, b, 1e-11) for a, b in zip(with_gradients(Xi, z0, t, g, "schur"), true))
 
 
-def test_a_larger_batch_takes_no_more_evaluations_of_blocks_and_modes(monkeypatch: pytest.MonkeyPatch):
+def test_a_larger_batch_takes_no_more_evaluations_of_schur_forms(monkeypatch: pytest.MonkeyPatch):
     n_calls = 0
 
     def counted(function: Callable) -> Callable:
@@ -337,7 +338,7 @@ def test_a_larger_batch_takes_no_more_evaluations_of_blocks_and_modes(monkeypatc
 
         return call
 
-    for kind in (Modes, PropagatorPlan):
+    for kind in (SchurForm, TriangularPlan, PropagatorPlan):
         for name in ("evaluate", "vjp", "subset"):
             monkeypatch.setattr(kind, name, counted(getattr(kind, name)))
     counts = []

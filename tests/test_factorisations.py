@@ -1,21 +1,27 @@
-"""Balancing and block diagonalisation: what defines them, exactly or to rounding."""
+"""Balancing and Schur form: what defines them, exactly or to rounding."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from flint import acb, ctx
 from torch import Tensor
 
+import linode
 from linode.kernels.balance import balance
-from linode.kernels.block_schur import MAX_CONDITION, block_schur
+from linode.kernels.stepping import choose_step, power_norm
+from linode.kernels.taylor import DOUBLE
+from linode.methods import Schur
+from linode.methods.schur import TriangularStepper, divided_difference, schur_forms
+from tests import oracles
 from tests.accuracy import EPS, norm
 from tests.case_builders import direct_sum, generator, grcar, jordan, normal, real_jordan_pair, rotated, similar
 
-# ---- block diagonalisation ---------------------------------------------------------------------------------
+# ---- Schur form --------------------------------------------------------------------------------------------
 
 
-def block_matrices() -> dict[str, np.ndarray]:
+def matrices() -> dict[str, np.ndarray]:
     rng = generator("block_schur")
     return {
         "random": normal(rng, 9, 9),
@@ -32,48 +38,99 @@ def block_matrices() -> dict[str, np.ndarray]:
     }
 
 
-BLOCK_MATRICES = block_matrices()
-every_block_matrix = pytest.mark.parametrize("name", BLOCK_MATRICES)
+MATRICES = matrices()
+every_matrix = pytest.mark.parametrize("name", MATRICES)
 
 
-@every_block_matrix
-def test_blocks_in_their_basis_are_the_matrix(name: str):
-    Xi = BLOCK_MATRICES[name]
-    factors = block_schur(Xi)
-    kappa = np.linalg.norm(factors.X, 1) * np.linalg.norm(factors.X_inv, 1)
-    assert norm(factors.X @ factors.X_inv - np.eye(len(Xi))) <= 10 * len(Xi) * EPS * kappa
-    rebuilt = factors.X @ direct_sum(*factors.blocks) @ factors.X_inv
-    assert norm(rebuilt - Xi) <= 10 * len(Xi) * EPS * kappa * norm(Xi)
-    assert kappa <= MAX_CONDITION
+def triangle(kind: str, n: int = 7) -> np.ndarray:
+    """Stiff and strongly coupled: rates 1 to 1e6, couplings 1 to 1e10."""
+    rng = generator(f"{kind} {n}")
+    upper = np.triu(10.0 ** rng.uniform(0, 10, (n, n)) * rng.choice([-1.0, 1.0], (n, n)), 1)
+    upper -= np.diag(np.geomspace(1.0, 1e6, n))
+    if kind == "permuted":
+        order = rng.permutation(n)
+        return upper[order][:, order]
+    return {"upper": upper, "lower": upper.T, "complex": upper * (1 + 1e-3j)}[kind]
 
 
-@every_block_matrix
-def test_close_eigenvalues_share_a_block_and_real_blocks_are_real(name: str):
-    factors = block_schur(BLOCK_MATRICES[name])
-    spectra = [np.linalg.eigvals(block) for block in factors.blocks]
-    spread = max(np.abs(np.concatenate(spectra)))
-    for i, own in enumerate(spectra):
-        for other in spectra[i + 1 :]:
-            assert np.abs(own[:, None] - other[None]).min() > 1e-6 * spread
-    assert np.iscomplexobj(factors.X) == np.iscomplexobj(BLOCK_MATRICES[name])
+@every_matrix
+def test_a_schur_form_is_quasi_triangular_in_an_orthogonal_basis(name: str):
+    Xi = MATRICES[name]
+    T, Q, residual = (x[0].numpy() for x in schur_forms(torch.tensor(Xi)[None]))
+    assert norm(Q @ Q.conj().T - np.eye(len(Xi))) <= 10 * len(Xi) * EPS
+    assert norm(Q @ T @ Q.conj().T - Xi) == pytest.approx(float(residual), abs=len(Xi) * EPS * norm(Xi))
+    assert residual <= 10 * len(Xi) * EPS * norm(Xi)
+    assert not np.tril(T, -2).any()
+    below = np.diag(T, -1)
+    assert not (below[1:] * below[:-1]).any()
+    assert np.array_equal(np.diag(T)[1:][below != 0], np.diag(T)[:-1][below != 0])
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [("two_jordan_blocks", [3, 4]), ("interleaved", [3, 3]), ("clusters", [1, 2, 3]), ("defective_pairs", [1, 4])],
-)
-def test_defective_eigenvalues_end_in_blocks_of_their_multiplicity(name: str, sizes: list[int]):
-    assert sorted(len(block) for block in block_schur(BLOCK_MATRICES[name]).blocks) == sizes
+@pytest.mark.parametrize("kind", ["upper", "lower", "permuted", "complex"])
+def test_a_triangular_matrix_in_any_order_of_its_states_has_an_exact_schur_form(kind: str):
+    _, Q, residual = schur_forms(torch.tensor(triangle(kind))[None])
+    assert float(residual) == 0.0
+    assert np.array_equal(np.sort(Q[0].abs().numpy(), axis=0)[-1], np.ones(7))
 
 
-@pytest.mark.parametrize("n", [2, 5, 9])
-def test_a_defective_matrix_is_one_block(n: int):
-    assert len(block_schur(rotated(generator("one block"), jordan(n, -0.5))).blocks) == 1
+STEPPED = [name for name in MATRICES if name not in ("one", "zero")]
 
 
-@pytest.mark.parametrize(("coupling", "n_blocks"), [(1.0, 2), (4.0, 2), (8.0, 1), (1e3, 1)])
-def test_blocks_whose_coupling_is_large_beside_their_gap_are_one(coupling: float, n_blocks: int):
-    assert len(block_schur(np.array([[1.0, coupling], [0.0, 2.0]])).blocks) == n_blocks
+@pytest.mark.parametrize("name", [*STEPPED, "graded"])
+@pytest.mark.parametrize("level", [0, 1, 5, 9])
+def test_diagonals_of_every_power_of_a_triangular_step_are_exact(name: str, level: int):
+    T, _, _ = schur_forms(torch.tensor(triangle("upper") if name == "graded" else MATRICES[name])[None])
+    H = choose_step(*power_norm(T))
+    E, T, h = TriangularStepper(T, H, DOUBLE).E(level)[0].numpy(), T[0].numpy(), float(H) * 2**level
+    true = oracles.expm(T * h)
+    starts = np.append(np.diag(T, -1) != 0, False)  # of 2 x 2 blocks
+    i = 0
+    while i < len(T):
+        own = slice(i, i + 1 + int(starts[i]))
+        # the eigenvalue of a 2 x 2 block is rounded, which turns its phase
+        turn = 1 + abs(np.linalg.eigvals(T[own, own]).imag).max() * h
+        assert norm(E[own, own] - true[own, own]) <= 8 * EPS * turn * norm(true[own, own])
+        if own.stop < len(T) and not starts[i] and not starts[i + 1]:
+            assert abs(E[i, i + 1] - true[i, i + 1]) <= 8 * EPS * turn * abs(true[i, i + 1])
+        i = own.stop
+
+
+GAPS = [0.0, 1e-300, 1e-12, 1e-3, 1.0, 30.0, 800.0]
+
+
+@pytest.mark.parametrize("gap", [*GAPS, *(1j * gap for gap in GAPS[1:-1]), 1e-9 - 2e-9j, 50 + 3j])
+@pytest.mark.parametrize("start", [0.0, -700.0, 600.0, 2j])
+def test_divided_differences_have_no_cancellation_and_overflow_only_where_they_must(gap: complex, start: complex):
+    first = torch.tensor([complex(start)], dtype=torch.complex128)
+    second = first - gap
+    x, y = acb(complex(first)), acb(complex(second))
+    with ctx.workprec(4000):
+        true = complex((x.exp() - y.exp()) / (x - y) if complex(first) != complex(second) else x.exp())
+    for a, b in ((first, second), (second, first)):
+        assert abs(complex(divided_difference(a, b)) - true) <= 8 * EPS * (1 + abs(np.imag(gap))) * abs(true)
+
+
+def test_powers_of_a_schur_form_keep_the_digits_of_a_large_graded_triangle_that_plain_powers_lose():
+    rng = generator("large triangle")
+    n, t = 66, np.array([0.3, 1.0, 4.0])  # more states than `propagator` has doubled precision for
+    Xi = np.triu(10.0 ** rng.uniform(0, 4, (n, n)), 1) - np.diag(np.geomspace(1.0, 1e6, n))
+    z0 = normal(rng, n)
+    true = oracles.trajectory(Xi, z0, t)
+    errors = {m: norm(linode.LinearODE(Xi, z0, method=m)(t) - true) / norm(true) for m in ("schur", "propagator")}
+    assert errors["schur"] < 1e-14
+    assert errors["propagator"] > 100 * errors["schur"]
+
+
+def test_only_systems_whose_schur_form_is_accurate_go_by_it():
+    exact = triangle("permuted")
+    stiff = rotated(generator("stiff"), direct_sum(jordan(2, -1.0), np.diag(-np.geomspace(1.0, 1e8, 5))))
+    Xi, t = torch.tensor(np.stack([exact, stiff])), torch.tensor([[[0.5, 2.0]]] * 2, dtype=torch.float64)
+    plan = Schur().plan(Xi)
+    z = plan.evaluate(torch.ones(2, 1, 7, dtype=torch.float64), t)
+    assert plan.details["passed"] == [True, False]
+    for got, A in zip(z[:, 0].numpy(), (exact, stiff)):
+        true = oracles.trajectory(A, np.ones(7), t[0, 0].numpy())
+        assert norm(got - true) <= 1e-13 * norm(true)
 
 
 # ---- balancing ---------------------------------------------------------------------------------------------

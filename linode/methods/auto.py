@@ -101,6 +101,8 @@ def _ranked(
 ) -> list[str]:
     """known: all registered methods, so that a new one is ranked too."""
     methods = [default(name) for name in Auto(candidates).names]
+    if T == 0:  # not known yet
+        methods = [m for m in methods if not m.needs_times] or methods
     if device_type != "cpu":
         methods = [m for m in methods if not (m.needs_host or m.is_sequential)] or methods
     work = Workload(S, R, T, n, 2 ** (span / 10) - 1, 1.0)

@@ -36,7 +36,7 @@ class Workload(NamedTuple):
 
     n_systems: int
     n_trajectories: int
-    n_times: int
+    n_times: int  # 0: not known yet, nor is t_max
     n: int
     norm: float  # largest |Xi|_1
     t_max: float  # largest |t|
@@ -164,6 +164,7 @@ class Method(ABC):
     needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
     is_sequential: ClassVar[bool] = False  # many small operations: off the CPU launching them takes longer than they do
     by_name_only: ClassVar[bool] = False  # `auto` never takes it
+    needs_times: ClassVar[bool] = False  # its plans are for times up to those that are asked for
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
     key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate

@@ -67,6 +67,7 @@ class Chain(Method):
     name: ClassVar[str] = "chain"
     summary: ClassVar[str] = "Taylor polynomials between states a step apart; small systems, moderate spans"
     needs_host: ClassVar[bool] = True
+    needs_times: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.max_rounding, (int, float)) and self.max_rounding > 0):

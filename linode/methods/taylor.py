@@ -55,6 +55,7 @@ class Taylor(Method):
     name: ClassVar[str] = "taylor"
     summary: ClassVar[str] = "Taylor polynomials by matrix-vector products; large Xi, moderate spans"
     is_sequential: ClassVar[bool] = True
+    needs_times: ClassVar[bool] = True
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> TaylorPlan:
         balanced, D = balance(Xi)
