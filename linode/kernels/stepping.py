@@ -25,6 +25,7 @@ from .taylor import (
     Degree,
     action_terms,
     action_terms_vjp,
+    block_vectors,
     monomials,
     polynomial,
     polynomial_vjp,
@@ -152,7 +153,8 @@ def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any]:
 
 def _near_origin(step: Stepper, z0: Any, s: Tensor) -> tuple[Any, Any, list[Any]]:
     """exp(A H s) z0 for |s| <= 1/2: rows (S, R T, n); its coefficients and block vectors."""
-    W, blocks = action_terms(step.P, step.degree, convert(z0, step.A))  # (S, R, n_terms, n)
+    blocks = block_vectors(step.P, step.degree, convert(z0, step.A))
+    W = action_terms(step.P, step.degree, blocks)  # (S, R, n_terms, n)
     C = step.coefficients(s, z0)
     S, R, T = s.shape
     return (C @ convert(W, z0)).reshape(S, R * T, z0.shape[-1]), C, blocks
