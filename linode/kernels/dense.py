@@ -44,6 +44,7 @@ class Dense:
     blocks: list[Tensor]  # (S, R N, n)
     groups: Runs | Padded  # of the times, by node
     C: Tensor  # coefficients of the polynomials, in the order of the groups
+    beyond: Tensor | None  # (S, 1, N, 1) bool: nodes that no time of the system needs; None where there are none
 
     @classmethod
     def of(cls, step: Stepper, z0: Tensor, t: Tensor) -> Dense:
@@ -54,15 +55,16 @@ class Dense:
         N = int(last.max()) + 1
         nodes = z0.new_empty(S, R, N, n)
         nodes[:, :, 0] = z0
-        beyond = torch.arange(N, device=k.device) > last[:, None]  # nodes that no time needs: there states may overflow
-        alike = S == 1 or not bool(beyond.any())
+        # nodes that only other systems need have zeros: there states and powers may overflow
+        alike = S == 1 or bool((last == N - 1).all())
+        beyond = None if alike else torch.arange(N, device=k.device)[:, None] > last[:, None, None, None]
         for level, start, stop in _ranges(N, n):
             before = nodes[:, :, start - 2**level : stop - 2**level].flatten(1, 2)
             states = (before @ step.E(level).mT).reshape(S, R, stop - start, n)
-            nodes[:, :, start:stop] = states if alike else states.masked_fill(beyond[:, None, start:stop, None], 0)
+            nodes[:, :, start:stop] = states if beyond is None else states.masked_fill(beyond[:, :, start:stop], 0)
         groups = group(k, N, n)
         C = groups.coefficients(step.coefficients(s, s).to(z0.dtype))
-        return cls(step, nodes, block_vectors(step.P, step.degree, nodes.flatten(1, 2)), groups, C)
+        return cls(step, nodes, block_vectors(step.P, step.degree, nodes.flatten(1, 2)), groups, C, beyond)
 
     def states(self) -> Tensor:
         """z (S, R, T, n)."""
@@ -84,7 +86,8 @@ class Dense:
             before = slice(start - 2**level, stop - 2**level)
             upper, lower = lam[:, :, start:stop].flatten(1, 2), nodes[:, :, before].flatten(1, 2)
             gE[level] += upper.mT @ lower.conj_physical()
-            lam[:, :, before] += (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
+            moved = (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
+            lam[:, :, before] += moved if self.beyond is None else moved.masked_fill(self.beyond[:, :, start:stop], 0)
         return step.backward(gE, gP), lam[:, :, 0]
 
 

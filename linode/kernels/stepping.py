@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Array, Wrapped, convert, row_product, scale, where, zeros_like
+from .arithmetic import Array, Wrapped, convert, leading, row_product, scale, where, zeros_like
 from .taylor import (
     Degree,
     action_terms,
@@ -101,7 +101,11 @@ class Stepper:
         G = gE[-1]
         for level in range(len(gE) - 2, -1, -1):
             EH = self._E[level].mT.conj_physical()
-            G = gE[level] + (EH @ G + G @ EH)
+            of_square = EH @ G + G @ EH
+            if len(self.H) > 1:  # of the systems that have this power; that of others may be infinite
+                used = (leading(G) != 0).any(-1, keepdim=True).any(-2, keepdim=True)
+                of_square = where(used, of_square, zeros_like(of_square))
+            G = gE[level] + of_square
         if self.shift is not None:
             G = G * torch.exp(self.shift * self.H)[:, None, None]
         polynomial_vjp(self.P, self._partial, self.of_step, G, gP)
