@@ -288,6 +288,19 @@ def test_schur_forms_need_no_second_method_to_be_true(is_complex: bool):
         assert close(a[i, 0], torch.tensor(true.a), 1e-10)
 
 
+@pytest.mark.parametrize("times", [torch.tensor([1.0, 0.5]), torch.linspace(0.0, 1.0, 20_000)], ids=["few", "dense"])
+@pytest.mark.parametrize("rate", [-1e6, -3e3])
+def test_powers_that_only_a_faster_system_needs_do_not_reach_the_gradients_of_a_slow_one(times: Tensor, rate: float):
+    """exp(Xi H)^(2^j) overflows for the slow system where the fast one needs it."""
+    Xi = torch.tensor([[[1.0, 0.5], [0.0, 1.0]], [[rate, 3.0], [0.0, rate]]], dtype=torch.float64)
+    z0, t = torch.ones(2, dtype=torch.float64), times.double()
+    both, alone = Xi.clone().requires_grad_(), Xi[0].clone().requires_grad_()
+    linode.LinearODE(both, z0, method="propagator")(t)[0].sum().backward()
+    linode.LinearODE(alone, z0, method="propagator")(t).sum().backward()
+    assert close(both.grad[0], alone.grad)
+    assert not both.grad[1].any()
+
+
 def test_several_trajectories_share_the_schur_form_of_their_system():
     Xi, z0, t, g = blocked()
     starts, cotangents = torch.stack([z0, z0.flip(0)]), torch.stack([g, g.flip(0)])

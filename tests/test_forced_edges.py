@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import linode
+from linode.forcing.drive import Drive
 from tests import forced_oracles as oracle
 from tests.test_forced import SYSTEMS, error, solve
 
@@ -89,3 +90,17 @@ def test_times_that_are_not_numbers_are_named():
     ode = linode.LinearODE([[0.0]], [0.0], u=linode.ZeroOrderHold([0.0, 1.0], [[1.0], [2.0]]))
     with pytest.raises(linode.NonFiniteError, match=r"t must be finite, but t\[0\] is nan"):
         ode([np.nan, 1.0])
+
+
+def test_infinite_states_of_opposite_signs_add_up_to_an_infinite_one():
+    ode = linode.LinearODE(
+        [[500.0]], [1.0], u=linode.Harmonics([0.0], [[1.0]]) + linode.ZeroOrderHold([0.0, 1.5], [[-9.0], [-9.0]])
+    )
+    assert np.isinf(ode([3.0])).all()
+
+
+def test_a_state_that_is_not_a_number_is_not_taken_for_one_that_overflowed(monkeypatch: pytest.MonkeyPatch):
+    ode = linode.LinearODE([[-1.0]], [1.0], u=linode.ZeroOrderHold([0.0, 1.5], [[1.0], [2.0]]))
+    states = Drive.states
+    monkeypatch.setattr(Drive, "states", lambda self, *args: states(self, *args) * torch.nan)
+    assert np.isnan(ode([1.0, 2.0])).all()

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import Function
@@ -213,20 +212,20 @@ def grouped(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     No row is so long that more than three times as many places as times are needed.
     """
-    pieces = k.cpu().numpy()
-    used, inverse, counts = np.unique(pieces, return_inverse=True, return_counts=True)
-    width = min(int(counts.max()), 2 * -(-len(pieces) // len(used)))
-    order = np.argsort(inverse, kind="stable")
-    rank = np.arange(len(pieces)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the piece, in that order
-    n_rows = -(-counts // width)
-    row = np.repeat(np.cumsum(n_rows) - n_rows, counts) + rank // width
-    place = np.zeros((int(n_rows.sum()), width), np.int64)
-    place[:] = order[np.unique(row, return_index=True)[1]][:, None]  # what is left over repeats the row's first time
+    used, inverse, counts = k.unique(return_inverse=True, return_counts=True)
+    width = min(int(counts.max()), 2 * -(-len(k) // len(used)))
+    order = inverse.argsort(stable=True)
+    rank = torch.arange(len(k), device=k.device) - (counts.cumsum(0) - counts).repeat_interleave(
+        counts
+    )  # within the piece, in that order
+    n_rows = (counts + width - 1) // width
+    row = (n_rows.cumsum(0) - n_rows).repeat_interleave(counts) + rank // width
+    first = torch.searchsorted(row, torch.arange(int(n_rows.sum()), device=k.device))
+    place = order[first][:, None].repeat(1, width)  # what is left over repeats the row's first time
     place[row, rank % width] = order
-    back = np.empty_like(order)
+    back = torch.empty_like(order)
     back[order] = row * width + rank % width
-    piece = np.repeat(used, n_rows)
-    return tuple(torch.from_numpy(x).to(k.device) for x in (piece, place, back))  # type: ignore[return-value]
+    return used.repeat_interleave(n_rows), place, back
 
 
 def _some(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .stepping import Stepper
-from .taylor import action_terms, action_terms_vjp
+from .taylor import action_terms, action_terms_vjp, block_vectors
 
 MAX_GROUP, MIN_GROUP = 64, 4  # times a group; a quarter of the mean number a node, so that padding stays below 1/4
 ENTRIES_PER_RUN = 2500  # of z that are padded, copied and unpadded in the time of one product's call, on a CPU
@@ -27,50 +27,68 @@ ENTRIES_PER_RUN = 2500  # of z that are padded, copied and unpadded in the time 
 
 def dense(step: Stepper, z0: Tensor, t: Tensor) -> Tensor:
     """z (S, R, T, n)."""
-    nodes, groups, C = _layout(step, z0, t)
-    W, _ = action_terms(step.P, step.degree, nodes.flatten(1, 2))
-    return groups.states(C, W.reshape(*nodes.shape[:3], *W.shape[2:]))
+    return Dense.of(step, z0, t).states()
 
 
 def dense_vjp(step: Stepper, z0: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients S and a with respect to A and z0 of sum <g, z>."""
-    S, R, n = z0.shape
-    nodes, groups, C = _layout(step, z0, t)
-    N, degree = nodes.shape[2], step.degree
-    _, blocks = action_terms(step.P, degree, nodes.flatten(1, 2))
-
-    gW = g.new_zeros(S, R, N, degree.n_terms, n)
-    groups.gather(C, g, gW)
-    gP = [step.zeros() for _ in range(degree.q + 1)]
-    lam = action_terms_vjp(step.P, blocks, degree, gW.reshape(S, R * N, degree.n_terms, n), gP).reshape(S, R, N, n)
-    ranges = _ranges(N, n)
-    gE = [step.zeros() for _ in range(1 + max((level for level, _, _ in ranges), default=0))]
-    lam = lam.contiguous()
-    for level, start, stop in reversed(ranges):
-        before = slice(start - 2**level, stop - 2**level)
-        upper, lower = lam[:, :, start:stop].flatten(1, 2), nodes[:, :, before].flatten(1, 2)
-        gE[level] += upper.mT @ lower.conj_physical()
-        lam[:, :, before] += (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
-    return step.backward(gE, gP), lam[:, :, 0]
+    return Dense.of(step, z0, t).gradients(g)
 
 
-def _layout(step: Stepper, z0: Tensor, t: Tensor) -> tuple[Tensor, Runs | Padded, Tensor]:
-    """States at the nodes (S, R, N, n), times grouped by node, and the polynomials' coefficients in that order."""
-    S, R, n = z0.shape
-    k, s = step.split(t)
-    k = k.to(torch.int64)
-    last = k.amax((1, 2))  # of every system
-    N = int(last.max()) + 1
-    nodes = z0.new_empty(S, R, N, n)
-    nodes[:, :, 0] = z0
-    beyond = torch.arange(N, device=k.device) > last[:, None]  # nodes that no time needs: there states may overflow
-    alike = S == 1 or not bool(beyond.any())
-    for level, start, stop in _ranges(N, n):
-        before = nodes[:, :, start - 2**level : stop - 2**level].flatten(1, 2)
-        states = (before @ step.E(level).mT).reshape(S, R, stop - start, n)
-        nodes[:, :, start:stop] = states if alike else states.masked_fill(beyond[:, None, start:stop, None], 0)
-    groups = group(k, N, n)
-    return nodes, groups, groups.coefficients(step.coefficients(s, s).to(z0.dtype))
+@dataclass(frozen=True)
+class Dense:
+    """States at the nodes, with their block vectors, and the times around them."""
+
+    step: Stepper
+    nodes: Tensor  # (S, R, N, n)
+    blocks: list[Tensor]  # (S, R N, n)
+    groups: Runs | Padded  # of the times, by node
+    C: Tensor  # coefficients of the polynomials, in the order of the groups
+    beyond: Tensor | None  # (S, 1, N, 1) bool: nodes that no time of the system needs; None where there are none
+
+    @classmethod
+    def of(cls, step: Stepper, z0: Tensor, t: Tensor) -> Dense:
+        S, R, n = z0.shape
+        k, s = step.split(t)
+        k = k.to(torch.int64)
+        last = k.amax((1, 2))  # of every system
+        N = int(last.max()) + 1
+        nodes = z0.new_empty(S, R, N, n)
+        nodes[:, :, 0] = z0
+        # nodes that only other systems need have zeros: there states and powers may overflow
+        alike = S == 1 or bool((last == N - 1).all())
+        beyond = None if alike else torch.arange(N, device=k.device)[:, None] > last[:, None, None, None]
+        for level, start, stop in _ranges(N, n):
+            before = nodes[:, :, start - 2**level : stop - 2**level].flatten(1, 2)
+            states = (before @ step.E(level).mT).reshape(S, R, stop - start, n)
+            nodes[:, :, start:stop] = states if beyond is None else states.masked_fill(beyond[:, :, start:stop], 0)
+        groups = group(k, N, n)
+        C = groups.coefficients(step.coefficients(s, s).to(z0.dtype))
+        return cls(step, nodes, block_vectors(step.P, step.degree, nodes.flatten(1, 2)), groups, C, beyond)
+
+    def states(self) -> Tensor:
+        """z (S, R, T, n)."""
+        W = action_terms(self.step.P, self.step.degree, self.blocks)
+        return self.groups.states(self.C, W.reshape(*self.nodes.shape[:3], *W.shape[2:]))
+
+    def gradients(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """S and a with respect to A and z0."""
+        step, nodes, degree = self.step, self.nodes, self.step.degree
+        S, R, N, n = nodes.shape
+        gW = g.new_zeros(S, R, N, degree.n_terms, n)
+        self.groups.gather(self.C, g, gW)
+        gP = [step.zeros() for _ in range(degree.q + 1)]
+        gW = gW.reshape(S, R * N, degree.n_terms, n)
+        lam = action_terms_vjp(step.P, self.blocks, degree, gW, gP).reshape(S, R, N, n).contiguous()
+        ranges = _ranges(N, n)
+        gE = [step.zeros() for _ in range(1 + max((level for level, _, _ in ranges), default=0))]
+        for level, start, stop in reversed(ranges):
+            before = slice(start - 2**level, stop - 2**level)
+            upper, lower = lam[:, :, start:stop].flatten(1, 2), nodes[:, :, before].flatten(1, 2)
+            gE[level] += upper.mT @ lower.conj_physical()
+            moved = (upper @ step.E(level).conj_physical()).reshape(S, R, stop - start, n)
+            lam[:, :, before] += moved if self.beyond is None else moved.masked_fill(self.beyond[:, :, start:stop], 0)
+        return step.backward(gE, gP), lam[:, :, 0]
 
 
 def _ranges(N: int, n: int) -> list[tuple[int, int, int]]:
@@ -184,9 +202,10 @@ class Padded:
 
     def gather(self, C: Tensor, g: Tensor, gW: Tensor) -> None:
         """Reverse of `states`: the gradient with respect to W, added to gW, zero before."""
-        sums = gW.new_zeros(self.shape[0] * self.shape[1] * self.shape[2], *gW.shape[3:])
-        sums.index_add_(0, self.node, C.conj_physical().mT @ self._pad(g.reshape(-1, g.shape[-1])))
-        gW += sums.reshape(gW.shape)
+        sums = gW if gW.is_contiguous() else torch.zeros_like(gW, memory_format=torch.contiguous_format)
+        sums.flatten(0, 2).index_add_(0, self.node, C.conj_physical().mT @ self._pad(g.reshape(-1, g.shape[-1])))
+        if sums is not gW:
+            gW += sums
 
     def _pad(self, rows: Tensor) -> Tensor:
         """(S R T, m) -> (n_groups, size, m), zeros where there is no time."""

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Array, Wrapped, convert, row_product, scale, where, zeros_like
+from .arithmetic import Array, Wrapped, convert, leading, row_product, scale, where, zeros_like
 from .taylor import (
     Degree,
     action_terms,
     action_terms_vjp,
+    block_vectors,
     monomials,
     polynomial,
     polynomial_vjp,
@@ -100,7 +101,11 @@ class Stepper:
         G = gE[-1]
         for level in range(len(gE) - 2, -1, -1):
             EH = self._E[level].mT.conj_physical()
-            G = gE[level] + (EH @ G + G @ EH)
+            of_square = EH @ G + G @ EH
+            if len(self.H) > 1:  # of the systems that have this power; that of others may be infinite
+                used = (leading(G) != 0).any(-1, keepdim=True).any(-2, keepdim=True)
+                of_square = where(used, of_square, zeros_like(of_square))
+            G = gE[level] + of_square
         if self.shift is not None:
             G = G * torch.exp(self.shift * self.H)[:, None, None]
         polynomial_vjp(self.P, self._partial, self.of_step, G, gP)
@@ -152,7 +157,8 @@ def scattered_vjp(step: Stepper, z0: Any, t: Tensor, g: Any) -> tuple[Any, Any]:
 
 def _near_origin(step: Stepper, z0: Any, s: Tensor) -> tuple[Any, Any, list[Any]]:
     """exp(A H s) z0 for |s| <= 1/2: rows (S, R T, n); its coefficients and block vectors."""
-    W, blocks = action_terms(step.P, step.degree, convert(z0, step.A))  # (S, R, n_terms, n)
+    blocks = block_vectors(step.P, step.degree, convert(z0, step.A))
+    W = action_terms(step.P, step.degree, blocks)  # (S, R, n_terms, n)
     C = step.coefficients(s, z0)
     S, R, T = s.shape
     return (C @ convert(W, z0)).reshape(S, R * T, z0.shape[-1]), C, blocks

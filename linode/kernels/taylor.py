@@ -100,16 +100,21 @@ def powers_vjp(P: list[Any], gP: list[Any]) -> Any:
     return gP[1]
 
 
-def action_terms(P: list[Any], degree: Degree, v: Any) -> tuple[Any, list[Any]]:
-    """A^j v for j < n_terms, (S, M, n_terms, n) for v (S, M, n), and the block vectors A^(q b) v."""
+def block_vectors(P: list[Any], degree: Degree, v: Any) -> list[Any]:
+    """A^(q b) v for every block b, v (S, M, n)."""
     blocks = [v]
     for _ in range(1, degree.n_blocks):
         blocks.append(blocks[-1] @ P[degree.q].mT)
+    return blocks
+
+
+def action_terms(P: list[Any], degree: Degree, blocks: list[Any]) -> Any:
+    """A^j v for j < n_terms, (S, M, n_terms, n), from the block vectors of v (S, M, n)."""
     Y = stack(blocks, -2)  # (S, M, n_blocks, n)
-    S, M, n = v.shape
+    S, M, _, n = Y.shape
     rows = Y.reshape(S, M * degree.n_blocks, n)
     terms = rows @ cat(P[:-1], -2).mT  # (S, M * n_blocks, q * n)
-    return terms.reshape(S, M, degree.n_terms, n), blocks
+    return terms.reshape(S, M, degree.n_terms, n)
 
 
 def action_terms_vjp(P: list[Any], blocks: list[Any], degree: Degree, gW: Any, gP: list[Any]) -> Any:

@@ -13,7 +13,7 @@ Sources: see `kernels.stepping`, `kernels.dense`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..kernels import small
-from ..kernels.dense import dense, dense_vjp
+from ..kernels.dense import Dense, dense
 from ..kernels.stepping import Stepper
 from ..kernels.taylor import Degree
-from .base import CompiledPlan, Gradients, Method, Plan, Workload, register
+from .base import CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
 from .costs import (
     COMPILED_CALL,
     COMPILED_FLOP,
@@ -47,6 +47,8 @@ MOST_SIZE = 4.0  # of |A| H beside REACH: how far the powers may fall behind
 PART_ENTRIES = 2**21  # of terms at a time
 TYPICAL = 0.4  # |A^p|^(1/p) of the shifted matrix over |Xi|_1
 N_CALLS = 420  # of a step of training, Python around them included, as its time shows
+
+Where = tuple[slice, slice]  # some systems, and some trajectories of them
 
 
 @register
@@ -137,17 +139,20 @@ class ChainPlan(Plan):
         return z
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
-        S, a = torch.zeros_like(self.Xi), torch.empty_like(z0)
-        for where, step in self._parts(z0, t):
-            own, a[where] = dense_vjp(step, z0[where], t[where], g[where])
-            S[where[0]] += own
-        return S, a
+        return _gradients(z0, g, ((where, Dense.of(step, z0[where], t[where])) for where, step in self._parts(z0, t)))
+
+    def record(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
+        parts = [(where, Dense.of(step, z0[where], t[where])) for where, step in self._parts(z0, t)]
+        z = z0.new_empty(*t.shape, z0.shape[-1])
+        for where, part in parts:
+            z[where] = part.states()
+        return z, lambda g: _gradients(z0, g, parts)
 
     def adjoint(self) -> Plan:
         """With the same bound: Frobenius norms of a matrix and of its adjoint are equal."""
         return ChainPlan(self.Xi.mT.conj_physical(), self.step.adjoint(), self.bound, self.limit, self.t_most)
 
-    def _parts(self, z0: Tensor, t: Tensor) -> Iterator[tuple[tuple[slice, slice], Stepper]]:
+    def _parts(self, z0: Tensor, t: Tensor) -> Iterator[tuple[Where, Stepper]]:
         """Systems, or trajectories of one system, a share at a time."""
         S, R, n = z0.shape
         n_nodes = float((t.amax((1, 2)) / self.step.H).max()) + 1.5
@@ -158,6 +163,15 @@ class ChainPlan(Plan):
             step = self.step if n_systems == S else self.step.subset(systems)
             for r in range(0, R, n_trajectories):
                 yield (systems, slice(r, r + n_trajectories)), step
+
+
+def _gradients(z0: Tensor, g: Tensor, parts: Iterable[tuple[Where, Dense]]) -> Gradients:
+    """Of all parts."""
+    S, a = z0.new_zeros(len(z0), z0.shape[-1], z0.shape[-1]), torch.empty_like(z0)
+    for where, part in parts:
+        own, a[where] = part.gradients(g[where])
+        S[where[0]] += own
+    return S, a
 
 
 class CompiledChainPlan(CompiledPlan):
@@ -182,9 +196,7 @@ class CompiledChainPlan(CompiledPlan):
 
     def adjoint(self) -> Plan:
         w, packed = self.Xi.shape[-1] * (1 + self.Xi.is_complex()), self.packed.clone()
-        matrices = packed[:, small.HEADER :].reshape(
-            len(packed), 2, w, -1
-        )  # of rows, padded; the real form of complex ones
+        matrices = packed[:, small.HEADER :].reshape(len(packed), 2, w, -1)  # in rows that are padded
         matrices[..., :w] = matrices[..., :w].mT.clone()
         packed[:, small.HEADER :] = matrices.flatten(1)
         return CompiledChainPlan(self.Xi.mT.conj_physical(), packed, self.limit, self.t_most)
