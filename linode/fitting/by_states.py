@@ -160,9 +160,7 @@ def modal_guesses(model: StatesModel) -> Iterator[Guess]:
             c = modal.amplitudes(theta)
         except np.linalg.LinAlgError:
             continue
-        coefficients = np.stack(
-            [c[channels.group[k], :n, channels.column[k]] / channels.scale[k][:, None] for k in range(data.K)]
-        )
+        coefficients = np.stack([channels.coefficients(c[:, :n], k).T for k in range(data.K)])
         M = modal.factors.generator(theta)
         S = shared_modes(coefficients, M)
         _, C, basis = completed(S, model.C, scales(M))

@@ -27,6 +27,10 @@ class Channels:
     column: Array  # (K, p)
     scale: Array  # (K, p)
 
+    def coefficients(self, c: Array, k: int) -> Array:
+        """(n, p), those of the unweighted channels of trajectory k, from c (G, n, q)."""
+        return c[self.group[k], :, self.column[k]].T / self.scale[k]
+
 
 def make_channels(data: Data) -> Channels:
     K, p = data.K, data.p
