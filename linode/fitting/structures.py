@@ -98,7 +98,7 @@ class Nonlinear(Structure):
         return complex_step(self.matrix, theta).reshape(self.size, -1).T
 
     def nearest(self, Xi: Array) -> Array | None:
-        theta = torch.stack(self.parts(torch.tensor(Xi))).numpy().ravel()[self.places]
+        theta = torch.stack(self.parts(torch.from_numpy(np.array(Xi)))).numpy().ravel()[self.places]
         return theta if np.isfinite(theta).all() else None
 
     def starts(self, rate: float) -> list[Array]:
