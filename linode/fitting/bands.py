@@ -7,23 +7,20 @@ the data again, a linear problem, and errors of these from noise are added.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..forcing import Input
 from ..ode import LinearODE
 from .channels import make_channels
 from .data import Data
 from .estimate import Estimate
-from .products import matmul
+from .products import Array, matmul
 from .projection import RatesModel
 from .states import StatesModel, System, observation_matrix, observed
 from .structures import Linear
 from .uncertainty import draws
 
-Array = NDArray[Any]
 N_DRAWS = 64  # standard errors are then known to 10 % or so
 INNER = (0.1587, 0.8413)  # quantiles of a normal variable at one standard deviation from its median
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .data import Data
-
-Array = NDArray[Any]
+from .products import Array
 
 
 @dataclass(frozen=True)

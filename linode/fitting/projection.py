@@ -9,17 +9,14 @@ Source: Golub & Pereyra (2003), Inverse Problems 19, R1, equation 12; Askham & K
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .products import column_lengths, matmul, sum_of_squares
+from .products import Array, column_lengths, matmul, sum_of_squares
 from .race import count_spikes
 from .rates import Factors
 from .residuals import is_noise
 
-Array = NDArray[Any]
 SINGULAR_BASIS = 1e-13  # least diagonal entry of R, for columns of length 1: some 500 eps
 
 # Q and R of the basis scaled to columns of length 1, the lengths, the amplitudes and the residuals

@@ -9,14 +9,11 @@ must be kept conjugate.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .products import complex_step
+from .products import Array, complex_step
 
-Array = NDArray[Any]
 SERIES_BELOW = 0.25  # |d| t^2 below which power series in d t^2 are summed
 N_POWERS = 8  # terms of these: the next one, 0.25^8 / 16!, is below eps
 TINY = 1e-300  # keeps a quotient finite where both rates are 0

@@ -9,21 +9,18 @@ Source of the first-order errors: Bates & Watts (1988), Nonlinear Regression Ana
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from .channels import Channels
 from .data import Data
 from .estimate import Estimate, Start
 from .levenberg import Minimum
-from .products import gram, matmul
+from .products import Array, gram, matmul
 from .projection import RatesModel, Tangent
 from .rates import Factors
 
-Array = NDArray[Any]
 SINGULAR_AMPLITUDES = 1e-9  # 1 / (condition number of scaled amplitudes) below which Xi has too few sure digits
 # Of a Gram matrix with unit diagonal: least pivot of a factor that is inverted as it is, and least eigenvalue, times n,
 # of a direction that the data determine, some 500 eps.

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .. import matrices
 from ..errors import OptionError, ShapeError
-from .products import complex_step
+from .products import Array, complex_step
 
-Array = NDArray[Any]
 MOST_PARAMETERS = 400  # tried, one number after another, where a function does not say how many it takes
 LEAST = 1e-3  # of a typical rate: decay, or flow, that a start has at least; from 0 a minimisation cannot move on
 STEP = 6e-6  # cube root of eps, relative: central differences, for functions that torch cannot differentiate
