@@ -122,9 +122,8 @@ def stable(J: Tensor, R_factor: Tensor, P_factor: Tensor) -> Tensor:
 def stable_parts(Xi: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """J, R_factor and P_factor of `stable`, float64, of a stable matrix near to Xi.
 
-    Real parts that are not negative change sign, in the Schur form. Decay rates become at least 1e-12 |Xi|_2, and
-    `least` (1/time); larger where the matrix is then too close to an unstable one to be factored.
-    Source: Gustavsen & Semlyen (1999), IEEE Trans. Power Delivery 14(3), for the change of sign.
+    Real parts that are not negative change sign, in the Schur form (Gustavsen & Semlyen 1999). Decay rates become at
+    least 1e-12 |Xi|_2 and `least`; larger where the matrix is then too close to an unstable one to be factored.
     """
     T, Z = map(torch.from_numpy, schur(Xi.numpy()))
     real = T.diagonal()  # LAPACK's 2 x 2 blocks have the real part of both eigenvalues on the diagonal
@@ -149,9 +148,9 @@ def dissipative_form(T: Tensor, Z: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor
     n = len(T)
     one = torch.eye(n, dtype=T.dtype, device="cpu")
     try:
-        W_factor = torch.linalg.cholesky(symmetric_part(sylvester(T, -one, tranb="T")))
+        W_factor = torch.linalg.cholesky(symmetric_part(torch.from_numpy(dtrsyl(T, T, -one, tranb="T")[0])))
         Q_factor = torch.linalg.solve_triangular(W_factor, one, upper=False).mT
-        P = symmetric_part(sylvester(T, -Q_factor @ Q_factor.mT, trana="T"))
+        P = symmetric_part(torch.from_numpy(dtrsyl(T, T, -Q_factor @ Q_factor.mT, trana="T")[0]))
         scale = n / P.trace()
         P_factor = torch.linalg.cholesky(P * scale)
         R_factor = torch.cholesky_solve(Q_factor * (scale / 2).sqrt(), P_factor)
@@ -160,11 +159,6 @@ def dissipative_form(T: Tensor, Z: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor
     except RuntimeError:  # torch's LinAlgError: not positive definite, or not finite, by rounding
         return (torch.full((n, n), torch.nan, dtype=T.dtype, device="cpu"),) * 3, torch.inf
     return ((Z @ skew_part(S) @ Z.mT).tril(-1), cholesky_of(Z @ R_factor), cholesky_of(Z @ P_factor)), float(gain)
-
-
-def sylvester(T: Tensor, C: Tensor, **transposed: str) -> Tensor:
-    """X with T X + X T = C for a real Schur form T, either T transposed where `trana`, `tranb` say so."""
-    return torch.from_numpy(dtrsyl(T.numpy(), T.numpy(), C.numpy(), **transposed)[0])
 
 
 def cholesky_of(x: Tensor) -> Tensor:

@@ -15,16 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..ode import LinearODE
 from .console import progress, seconds, show_table
 from .errors import OK, Refusal
 from .output import PICTURES, Output, json_text, write_picture
 from .systems import read_system
+from .tables import Array
 from .times import read_times
 
-Array = NDArray[Any]
 MOST_ROUNDS = 20  # timings of each contender
 MOST_TRUTH_STATES, N_TRUTH_TIMES = 100, 8  # for ball arithmetic, which then takes some seconds
 BITS = 400  # of ball arithmetic; `exact` tells where they are too few

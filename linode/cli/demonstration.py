@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..fitting.fit import fit
 from ..fitting.result import FitResult
@@ -23,8 +22,8 @@ from .comparing import OverBudgetError, limited
 from .console import progress, seconds, show_table
 from .errors import OK
 from .output import PICTURES, Output, json_text, write_picture
+from .tables import Array
 
-Array = NDArray[Any]
 SHARE = 0.8  # of the record that is fitted; the rest is forecast
 OPTIONS: dict[str, Any] = {"rank": 6, "bias": True, "stable": True}
 ORIGINS = (0.55, 0.6, 0.65, 0.7, 0.75)  # shares of the fitted part after which earlier forecasts start

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..fitting.estimate import FitStatus
 from ..fitting.fit import fit as fit_data
@@ -15,9 +14,8 @@ from ..fitting.result import FitResult
 from .console import progress, remark
 from .errors import OK, TROUBLE, Refusal, bad_file
 from .output import PICTURES, SYSTEMS, TABLES, Output, json_text, keep_apart, write_picture, write_system, write_table
-from .tables import Table, read_table
+from .tables import Array, Table, read_table
 
-Array = NDArray[Any]
 MOST_FORECAST = 20000  # times that a forecast has at most
 
 

@@ -17,11 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
 
 from .errors import MISSING, Refusal, bad_file, needs
+from .tables import Array
 
-Array = NDArray[Any]
 TABLES = (".csv", ".npz", ".json", ".parquet")
 SYSTEMS = (".npz", ".json", ".mat")
 PICTURES = (".png", ".pdf", ".svg")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..forcing import ZeroOrderHold
 from ..methods import registry
@@ -17,8 +16,6 @@ from .output import PICTURES, TABLES, Output, json_text, keep_apart, write_pictu
 from .systems import System, read_system
 from .tables import is_there, read_table
 from .times import read_times
-
-Array = NDArray[Any]
 
 
 def solve(

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import Refusal, bad_file
 from .matfile import arrays_of_mat
-from .tables import MOST_BYTES, is_number, is_there, read_bytes, read_matrix, read_table, read_text
+from .tables import MOST_BYTES, Array, is_number, is_there, read_bytes, read_matrix, read_table, read_text
 
-Array = NDArray[Any]
 MATRICES = {"Xi": 2, "B": 2, "C": 2, "z0": 1, "b": 1}  # numbers of dimensions
 OTHER_NAMES = {"A": "Xi", "x0": "z0", "xi": "Xi"}
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import Refusal
 from .systems import read_array
-from .tables import is_number, is_there
+from .tables import Array, is_number, is_there
 
-Array = NDArray[Any]
 FORM = "START:STOP:COUNT (as in 0:10:1001), START:STOP:COUNT:log, numbers with commas between them, or a file"
 MOST_TIMES = 10**8  # 0.8 GB
 

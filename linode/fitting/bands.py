@@ -7,22 +7,20 @@ the data again, a linear problem, and errors of these from noise are added.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..forcing import Input
 from ..ode import LinearODE
 from .channels import make_channels
 from .data import Data
 from .estimate import Estimate
-from .products import matmul
+from .products import Array, matmul
+from .projection import RatesModel
 from .states import StatesModel, System, observation_matrix, observed
 from .structures import Linear
 from .uncertainty import draws
 
-Array = NDArray[Any]
 N_DRAWS = 64  # standard errors are then known to 10 % or so
 INNER = (0.1587, 0.8413)  # quantiles of a normal variable at one standard deviation from its median
 
@@ -40,31 +38,21 @@ def standard_errors(
 def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -> Array:
     assert found.rates is not None
     factors, theta, covariance = found.rates
-    channels, n, p = make_channels(data), len(found.Xi), data.p
-
-    def basis(parameters: Array, times: Array) -> Array:
-        phi = factors.basis(parameters, times)
-        return np.concatenate([phi, np.ones((*phi.shape[:-1], int(bias)))], -1)
-
-    def curve(parameters: Array) -> tuple[Array, Array]:
-        """Observations, and their variance from errors of the amplitudes."""
-        y, variance, phi = np.empty((len(t), p)), np.empty((len(t), p)), basis(parameters, t)
-        for g in range(len(channels.t)):
-            own = np.flatnonzero(channels.group[0] == g)
-            Q, R = np.linalg.qr(basis(parameters, channels.t[g]) * channels.w[g][:, None])
-            seen = np.linalg.solve(R.T, phi.T).T  # (T, n): phi = seen R
-            y[:, own] = matmul(seen, matmul(Q.T, channels.y[g][:, : len(own)])) / channels.scale[0, own]
-            variance[:, own] = (seen**2).sum(-1, keepdims=True) / channels.scale[0, own] ** 2
-        return y, variance
-
-    moves = sigma * draws(covariance)[:N_DRAWS]
+    channels = make_channels(data)
+    model = RatesModel(factors, channels.t, channels.y, channels.w, bias)
     curves = []
-    for move in moves.reshape(-1, n):
+    for move in sigma * draws(covariance)[:N_DRAWS]:
         try:
-            curves.append(curve(theta + move)[0])
+            c = channels.coefficients(model.amplitudes(theta + move), 0)
         except np.linalg.LinAlgError:
             continue
-    return np.sqrt(_spread(curves) ** 2 + sigma**2 * curve(theta)[1])
+        curves.append(matmul(model.basis(theta + move, t), c))
+    tangent = model.tangent(theta)
+    if tangent is None:
+        return np.full((len(t), data.p), np.inf)
+    roots = matmul(model.basis(theta, t), tangent.inverse)  # (G, T, n + bias)
+    variance = (roots**2).sum(-1)[channels.group[0]].T / channels.scale[0] ** 2  # of the amplitudes' errors, (T, p)
+    return np.sqrt(_spread(curves) ** 2 + sigma**2 * variance)
 
 
 def _by_states(

@@ -6,15 +6,13 @@ Constants without an origin of their own were chosen by hand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .channels import Channels, make_channels
 from .data import UNIFORM, Data
 from .estimate import Estimate
-from .products import gram, matmul, sum_of_squares
+from .products import Array, gram, matmul, sum_of_squares
 from .progress import Report
 from .projection import RatesModel
 from .race import race
@@ -25,7 +23,6 @@ from .starts.hankel import delayed
 from .starts.regression import regressions
 from .states import residuals_of
 
-Array = NDArray[Any]
 GROWTH = 20.0  # largest |Re lambda| times the shortest gap: e^-20 of a mode is left one gap later
 FREQUENCY = 2.0  # largest |Im lambda| times the shortest gap, in units of pi, for irregular times; uniform ones: 1
 WIDE_GAPS = 300.0  # ratio of long to short gaps; gaps so uneven suggest rates of very different size

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .by_rates import fastest_of, make_model, within
 from .channels import make_channels
 from .data import Data
 from .estimate import Estimate, Start
 from .levenberg import Minimum, minimise
-from .products import matmul
+from .products import Array, matmul
 from .progress import Report
 from .race import race
 from .realisation import completed, inverse_of, scales
@@ -28,7 +26,6 @@ from .states import StatesModel
 from .structures import Structure
 from .uncertainty import names_of
 
-Array = NDArray[Any]
 SHORTEST_WINDOW, WINDOW_GROWTH = 4, 4  # times in the first windows, and the factor by which they grow
 WINDOW_STEPS = 12  # of a minimisation on windows
 MOST_AMPLITUDE = 1e150  # amplitudes are clipped to this: their squares are still finite
@@ -160,9 +157,7 @@ def modal_guesses(model: StatesModel) -> Iterator[Guess]:
             c = modal.amplitudes(theta)
         except np.linalg.LinAlgError:
             continue
-        coefficients = np.stack(
-            [c[channels.group[k], :n, channels.column[k]] / channels.scale[k][:, None] for k in range(data.K)]
-        )
+        coefficients = np.stack([channels.coefficients(c[:, :n], k).T for k in range(data.K)])
         M = modal.factors.generator(theta)
         S = shared_modes(coefficients, M)
         _, C, basis = completed(S, model.C, scales(M))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .data import Data
-
-Array = NDArray[Any]
+from .products import Array
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,10 @@ class Channels:
     group: Array  # (K, p)
     column: Array  # (K, p)
     scale: Array  # (K, p)
+
+    def coefficients(self, c: Array, k: int) -> Array:
+        """(n, p), those of the unweighted channels of trajectory k, from c (G, n, q)."""
+        return c[self.group[k], :, self.column[k]].T / self.scale[k]
 
 
 def make_channels(data: Data) -> Channels:

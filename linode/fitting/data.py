@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..errors import DtypeError, NonFiniteError, OptionError, OrderError, ShapeError
 from ..forcing import Input, ZeroOrderHold
 from ..forcing.shifted import Shifted
-from .products import matmul
+from .products import Array, matmul
 
-Array = NDArray[Any]
 UNIFORM = 1e-6  # relative differences of steps below this are taken as rounding of the times, as in float32
 
 

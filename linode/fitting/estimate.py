@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
-from numpy.typing import NDArray
-
+from .products import Array
 from .rates import Factors
 
-Array = NDArray[Any]
 AGREE = 1e-4  # relative difference of costs up to which two starts count as in one minimum; by hand
 
 

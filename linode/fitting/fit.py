@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import OptionError, ShapeError
 from .data import as_array, make_data
 from .identify import Question, identify
+from .products import Array
 from .progress import Progress
 from .result import FitResult
 from .structures import Function, Structure
-
-Array = NDArray[Any]
 
 
 def fit(

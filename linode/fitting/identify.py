@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import OptionError, ShapeError
 from .by_rates import fit_by_rates, strongest
 from .by_states import fit_by_states, is_identity, typical_rate
 from .data import Data
 from .estimate import Estimate
+from .products import Array
 from .progress import Report
 from .states import observation_matrix, observations_of, states_of
 from .structures import Structure, make_structure
 
-Array = NDArray[Any]
 MOST_JOINT = 400  # entries of C up to which it is fitted together with Xi where values are missing; by hand
 TAIL = 0.2  # the last part of the times, by which stable="auto" compares; documented in `fit`
 

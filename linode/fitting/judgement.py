@@ -6,19 +6,15 @@ Statistics 28, 1302, lemma 1 (bound of a sum of squares of noise).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from .data import Data
 from .estimate import Estimate, FitStatus, agreed
-from .products import sum_of_squares
+from .products import Array, sum_of_squares
 from .residuals import correlation
 from .states import residuals_of
 from .uncertainty import named_directions, names_of
 
-Array = NDArray[Any]
 CLEARLY = 5.0  # standard deviations between what is found and what noise gives: passed once in 3 million
 LEAST_CORRELATION = 0.1  # of neighbouring residuals: a smaller one makes errors at most a tenth too small
 ROUNDING = 1e-24  # variance / mean square of the data that is assumed at least, for rounding of data and fit

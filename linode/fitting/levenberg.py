@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-Array = NDArray[Any]
+from .products import Array
+
 FIRST_DAMPING = 1e-3  # of a unit diagonal: the tau that Madsen et al. advise for a start that is not close
 MOST_DAMPING = 1e12  # for which a step is some 1e-12 of the gradient, and the gain is mostly rounding
 LEAST_GAIN = 1e-3  # actual over promised decrease from which on a step is taken; by hand

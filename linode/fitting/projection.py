@@ -9,21 +9,34 @@ Source: Golub & Pereyra (2003), Inverse Problems 19, R1, equation 12; Askham & K
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .products import column_lengths, matmul, sum_of_squares
+from .products import Array, column_lengths, matmul, sum_of_squares
 from .race import count_spikes
 from .rates import Factors
 from .residuals import is_noise
 
-Array = NDArray[Any]
 SINGULAR_BASIS = 1e-13  # least diagonal entry of R, for columns of length 1: some 500 eps
 
 # Q and R of the basis scaled to columns of length 1, the lengths, the amplitudes and the residuals
 Projected = tuple[Array, Array, Array, Array, Array]
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """Derivatives of the weighted basis (G, T, n + bias) = Q R by theta: parameter k changes the columns of its factor.
+
+    column (2 n,): the two columns that each parameter changes. slopes (G, T, 2 n): their derivatives. inside
+    (G, n + bias, 2 n): Q^T slopes. outside (G, T, 2 n): slopes - Q inside. inverse (G, n + bias, n + bias): R^-1, and
+    inverse inverse^T is the covariance of amplitudes at fixed theta, for noise of weight 1.
+    """
+
+    column: Array
+    slopes: Array
+    inside: Array
+    outside: Array
+    inverse: Array
 
 
 @dataclass
@@ -48,27 +61,30 @@ class RatesModel:
         return np.inf if found is None else sum_of_squares(found[-1])
 
     def linearise(self, theta: Array) -> tuple[float, Array, Array]:
-        n = self.factors.n
-        found = self._projected(theta)
+        n, found, tangent = self.factors.n, self._projected(theta), self.tangent(theta)
+        if found is None or tangent is None:
+            return np.inf, np.zeros((n, n)), np.zeros(n)
+        *_, c, r = found
+        moved = c[:, tangent.column]  # (G, 2n, q); the channels enter by sums over all of them
+        pulled = matmul(tangent.slopes.swapaxes(-1, -2), r)
+        covariance = tangent.inverse @ tangent.inverse.swapaxes(-1, -2)
+        both = matmul(tangent.outside.swapaxes(-1, -2), tangent.outside) * matmul(moved, moved.swapaxes(-1, -2))
+        both += matmul(pulled, pulled.swapaxes(-1, -2)) * covariance[:, tangent.column[:, None], tangent.column]
+        gradient = -(pulled * moved).sum((0, 2)).reshape(n, 2).sum(-1)
+        return sum_of_squares(r), both.sum(0).reshape(n, 2, n, 2).sum((1, 3)), gradient
+
+    def tangent(self, theta: Array) -> Tangent | None:
+        """None where the basis is not usable or its derivatives are not finite."""
+        n, found = self.factors.n, self._projected(theta)
         assert self._slopes is not None  # `_projected` computes both
         if found is None or not np.isfinite(self._slopes).all():
-            return np.inf, np.zeros((n, n)), np.zeros(n)
-        Q, R, norms, c, r = found
-        # Parameter k changes two columns of the basis, those of its factor. With the 2 n slopes as columns of one
-        # matrix, the channels enter by sums over all of them.
+            return None
+        Q, R, norms, *_ = found
         first = np.minimum(np.arange(n) // 2 * 2, n - 1)
         column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()  # the second slope of a single rate is 0
         slopes = (self._slopes * self.w[..., None, None]).reshape(*self.t.shape, 2 * n)
         inside = matmul(Q.swapaxes(-1, -2), slopes)
-        outside = slopes - matmul(Q, inside)
-        moved = c[:, column]  # (G, 2n, q)
-        pulled = matmul(slopes.swapaxes(-1, -2), r)
-        inverse = np.linalg.inv(R) / norms[..., None]
-        metric = (inverse @ inverse.swapaxes(-1, -2))[:, column[:, None], column]
-        both = matmul(outside.swapaxes(-1, -2), outside) * matmul(moved, moved.swapaxes(-1, -2))
-        both += matmul(pulled, pulled.swapaxes(-1, -2)) * metric
-        gradient = -(pulled * moved).sum((0, 2)).reshape(n, 2).sum(-1)
-        return sum_of_squares(r), both.sum(0).reshape(n, 2, n, 2).sum((1, 3)), gradient
+        return Tangent(column, slopes, inside, slopes - matmul(Q, inside), np.linalg.inv(R) / norms[..., None])
 
     @property
     def bounds(self) -> None:
@@ -92,6 +108,11 @@ class RatesModel:
         if found is None:
             raise np.linalg.LinAlgError("singular basis")
         return found[3]
+
+    def basis(self, theta: Array, t: Array) -> Array:
+        """(*t, n + bias): the functions that amplitudes multiply, without weights."""
+        phi = self.factors.basis(theta, t)
+        return np.concatenate([phi, np.ones((*phi.shape[:-1], int(self.bias)))], -1)
 
     def _projected(self, theta: Array) -> Projected | None:
         """The projected problem at theta; None where the basis is singular or eigenvalues are out of bounds."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .estimate import Start, agreed
 from .levenberg import Minimum, Model, minimise
-from .products import sum_of_squares
+from .products import Array, sum_of_squares
 from .progress import Report, Step
 
-Array = NDArray[Any]
 FIRST_STEPS, ALL_STEPS = 30, 150  # steps of a start: in its first run, and when no other starts are left
 MOST_STARTS = 8  # that are run
 MOST_CHARTS = 4  # changes of coordinates in one run

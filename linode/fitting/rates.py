@@ -9,12 +9,11 @@ must be kept conjugate.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from .products import Array, complex_step
+
 SERIES_BELOW = 0.25  # |d| t^2 below which power series in d t^2 are summed
 N_POWERS = 8  # terms of these: the next one, 0.25^8 / 16!, is below eps
 TINY = 1e-300  # keeps a quotient finite where both rates are 0
@@ -56,12 +55,9 @@ class Factors:
         """s, d of each pair and the single rate."""
         return theta
 
-    def chain(self, theta: Array) -> Array:
-        """d(s, d) / d(theta) of each pair and of the single rate: (n_pairs + n % 2, 2, 2)."""
-        return np.broadcast_to(np.eye(2), (self.n_pairs + self.n % 2, 2, 2))
-
-    def pull_back(self, theta: Array, slopes: Array) -> None:
-        """Turn derivatives (*, n, 2) by s, d and the single rate into those by theta, in place."""
+    def pull_back(self, theta: Array, slopes: Array) -> Array:
+        """Derivatives by theta, (*, n, 2), from those by s, d and the single rate."""
+        return slopes
 
     def split(self, factors: Array) -> tuple[Array, Array, Array]:
         """First and second entries of each pair, and the single rate (*, 0 or 1)."""
@@ -93,31 +89,21 @@ class Factors:
                 slopes[..., 1:m:2, 0], slopes[..., 1:m:2, 1] = by_d / 2, dS
                 if self.n % 2:
                     slopes[..., m, 0] = t * phi[..., m]
-                self.pull_back(theta, slopes)
+                slopes = self.pull_back(theta, slopes)
         return phi, slopes
 
     def generator(self, theta: Array) -> Array:
-        """M (n, n) with phi' = M phi."""
+        """M (*batch, n, n) with phi' = M phi."""
         s, d, single = self.split(self.decode(theta))
-        M = np.zeros((self.n, self.n))
-        even = np.arange(0, 2 * self.n_pairs, 2)
-        M[even, even], M[even, even + 1], M[even + 1, even], M[even + 1, even + 1] = s, d, 1.0, s
-        if self.n % 2:
-            M[-1, -1] = single[0]
+        M = np.zeros((*theta.shape, self.n), theta.dtype)
+        i, last = np.arange(0, 2 * self.n_pairs, 2), np.arange(2 * self.n_pairs, self.n)
+        M[..., i, i], M[..., i, i + 1], M[..., i + 1, i], M[..., i + 1, i + 1] = s, d, 1.0, s
+        M[..., last, last] = single
         return M
 
     def generator_slopes(self, theta: Array) -> Array:
         """dM / dtheta, (n, n, n): parameter first."""
-        slopes, chain = np.zeros((self.n, self.n, self.n)), self.chain(theta)
-        for j in range(self.n_pairs):
-            i = 2 * j
-            for k in range(2):
-                by_s, by_d = chain[j, :, k]
-                slopes[i + k, i, i] = slopes[i + k, i + 1, i + 1] = by_s
-                slopes[i + k, i, i + 1] = by_d
-        if self.n % 2:
-            slopes[-1, -1, -1] = chain[-1, 0, 0]
-        return slopes
+        return complex_step(self.generator, theta)
 
     def start(self) -> Array:
         """phi(0), (n,)."""
@@ -155,23 +141,8 @@ class StableFactors(Factors):
             both = np.stack([-a / 2, a * a / 4 - c], -1)
             return np.concatenate([both.reshape(*a.shape[:-1], -1), -rate - floor], -1)
 
-    def pull_back(self, theta: Array, slopes: Array) -> None:
-        m, chain = 2 * self.n_pairs, self.chain(theta)
-        pairs = slopes[..., :m, :].reshape(*slopes.shape[:-2], self.n_pairs, 2, 2)
-        slopes[..., :m, :] = np.einsum("pkj,...pkf->...pjf", chain[: self.n_pairs], pairs).reshape(
-            *slopes.shape[:-2], m, 2
-        )
-        if self.n % 2:
-            slopes[..., m, :] *= chain[-1, 0, 0]
-
-    def chain(self, theta: Array) -> Array:
-        a, c, rate = (np.exp(x) for x in self.split(theta))
-        blocks = np.zeros((self.n_pairs + self.n % 2, 2, 2))
-        blocks[: self.n_pairs, 0, 0], blocks[: self.n_pairs, 1, 0] = -a / 2, a * (a + SLOWEST / self.span) / 2
-        blocks[: self.n_pairs, 1, 1] = -c
-        if self.n % 2:
-            blocks[-1, 0, 0] = -rate[0]
-        return blocks
+    def pull_back(self, theta: Array, slopes: Array) -> Array:
+        return complex_step(self.decode, theta) @ slopes
 
 
 def _hyperbolic(s: Array, d: Array, t: Array, want_slope: bool) -> tuple[Array, Array, Array]:

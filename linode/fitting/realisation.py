@@ -9,21 +9,18 @@ Source of the first-order errors: Bates & Watts (1988), Nonlinear Regression Ana
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from .channels import Channels
 from .data import Data
 from .estimate import Estimate, Start
 from .levenberg import Minimum
-from .products import gram, matmul
-from .projection import RatesModel
+from .products import Array, gram, matmul
+from .projection import RatesModel, Tangent
 from .rates import Factors
 
-Array = NDArray[Any]
 SINGULAR_AMPLITUDES = 1e-9  # 1 / (condition number of scaled amplitudes) below which Xi has too few sure digits
 # Of a Gram matrix with unit diagonal: least pivot of a factor that is inverted as it is, and least eigenvalue, times n,
 # of a direction that the data determine, some 500 eps.
@@ -37,7 +34,7 @@ def realise(
 ) -> Estimate | None:  # fmt: skip
     """Xi, b, C and z0 with their covariance from eigenvalues and amplitudes; None where these do not determine Xi."""
     theta, factors, n, p = best.theta, model.factors, model.factors.n, data.p
-    c = model.amplitudes(theta)[channels.group[0], :, channels.column[0]].T / channels.scale[0]  # (n + bias, p)
+    c = channels.coefficients(model.amplitudes(theta), 0)  # (n + bias, p)
     S, offset = c[:n].T, c[n] if model.bias else np.zeros(p)  # y = S phi + offset
     M, start = factors.generator(theta), factors.start()
     is_realisation = frame is None
@@ -58,7 +55,13 @@ def realise(
     rise = C_found.T if frame is not None else np.linalg.pinv(C_found)
     level = rise @ offset  # the equilibrium
     free = replace(model, factors=Factors(n, data.span))  # compute errors without the stability constraint
-    covariance, null, cov_theta = errors(channels, free, factors.decode(theta), c, basis, inverse, G, Xi, level, rise)
+    parameters = factors.decode(theta)
+    tangent = free.tangent(parameters)
+    if tangent is None:
+        return None
+    covariance, null, cov_theta = errors(
+        channels, tangent, free.factors, parameters, c, basis, inverse, G, Xi, level, rise
+    )
     return Estimate(
         Xi=Xi,
         B=np.zeros((n, 0)),
@@ -71,15 +74,15 @@ def realise(
         covariance=covariance,
         n_unknowns=n + (n + model.bias) * p,
         null=null,
-        rates=(free.factors, factors.decode(theta), cov_theta),
+        rates=(free.factors, parameters, cov_theta),
         is_realisation=is_realisation,
         offset=offset - C_found @ level if model.bias and n < p else None,
     )
 
 
 def errors(
-    channels: Channels, model: RatesModel, theta: Array, c: Array, basis: Array, inverse: Array, G: Array | None,
-    Xi: Array, level: Array, rise: Array,
+    channels: Channels, tangent: Tangent, factors: Factors, theta: Array, c: Array, basis: Array, inverse: Array,
+    G: Array | None, Xi: Array, level: Array, rise: Array,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Covariance of (Xi, b) for noise of weight 1, directions in which it is infinite, and covariance of theta.
 
@@ -87,26 +90,16 @@ def errors(
     level = rise c[n]. Errors of theta, and of c at fixed theta, are independent: they come from the noise outside and
     inside the range of the basis.
     """
-    factors, n, bias = model.factors, model.factors.n, int(model.bias)
-    phi, slopes = factors.basis_and_slopes(theta, channels.t)
-    M, p = factors.generator(theta), c.shape[1]
-    weighted = np.concatenate([phi, np.ones((*phi.shape[:-1], bias))], -1) * channels.w[..., None]
-    size = np.linalg.norm(weighted, axis=1, keepdims=True)
-    Q, R = np.linalg.qr(weighted / size)
-    inner = np.linalg.inv(R) / size.swapaxes(1, 2)  # R^-1, (G, n + bias, n + bias)
-    slopes = (slopes * channels.w[..., None, None]).reshape(*phi.shape[:2], 2 * n)
-    first = np.minimum(np.arange(n) // 2 * 2, n - 1)
-    column = np.stack([first, np.minimum(first + 1, n - 1)], -1).ravel()
-    inside = matmul(Q.swapaxes(1, 2), slopes)
-    outside = slopes - matmul(Q, inside)
-    back = inner @ inside  # (G, n + bias, 2n)
+    n, p = factors.n, c.shape[1]
+    M, bias, column, inner = factors.generator(theta), len(c) - n, tangent.column, tangent.inverse
+    back = inner @ tangent.inside  # (G, n + bias, 2n)
     information, moves = np.zeros((n, n)), np.zeros((n, n + bias, n))
     frame = np.zeros((n, p)) if G is None else G
     spread = np.zeros((2, n, n + bias, 2, n, n + bias))  # covariance of (G dc^T, rise dc^T)
     for g in range(len(channels.t)):
         own = np.flatnonzero(channels.group[0] == g)
         amplitude, unscaled = c[:, own] * channels.scale[0, own], 1 / channels.scale[0, own]
-        both = (outside[g].T @ outside[g]) * gram(amplitude[column].T)
+        both = gram(tangent.outside[g]) * gram(amplitude[column].T)
         information += both.reshape(n, 2, n, 2).sum((1, 3))
         for k in range(n):  # dc / dtheta_k (n + bias, own), in the directions of the states
             dc = -back[g][:, 2 * k : 2 * k + 2] @ c[column[2 * k : 2 * k + 2]][:, own]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from .products import sum_of_squares
+from .products import Array, sum_of_squares
 
-Array = NDArray[Any]
 MOST_CORRELATION = 0.4  # of neighbours; by hand: for few values, whose bound by noise is weaker
 MANY_SIGMA = 4.0  # correlation in its standard deviations for white noise, 1 / sqrt(pairs): passed once in 30,000
 

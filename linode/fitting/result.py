@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..errors import OptionError, ShapeError
 from ..forcing import Input
@@ -18,9 +17,9 @@ from .bands import standard_errors
 from .data import Data, as_array, hold
 from .estimate import Estimate
 from .judgement import judge
+from .products import Array
 from .uncertainty import covariances_by_matrix, covariances_by_rates
 
-Array = NDArray[Any]
 LARGEST_STATE = 1e300  # states are clipped to this, so that a sum over them does not overflow
 
 

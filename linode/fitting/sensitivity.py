@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-Array = NDArray[Any]
+from .products import Array
+
 SLOW = 0.01  # |lambda t| up to which a series replaces second differences, which lose four digits there
 N_SLOW = 5  # terms of the series: the next one is below SLOW^5 / 7! = 2e-14
 CLOSE = 1e-3  # |gap| t from which on a difference loses at most three digits

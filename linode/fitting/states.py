@@ -9,21 +9,18 @@ for Least Squares Problems, section 6.3 (block-angular problems).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..ode import LinearODE
 from .data import Data
 from .estimate import Estimate
-from .products import column_lengths, gram, matmul, sum_of_squares, without
+from .products import Array, column_lengths, gram, matmul, sum_of_squares, without
 from .race import count_spikes
 from .residuals import is_noise
 from .sensitivity import Basis, Response, make_basis, respond
 from .structures import Linear, Structure
 
-Array = NDArray[Any]
 SINGULAR_STATE = 1e-12  # least singular value of states, or of the effect of z0, of the largest: some 5,000 eps
 TINY = 1e-300  # keeps a quotient finite whose value is not used
 

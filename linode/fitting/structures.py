@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .. import matrices
 from ..errors import OptionError, ShapeError
+from .products import Array, complex_step
 
-Array = NDArray[Any]
 MOST_PARAMETERS = 400  # tried, one number after another, where a function does not say how many it takes
 LEAST = 1e-3  # of a typical rate: decay, or flow, that a start has at least; from 0 a minimisation cannot move on
-IMAGINARY = 1e-30  # step in the imaginary part: its square vanishes, and nothing is subtracted (Squire & Trapp 1998)
 STEP = 6e-6  # cube root of eps, relative: central differences, for functions that torch cannot differentiate
 
 
@@ -95,11 +93,10 @@ class Nonlinear(Structure):
         return self.make(*self._entries(theta)).numpy()
 
     def slopes(self, theta: Array) -> Array:
-        moved = self.make(*self._entries(theta + 1j * IMAGINARY * np.eye(self.size)))  # (size, n, n)
-        return moved.imag.numpy().reshape(self.size, -1).T / IMAGINARY
+        return complex_step(self.matrix, theta).reshape(self.size, -1).T
 
     def nearest(self, Xi: Array) -> Array | None:
-        theta = torch.stack(self.parts(torch.tensor(Xi))).numpy().ravel()[self.places]
+        theta = torch.stack(self.parts(torch.from_numpy(np.array(Xi)))).numpy().ravel()[self.places]
         return theta if np.isfinite(theta).all() else None
 
     def starts(self, rate: float) -> list[Array]:

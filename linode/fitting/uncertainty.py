@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from .products import matmul
+from .products import Array, matmul
 from .rates import Factors
 
-Array = NDArray[Any]
 N_SAMPLES = 128  # each with its mirror image: a standard error is then known to 6 %, 1 / sqrt(256)
 MOST_NAMED, MOST_TERMS = 3, 4  # directions, and terms of one, in a message; by hand
 FAR = 6.0  # standard errors between eigenvalues from which on first order is enough; by hand

@@ -11,16 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from math import comb
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..levenberg import minimise
-from ..products import gram, matmul, without
+from ..products import Array, gram, matmul, without
 from ..projection import RatesModel
 
-Array = NDArray[Any]
 MOST_TIMES = 3000  # that the periodogram uses: its cost grows as their square
 DECAYS = (0.0, 3.0, 12.0)  # decay rates of the periodogram, in 1 / (longest trajectory)
 GROWTHS = (0.0, 0.5, 2.0)  # growth rates of the grid, in 1 / (longest trajectory)

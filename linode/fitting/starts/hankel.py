@@ -6,14 +6,11 @@ Source: Roy & Kailath (1989), IEEE Trans. ASSP 37, 984 (ESPRIT); Hua & Sarkar (1
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from ..data import Data
+from ..products import Array
 
-Array = NDArray[Any]
 MOST_DELAYS = 400  # rows of the matrix: the cost grows as their square and cube; by hand
 
 

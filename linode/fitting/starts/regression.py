@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..data import Data
+from ..products import Array
 from ..sensitivity import make_basis, single
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
