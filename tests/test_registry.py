@@ -102,6 +102,7 @@ def test_auto_takes_a_registered_method_whose_cost_is_lowest(toy: type[Method], 
     auto._ranked.cache_clear()
     assert solver(DEFECTIVE).solve(TIMES).method == "toy"
     monkeypatch.setattr(toy, "by_name_only", True)
+    auto._ranked.cache_clear()
     assert solver(DEFECTIVE).solve(TIMES).method != "toy"
     assert solver(DEFECTIVE, method="toy").solve(TIMES).method == "toy"
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import linode
 from linode.kernels import small
 from tests.case_builders import generator, normal
 
@@ -56,8 +57,7 @@ both_kinds = pytest.mark.parametrize("kind", [small.EIG, small.CHAIN], ids=["eig
 def test_sine_and_cosine_are_true_to_two_units_of_rounding(scale: float):
     flint.ctx.prec = 300
     Xi = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]], dtype=torch.float64)
-    plan, n_refused = small.make_plan(small.EIG, Xi, 10.0)
-    assert n_refused == 0
+    plan = linode.methods.Eig().plan(Xi).packed
     t = torch.from_numpy(generator(f"angles {scale}").uniform(-scale, scale, (1, 1, 203)))
     z = small.states(small.EIG, plan, torch.tensor([[[1.0, 0.0]]], dtype=torch.float64), t)[0, 0]
     for (cosine, sine), time in zip(z.tolist(), t[0, 0].tolist()):
@@ -69,7 +69,7 @@ def test_sine_and_cosine_are_true_to_two_units_of_rounding(scale: float):
 @needs_kernel
 def test_exponentials_are_true_to_two_units_of_rounding_down_to_the_smallest_number():
     flint.ctx.prec = 300
-    plan, _ = small.make_plan(small.EIG, torch.ones(1, 1, 1, dtype=torch.float64), 10.0)
+    plan = linode.methods.Eig().plan(torch.ones(1, 1, 1, dtype=torch.float64)).packed
     t = torch.cat([torch.linspace(-746, 710, 1501), torch.tensor([0.0, 1e-300, -1e-8, 709.78, -745.1])]).double()
     z = small.states(small.EIG, plan, torch.ones(1, 1, 1, dtype=torch.float64), t[None, None])[0, 0, :, 0]
     for value, time in zip(z.tolist(), t.tolist()):

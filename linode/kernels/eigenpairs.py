@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from . import small
 from .modes import NEAR, Modes
 
 MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
@@ -29,6 +30,8 @@ TINY = 1e-200
 
 def structure(A: Tensor) -> str | None:
     """What all matrices of the batch (S, n, n) are, exactly, that makes their eigenvectors unitary."""
+    if small.serves(A):
+        return small.structure(A)
     adjoint = A.mT.conj_physical()
     if not bool((A * (1 - torch.eye(A.shape[-1], dtype=A.dtype))).any()):
         return "diagonal"

@@ -318,7 +318,7 @@ static PyObject *answer(int has_memory, long value)
 }
 
 /* What all systems are, exactly, that makes their eigenvectors unitary: 1 diagonal, 2 Hermitian, 3 skew-Hermitian; or 0. */
-static int structure(const Arguments *task)
+static int structure_of(const Arguments *task)
 {
     int is_diagonal = 1, is_hermitian = 1, is_skew = 1;
     long n = task->n, w = task->is_complex ? 2 : 1;
@@ -358,22 +358,29 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
     task.is_complex = code >= COMPLEX_FLOAT, task.z_code = code;
     if (is_wrong(&task))
         return NULL;
-    int has_memory = 1, kind = 0;
+    int has_memory;
     Py_BEGIN_ALLOW_THREADS
-    if (!is_chain)
-        kind = structure(&task);
-    if (kind)
-        n_refused = -kind;
-    else if (is_chain)
+    if (is_chain)
         has_memory = run(&task, kernel->chain_plan, kernel->chain_plan_doubles, threads);
     else
         has_memory = run(&task, kernel->eig_plan, kernel->eig_plan_doubles, threads);
-    for (long s = 0; s < task.S && !kind; s++) {
+    for (long s = 0; s < task.S; s++) {
         const double *header = task.plan + s * (is_chain ? chain_numbers(task.n, task.is_complex) : eig_numbers(task.n));
         n_refused += !(is_chain ? header[BOUND] <= task.limit : header[IS_PLAIN] == 1);
     }
     Py_END_ALLOW_THREADS
     return answer(has_memory, n_refused);
+}
+
+static PyObject *structure(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    Arguments task = {0};
+    task.z_code = (int)next_integer(&reader), task.is_complex = task.z_code >= COMPLEX_FLOAT;
+    task.A = next_strided(&reader, task.z_code, 3, MATRIX);
+    task.S = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
+    return is_wrong(&task) ? NULL : PyLong_FromLong(structure_of(&task));
 }
 
 static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t count)
@@ -528,7 +535,8 @@ static PyObject *use_lapack(PyObject *self, PyObject *capsules)
 }
 
 static PyMethodDef METHODS[] = {
-    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems; how many were refused, or minus their structure."},
+    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems; how many were refused."},
+    {"structure", (PyCFunction)(void (*)(void))structure, METH_FASTCALL, "What makes all eigenvectors unitary, or 0."},
     {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z; 1 where times lie beyond the plan."},
     {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1 where times lie beyond the plan."},
     {"largest", (PyCFunction)(void (*)(void))largest, METH_FASTCALL, "max |x|."},

@@ -31,7 +31,7 @@ def _load() -> Any:
     if os.environ.get("LINODE_COMPILED", "1") == "0":
         return None
     try:
-        module = import_module(f"{__package__}._small")
+        module = import_module("linode.kernels._small")
     except ImportError:  # not built: there was no compiler
         return None
     module.use_lapack(cython_lapack.__pyx_capi__)
@@ -73,6 +73,11 @@ def one_norm(Xi: Tensor) -> float:
     return _small.one_norm(CODES[Xi.dtype], Xi.data_ptr(), *Xi.stride(), len(Xi), Xi.shape[-1])
 
 
+def structure(Xi: Tensor) -> str | None:
+    """As `eigenpairs.structure`."""
+    return STRUCTURES[_small.structure(CODES[Xi.dtype], Xi.data_ptr(), *Xi.stride(), len(Xi), Xi.shape[-1])]
+
+
 def plan_size(kind: int, n: int, is_complex: bool) -> int:
     """Numbers of a plan for one system: HEADER, then lam, V and V^-1 as complex numbers, or A and exp(A), padded."""
     if kind == EIG:
@@ -82,9 +87,7 @@ def plan_size(kind: int, n: int, is_complex: bool) -> int:
 
 
 def make_plan(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> tuple[Tensor, int]:
-    """The plans (S, plan_size) of all systems, and how many of them the kernel's check refuses; of `EIG` a number below
-    0, and no plans, where all of them have unitary eigenvectors: minus their place in STRUCTURES.
-    """
+    """The plans (S, plan_size) of all systems, and how many of them the kernel's check refuses."""
     S, n, columns = Xi.shape
     if n != columns or Xi.dtype not in CODES or not serves(Xi):
         raise ValueError(f"the compiled kernel does not take Xi {tuple(Xi.shape)}, {Xi.dtype} on {Xi.device}")

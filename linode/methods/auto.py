@@ -57,8 +57,10 @@ class Auto(Method):
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
         tried: set[str] = set()
+        first = [name for name in self.ranked(work, Xi.device.type) if default(name).suits(Xi)]
         while True:
-            name = next((name for name in self.ranked(work, Xi.device.type) if name not in tried), None)
+            names = (name for name in (*first, *self.ranked(work, Xi.device.type)) if name not in tried)
+            name = next(names, None)
             if name is None:
                 break
             tried.add(name)

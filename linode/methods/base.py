@@ -185,6 +185,10 @@ class Method(ABC):
     def cost(self, work: Workload) -> float:
         """Estimated seconds for planning and one evaluation with its gradient."""
 
+    def suits(self, Xi: Tensor) -> bool:
+        """Whether this is the method for Xi whatever others cost."""
+        return False
+
 
 _REGISTRY: dict[str, type[Method]] = {}
 _DEFAULTS: dict[str, Method] = {}

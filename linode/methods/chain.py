@@ -195,10 +195,11 @@ class CompiledChainPlan(CompiledPlan):
         return CompiledChainPlan(self.Xi[index], self.packed[index], self.limit, self.t_most)
 
     def adjoint(self) -> Plan:
-        w, packed = self.Xi.shape[-1] * (1 + self.Xi.is_complex()), self.packed.clone()
-        matrices = packed[:, small.HEADER :].reshape(len(packed), 2, w, -1)  # in rows that are padded
+        w = self.Xi.shape[-1] * (1 + self.Xi.is_complex())
+        header, rows = self.packed[:, : small.HEADER], self.packed[:, small.HEADER :]
+        matrices = rows.reshape(len(rows), 2, w, -1).clone()  # their rows are padded
         matrices[..., :w] = matrices[..., :w].mT.clone()
-        packed[:, small.HEADER :] = matrices.flatten(1)
+        packed = torch.cat([header, matrices.flatten(1)], 1)
         return CompiledChainPlan(self.Xi.mT.conj_physical(), packed, self.limit, self.t_most)
 
 

@@ -70,13 +70,18 @@ class Eig(Method):
         limit = self.max_condition
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
+        kind = structure(Xi.cpu())
         if not small.serves(Xi):
-            return _plan(Xi, structure(Xi.cpu()), limit, work)
-        packed, n_refused = small.make_plan(small.EIG, Xi, limit)
-        if n_refused == 0:
-            return CompiledEigPlan(Xi, packed, limit)
-        plan = _plan(Xi, small.STRUCTURES[max(0, -n_refused)], limit, work)
+            return _plan(Xi, kind, limit, work)
+        if kind is None:
+            packed, n_refused = small.make_plan(small.EIG, Xi, limit)
+            if n_refused == 0:
+                return CompiledEigPlan(Xi, packed, limit)
+        plan = _plan(Xi, kind, limit, work)
         return CompiledEigPlan(Xi, _packed(plan.modes), limit, plan) if plan.is_accepted else plan
+
+    def suits(self, Xi: Tensor) -> bool:
+        return structure(Xi.cpu()) == "diagonal"
 
     def cost(self, work: Workload) -> float:
         n, S = work.n, work.n_systems
