@@ -194,9 +194,10 @@ class Evaluation:
         self.pullback: Pullback | None = None
         if layout.n_entries == 0:
             return
-        for x, name in ((Xi, "Xi"), (z0, "z0"), (t, "t")):
-            check_finite(x, name)
-        least, most = (float(x) for x in t.aminmax())
+        if not is_finite(Xi, z0, t):
+            for x, name in ((Xi, "Xi"), (z0, "z0"), (t, "t")):
+                check_finite(x, name)
+        least, most = torch.stack(t.aminmax()).tolist()
         many = makes_many(t, layout.n) if t.shape[-1] == 1 and 2 * layout.n < layout.R else None
         plan = planner.plan_for(
             systems_of(Xi, layout), layout.n if many else layout.R, t.shape[-1], min(least, 0.0), max(most, 0.0)
