@@ -75,7 +75,7 @@ class Solution:
 
     Example:
         >>> import linode
-        >>> solution = linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0]).solve([0.0, 1.0])
+        >>> solution = linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 0.0]).solve([0.0, 1.0])
         >>> solution.z.shape, solution.method, bool(solution.status), float(solution.error_estimate) < 1e-15
         ((2, 2), 'eig', True, True)
     """

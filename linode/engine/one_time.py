@@ -37,7 +37,7 @@ def makes_many(t: Tensor, n: int) -> type[Many] | None:
     """The kind that suits trajectories at times t (*batch, 1), if one does."""
     if t.numel() <= 2 * n:
         return None
-    least, most = (float(x) for x in t.aminmax())
+    least, most = torch.stack(t.aminmax()).tolist()
     return OneTime if least == most else OwnTimes if least >= 0 else None
 
 

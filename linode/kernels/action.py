@@ -64,14 +64,16 @@ class Growth:
             norms = torch.linalg.vector_norm(chunk, dim=-1)  # (CHUNK, S, N_VECTORS)
             sizes.append(sizes[-1][-1] + norms.log().clamp(min=LOG_SMALLEST))
             v = chunk[-1] / torch.where(norms[-1] > 0, norms[-1], 1)[..., None]
-        size = torch.cat(sizes).permute(1, 2, 0).cpu()  # (S, N_VECTORS, MAX_TERMS + 1)
-        unit, powers = exponent.cpu()[:, None] * math.log(2), torch.arange(MAX_TERMS + 1)
+        size = torch.cat(sizes).permute(1, 2, 0)  # (S, N_VECTORS, MAX_TERMS + 1)
+        spread = torch.log(D.amax(-1) / D.amin(-1))
+        figures = torch.cat([size.flatten(1), exponent[:, None], spread[:, None]], 1).cpu()  # one copy
+        size, exponent, spread = figures[:, :-2].reshape(size.shape), figures[:, -2], figures[:, -1]
+        unit, powers = exponent[:, None] * math.log(2), torch.arange(MAX_TERMS + 1)
         frobenius = size.amax(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
         rates = [(size[..., p:] - size[..., :-p]).amax((1, 2)) / p for p in (4, 5)]
         others = powers[:, None] - powers
         products = frobenius[:, None] + frobenius[:, others]
         products = torch.where(others >= 0, products, -torch.inf).amax(-1)
-        spread = torch.log(D.amax(-1) / D.amin(-1)).cpu()
         return cls(frobenius, products, torch.maximum(*rates) + unit[:, 0], spread)
 
     def subset(self, index: Tensor) -> Growth:

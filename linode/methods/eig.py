@@ -131,6 +131,10 @@ class EigPlan(Plan):
         return super().accepted if self.passed is None else self.passed.to(self.Xi.device)
 
     @property
+    def is_accepted(self) -> bool:  # without a wait for the device
+        return self.passed is None or bool(self.passed.all())
+
+    @property
     def reason(self) -> str:
         return str(self.check)
 
