@@ -136,9 +136,11 @@ def test_a_change_back_gives_the_first_answer_again():
 
 @pytest.fixture
 def n_plans(monkeypatch: pytest.MonkeyPatch) -> Counter:
-    """How many plans each method has made since."""
+    """How many plans each method has made since; `auto` makes none of its own."""
     count: Counter = Counter()
     for name, method in linode.methods.registry().items():
+        if name == "auto":
+            continue
 
         def counted(self, *args, plan=method.plan, name=name, **options):
             count[name] += 1
