@@ -19,14 +19,14 @@ from tests.documents import ROOT
 # of a step of `auto`, loss included, after one on another matrix: launches, waits, copies to the host, uploads, and the
 # bytes of these copies
 LIMITS = {
-    "n = 6": (782, 28, 0, 6, 960),
-    "n = 32": (820, 28, 0, 6, 960),
-    "256 systems": (843, 26, 0, 6, 960),
-    "256 systems, own times": (843, 26, 0, 6, 960),
-    "defective": (820, 28, 0, 6, 960),
-    "256 systems, half defective": (843, 26, 0, 6, 960),
-    "float32": (828, 28, 0, 6, 960),
-    "complex": (867, 28, 0, 6, 1600),
+    "n = 6": (9, 2, 2, 2, 11072),
+    "n = 32": (9, 2, 2, 2, 68896),
+    "256 systems": (9, 2, 2, 2, 1933712),
+    "256 systems, own times": (9, 2, 2, 2, 2035712),
+    "defective": (9, 2, 2, 2, 11072),
+    "256 systems, half defective": (9, 2, 2, 2, 1401232),
+    "float32": (14, 2, 2, 2, 6272),
+    "complex": (17, 2, 2, 2, 21344),
 }
 TOLERANCE = {"float32": 2e-6}  # relative to the largest entry; some ten roundings
 REFUSES = {"eig", "chain", "taylor", "schur"}  # methods that may say that they cannot be accurate

@@ -28,6 +28,9 @@ from .one_time import THETA, Short, makes_many
 from .problem import Layout, check_finite
 from .recurrence import exponents, is_steady, recur
 
+# Off the CPU a step is 100 to 800 launches of some 5 us each, and 4 to 30 waits. A question with no more states and
+# entries of z than this takes less on the host, with the two copies of up to 4 MB there and back.
+MOST_STATES, MOST_ENTRIES = 64, 2**19
 MANY = 1024  # trajectories of one time each, up to which the compiled kernel is faster than products of them all
 
 
@@ -189,15 +192,31 @@ def recurrence(planner: Planner, Xi: Tensor, z0: Tensor, h: Tensor, d: Tensor) -
     return layout.batched(x).contiguous()
 
 
+def moved(tensors: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """All of them on a device, by one copy."""
+    own = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors]
+    wide = torch.cat([x.reshape(-1).to(torch.float64) for x in own]).to(device)
+    parts = wide.split([x.numel() for x in own])
+    back = [part.to(x.dtype).reshape(x.shape) for part, x in zip(parts, own)]
+    return tuple(torch.view_as_complex(x) if y.is_complex() else x for x, y in zip(back, tensors))
+
+
 class Evaluation:
-    """One question with its plan: z0 and t laid out as trajectories of systems."""
+    """One question with its plan: z0 and t laid out as trajectories of systems.
+
+    device: where a small question came from that is answered on the host; None: it is answered where it is.
+    """
 
     def __init__(self, planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> None:
-        self.asked, self.layout = (Xi, z0, t), Layout.of(Xi.shape, z0.shape, t.shape)
-        layout = self.layout
+        self.layout = layout = Layout.of(Xi.shape, z0.shape, t.shape)
+        self.device: torch.device | None = None
+        self.asked = Xi, z0, t
         self.pullback: Pullback | None = None
         if layout.n_entries == 0:
             return
+        if not Xi.is_cpu and layout.n <= MOST_STATES and layout.n_entries <= MOST_ENTRIES:
+            self.device = Xi.device
+            self.asked = Xi, z0, t = moved((Xi, z0, t), torch.device("cpu"))
         least, most = extremes(t)
         if not most - least < torch.inf:
             check_finite(t, "t")
@@ -219,7 +238,11 @@ class Evaluation:
         layout, z0 = self.layout, self.asked[1]
         if layout.n_entries == 0:
             return z0.new_zeros(layout.z_shape)
-        starts, times = self.starts, self.times
+        z = self._states(for_gradients)
+        return z if self.device is None else z.to(self.device)
+
+    def _states(self, for_gradients: bool) -> Tensor:
+        layout, z0, starts, times = self.layout, self.asked[1], self.starts, self.times
         if for_gradients:
             z, self.pullback = self.plan.record(starts, times)
         else:
@@ -239,6 +262,14 @@ class Evaluation:
         layout, (Xi, z0, t) = self.layout, self.asked
         if layout.n_entries == 0:
             return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
+        if self.device is None:
+            return self._gradients(g, want_t)
+        S, a, dt = self._gradients(g.cpu(), want_t)
+        S, a, *rates = moved((S, a) if dt is None else (S, a, dt), self.device)
+        return S, a, rates[0] if rates else None
+
+    def _gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        layout, (Xi, z0, t) = self.layout, self.asked
         starts, times, cotangents = self.starts, self.times, layout.trajectories(self._own(g), 2)
         S, a = self.plan.vjp(starts, times, cotangents) if self.pullback is None else self.pullback(cotangents)
         if not is_finite(S):  # states that overflowed but do not matter to the loss
