@@ -193,6 +193,9 @@ def _problems() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         "256 systems, half defective": (some_defective, normal(256, 6), irregular(50)),
         "float32": (system(6).float(), normal(6).float(), irregular(100).float()),
         "complex": (system(6, dtype=torch.complex128), normal(6, dtype=torch.complex128), irregular(100)),
+        # too large to be answered on the host
+        "n = 70": (system(70), normal(70), irregular(100)),
+        "256 systems, many times": (system(8, 256), normal(256, 8), irregular(300)),
     }
 
 

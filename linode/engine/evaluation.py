@@ -216,7 +216,8 @@ class Evaluation:
             return
         if not Xi.is_cpu and layout.n <= MOST_STATES and layout.n_entries <= MOST_ENTRIES:
             self.device = Xi.device
-            self.asked = Xi, z0, t = moved((Xi, z0, t), torch.device("cpu"))
+            Xi, z0, t = moved((Xi, z0, t), torch.device("cpu"))
+            self.asked = Xi, z0, t
         least, most = extremes(t)
         if not most - least < torch.inf:
             check_finite(t, "t")

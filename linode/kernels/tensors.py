@@ -24,11 +24,14 @@ def is_deferred() -> bool:
     return torch.compiler.is_compiling() or is_transforming()
 
 
-def is_finite(x: Tensor) -> bool:
-    """Whether every entry is finite; an empty x is. One pass; what is finite may still overflow the sum."""
-    if small.looks_at(x):
-        return math.isfinite(small.largest(x))
-    return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+def is_finite(*xs: Tensor) -> bool:
+    """Whether every entry of all of them is finite; an empty one is. One pass, and one wait for a device; what is
+    finite may still overflow the sum.
+    """
+    if small.looks_at(xs[0]):
+        return math.isfinite(small.largest(xs[0])) and (len(xs) == 1 or is_finite(*xs[1:]))
+    total = sum((x.sum() for x in xs[1:]), start=xs[0].sum())
+    return cmath.isfinite(total.item()) or all(bool(torch.isfinite(x).all()) for x in xs)
 
 
 def is_equal(x: Tensor, y: Tensor) -> bool:
