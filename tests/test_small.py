@@ -120,7 +120,7 @@ def test_the_number_of_threads_changes_no_bit(kind: int):
         torch.set_num_threads(1)
         one = answers(kind, *given)
         torch.set_num_threads(4)
-        assert small._threads(40, 1e6) == 4
+        assert small._threads(4e7) == 4
         assert all(torch.equal(x, y) for x, y in zip(one, answers(kind, *given)))
     finally:
         torch.set_num_threads(known)
@@ -181,8 +181,6 @@ def test_nothing_that_does_not_fit_reaches_the_kernel():
         lambda: small.states(small.EIG, plan, z0.to("meta"), t),
         lambda: small.vjp(small.EIG, plan, z0, t, g[:, :, :3]),
         lambda: small.vjp(small.EIG, plan, z0, t, g.float()),
-        lambda: small.vjp(small.EIG, plan, z0, t, g, torch.zeros(3, 5, 4, dtype=torch.bool)),
-        lambda: small.vjp(small.EIG, plan, z0, t, g, torch.zeros(3, 5, 5)),
     ):
         with pytest.raises(ValueError, match="the compiled kernel does not take"):
             bad()

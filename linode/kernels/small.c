@@ -23,6 +23,8 @@
 #define MOST_THREADS 64
 #define GROUP 8                 /* trajectories that share their times' functions */
 #define BLOCK 64                /* times at once: their functions stay in the cache */
+#define PART 512               /* times of a part */
+#define MOST_PARTS 64
 #define NODES 16                /* nodes at once, for the same reason */
 #define N_TERMS 18              /* of the polynomial between nodes; F has 24: kernels/dense.py */
 #define REACH 1.9               /* |A^p|^(1/p), p >= 4, of a step */
@@ -37,11 +39,13 @@
 #define GRADED 128.0            /* |A| s / |lambda| beyond which a mode is refined */
 #define MIN_GAP 1e4             /* in units of the eigenvalues' rounding error */
 #define MAX_EXPLAINED 1e6
+#define REACH_BACK 4.0          /* a plan for times up to t_max is good for times up to t_max / this too */
 #define MOST_SIZE 1e90          /* of |Xi| and 1 / |Xi| */
 
-#define HEADER 4                /* numbers at the head of a plan */
-enum { PAIRS, IS_PLAIN, KAPPA, AMPLIFICATION };
+#define HEADER 6                /* numbers at the head of a plan: of eig, and of chain */
+enum { PAIRS, VERDICT, KAPPA, AMPLIFICATION, T_NEEDED };
 enum { STEP, SHIFT, BOUND };
+enum { REFUSED, ACCEPTED, WITH_DELICATE }; /* verdicts; the last: some pairs of modes are to be subtracted time by time */
 
 #define LOG2_E 1.4426950408889634
 #define LN2_HIGH 0x1.62e42fefp-1  /* log 2 in two parts, the first of 33 bits: its multiples are exact */
@@ -83,26 +87,28 @@ typedef struct {
     double *plan;
     Strided A, z0, t, g;
     void *z, *S_out, *a;            /* contiguous */
-    const unsigned char *delicate; /* (S, n, n), or NULL */
     int *failed;
+    long parts;      /* of one system's trajectories or times, that threads share */
+    double *partial; /* what the parts of a gradient give */
 } Arguments;
 
-typedef void (*Work)(const Arguments *task, long system, double *memory);
+typedef void (*Work)(const Arguments *task, long system, long part, double *memory);
 typedef long (*Doubles)(const Arguments *task);
-typedef struct {
-    Work eig_plan;
-    Doubles eig_plan_doubles;
-    Work eig_states;
-    Doubles eig_states_doubles;
-    Work eig_vjp;
-    Doubles eig_vjp_doubles;
-    Work chain_plan;
-    Doubles chain_plan_doubles;
-    Work chain_states;
-    Doubles chain_states_doubles;
-    Work chain_vjp;
-    Doubles chain_vjp_doubles;
+typedef struct { /* functions of a method, and how much memory each wants */
+    Work plan;
+    Doubles plan_doubles;
+    Work states;
+    Doubles states_doubles;
+    Work part;
+    Doubles part_doubles, part_numbers;
+    Work vjp;
+    Doubles vjp_doubles;
 } Kernel;
+
+/* Trajectories r0 .. r1 at their times i0 .. i1. */
+typedef struct {
+    long r0, r1, i0, i1;
+} Range;
 
 static struct {
     void (*dgeev)(char *, char *, int *, double *, int *, double *, double *, double *, int *, double *, int *, double *,
@@ -115,7 +121,8 @@ static struct {
     void (*zgetri)(int *, double *, int *, int *, double *, int *, int *);
 } lapack;
 
-static long eig_numbers(long n) { return HEADER + 2 * n + 4 * n * n; }
+/* Of a plan: its header, lambda, V and V^-1 as complex numbers, and n^2 bytes that are 1 for delicate pairs of modes. */
+static long eig_numbers(long n) { return HEADER + 2 * n + 4 * n * n + (n * n + 7) / 8; }
 
 static long chain_numbers(long n, int is_complex)
 {
@@ -183,6 +190,33 @@ static void write_rows(void *out, int code, long first, long count, long n, cons
     }
 }
 
+/* ---- parts --------------------------------------------------------------------------------------------------------- */
+
+/* How many parts a single system has: some GROUPs of trajectories each, or else, where the method allows it, times. The
+   number does not depend on that of the threads, so that results do not. */
+static long parts_of(const Arguments *task, int may_split_times)
+{
+    long parts = 1;
+    if (task->S == 1 && task->R >= 2 * GROUP)
+        parts = task->R / GROUP;
+    else if (task->S == 1 && may_split_times)
+        parts = task->T / PART;
+    return parts < 1 ? 1 : parts > MOST_PARTS ? MOST_PARTS : parts;
+}
+
+static Range range_of(const Arguments *task, long part)
+{
+    Range whole = {0, task->R, 0, task->T};
+    if (task->parts > 1 && task->R >= 2 * GROUP)
+        whole.r0 = task->R * part / task->parts, whole.r1 = task->R * (part + 1) / task->parts;
+    else if (task->parts > 1) {
+        long blocks = (task->T + BLOCK - 1) / BLOCK;
+        whole.i0 = blocks * part / task->parts * BLOCK, whole.i1 = blocks * (part + 1) / task->parts * BLOCK;
+        whole.i1 = whole.i1 < task->T ? whole.i1 : task->T;
+    }
+    return whole;
+}
+
 /* ---- chain: the step ---------------------------------------------------------------------------------------------- */
 
 /* The largest step with rate H <= REACH, of few binary digits so that multiples of it are exact, and no longer than need
@@ -231,15 +265,15 @@ static double step_for(double rate, double t_max, int digits)
 #endif
 #endif
 
-static const Kernel *kernel = &kernel_any;
+static const Kernel *kernels = kernels_any;
 
 /* ---- threads ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     const Arguments *task;
     Work work;
-    long doubles;
-    atomic_long next; /* system */
+    long doubles, n_items, n_parts;
+    atomic_long next; /* item */
     atomic_int no_memory;
 } Queue;
 
@@ -251,18 +285,18 @@ static void *serve(void *given)
         atomic_store(&queue->no_memory, 1);
         return NULL;
     }
-    for (long s; (s = atomic_fetch_add(&queue->next, 1)) < queue->task->S;)
-        queue->work(queue->task, s, memory);
+    for (long i; (i = atomic_fetch_add(&queue->next, 1)) < queue->n_items;)
+        queue->work(queue->task, i / queue->n_parts, i % queue->n_parts, memory);
     free(memory);
     return NULL;
 }
 
-/* Work on every system, by at most `threads` threads, this one among them; 0 where there was no memory. */
-static int run(const Arguments *task, Work work, Doubles doubles, long threads)
+/* Work on n_parts parts of every system, by at most `threads` threads, this one among them; 0 where there was no memory. */
+static int run(const Arguments *task, Work work, Doubles doubles, long n_parts, long threads)
 {
-    Queue queue = {task, work, doubles(task), 0, 0};
+    Queue queue = {task, work, doubles(task), task->S * n_parts, n_parts, 0, 0};
     pthread_t others[MOST_THREADS];
-    long started = 0, wanted = threads < task->S ? threads : task->S;
+    long started = 0, wanted = threads < queue.n_items ? threads : queue.n_items;
     wanted = wanted < MOST_THREADS ? wanted : MOST_THREADS;
     while (started < wanted - 1 && !pthread_create(&others[started], NULL, serve, &queue))
         started++;
@@ -349,7 +383,7 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
     (void)self;
     Reader reader = {values, count};
     Arguments task = {0};
-    int is_chain = (int)next_integer(&reader), code = (int)next_integer(&reader);
+    int is_chain = next_integer(&reader) != 0, code = (int)next_integer(&reader);
     task.A = next_strided(&reader, code, 3, MATRIX);
     task.S = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
     task.limit = next_number(&reader), task.t_max = next_number(&reader);
@@ -360,13 +394,10 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
         return NULL;
     int has_memory;
     Py_BEGIN_ALLOW_THREADS
-    if (is_chain)
-        has_memory = run(&task, kernel->chain_plan, kernel->chain_plan_doubles, threads);
-    else
-        has_memory = run(&task, kernel->eig_plan, kernel->eig_plan_doubles, threads);
+    has_memory = run(&task, kernels[is_chain].plan, kernels[is_chain].plan_doubles, 1, threads);
     for (long s = 0; s < task.S; s++) {
         const double *header = task.plan + s * (is_chain ? chain_numbers(task.n, task.is_complex) : eig_numbers(task.n));
-        n_refused += !(is_chain ? header[BOUND] <= task.limit : header[IS_PLAIN] == 1);
+        n_refused += !(is_chain ? header[BOUND] <= task.limit : header[VERDICT] != REFUSED);
     }
     Py_END_ALLOW_THREADS
     return answer(has_memory, n_refused);
@@ -388,7 +419,7 @@ static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t coun
     (void)self;
     Reader reader = {values, count};
     Arguments task = {0};
-    int is_chain = (int)next_integer(&reader), failed = 0;
+    int is_chain = next_integer(&reader) != 0, failed = 0;
     task.z_code = (int)next_integer(&reader), task.plan = (double *)(intptr_t)next_integer(&reader);
     task.S = (long)next_integer(&reader), task.R = (long)next_integer(&reader);
     task.T = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
@@ -401,10 +432,8 @@ static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t coun
         return NULL;
     int has_memory;
     Py_BEGIN_ALLOW_THREADS
-    if (is_chain)
-        has_memory = run(&task, kernel->chain_states, kernel->chain_states_doubles, threads);
-    else
-        has_memory = run(&task, kernel->eig_states, kernel->eig_states_doubles, threads);
+    task.parts = parts_of(&task, !is_chain);
+    has_memory = run(&task, kernels[is_chain].states, kernels[is_chain].states_doubles, task.parts, threads);
     Py_END_ALLOW_THREADS
     return answer(has_memory, failed);
 }
@@ -414,25 +443,28 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     (void)self;
     Reader reader = {values, count};
     Arguments task = {0};
-    int is_chain = (int)next_integer(&reader), failed = 0;
+    int is_chain = next_integer(&reader) != 0, failed = 0;
     task.z_code = (int)next_integer(&reader), task.plan = (double *)(intptr_t)next_integer(&reader);
     task.S = (long)next_integer(&reader), task.R = (long)next_integer(&reader);
     task.T = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
     task.z0 = next_strided(&reader, task.z_code, 3, VECTOR);
     task.t = next_strided(&reader, DOUBLE, 3, TIMES);
     task.g = next_strided(&reader, task.z_code, 4, STATES);
-    task.delicate = (const unsigned char *)(intptr_t)next_integer(&reader);
     task.S_out = (void *)(intptr_t)next_integer(&reader), task.a = (void *)(intptr_t)next_integer(&reader);
     long threads = (long)next_integer(&reader);
     task.is_complex = task.z_code >= COMPLEX_FLOAT, task.failed = &failed;
     if (is_wrong(&task))
         return NULL;
-    int has_memory;
+    int has_memory = 1;
     Py_BEGIN_ALLOW_THREADS
-    if (is_chain)
-        has_memory = run(&task, kernel->chain_vjp, kernel->chain_vjp_doubles, threads);
-    else
-        has_memory = run(&task, kernel->eig_vjp, kernel->eig_vjp_doubles, threads);
+    const Kernel *own = &kernels[is_chain];
+    task.parts = parts_of(&task, !is_chain);
+    if (task.parts > 1) {
+        task.partial = malloc(sizeof(double) * (size_t)(own->part_numbers(&task) * task.parts));
+        has_memory = task.partial && run(&task, own->part, own->part_doubles, task.parts, threads);
+    }
+    has_memory = has_memory && run(&task, own->vjp, own->vjp_doubles, 1, threads);
+    free(task.partial);
     Py_END_ALLOW_THREADS
     return answer(has_memory, failed);
 }
@@ -554,7 +586,7 @@ PyMODINIT_FUNC PyInit__small(void)
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        kernel = &kernel_avx2, instructions = "avx2";
+        kernels = kernels_avx2, instructions = "avx2";
 #endif
     PyObject *module = PyModule_Create(&MODULE);
     if (module && (PyModule_AddStringConstant(module, "INSTRUCTIONS", instructions) ||

@@ -40,7 +40,7 @@ def _load() -> Any:
 
 _small = _load()
 MOST_STATES: int = _small.MOST_STATES if _small else 0
-HEADER: int = _small.HEADER if _small else 4
+HEADER: int = _small.HEADER if _small else 6
 
 
 def is_in_use() -> bool:
@@ -79,9 +79,11 @@ def structure(Xi: Tensor) -> str | None:
 
 
 def plan_size(kind: int, n: int, is_complex: bool) -> int:
-    """Numbers of a plan for one system: HEADER, then lam, V and V^-1 as complex numbers, or A and exp(A), padded."""
+    """Numbers of a plan for one system: HEADER, then A and exp(A) with padded rows; or lam, V and V^-1 as complex numbers
+    and n^2 bytes, 1 for two modes to be subtracted time by time.
+    """
     if kind == EIG:
-        return HEADER + 2 * n + 4 * n * n
+        return HEADER + 2 * n + 4 * n * n + -(-n * n // 8)
     w = 2 * n if is_complex else n
     return HEADER + 2 * w * (-(-w // 4) * 4)
 
@@ -93,7 +95,7 @@ def make_plan(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> tuple[
         raise ValueError(f"the compiled kernel does not take Xi {tuple(Xi.shape)}, {Xi.dtype} on {Xi.device}")
     Xi = _plain(Xi)
     plan = torch.empty(S, plan_size(kind, n, Xi.is_complex()), dtype=torch.float64)
-    threads = _threads(S, 30.0 * n**3)
+    threads = _threads(S * 30.0 * n**3)
     code, place = CODES[Xi.dtype], Xi.data_ptr()
     n_refused = _small.plan(kind, code, place, *Xi.stride(), S, n, limit, t_max, plan.data_ptr(), threads)
     return plan, n_refused
@@ -103,7 +105,7 @@ def states(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     """z (S, R, T, n), in the dtype of z0; times of `CHAIN` are not negative and not beyond its plan."""
     S, R, n, T = _checked(kind, plan, z0, t)
     z0, z = _plain(z0), torch.empty(S, R, T, n, dtype=z0.dtype)
-    threads = _threads(S, R * T * (20.0 + n) * n)
+    threads = _threads(S * R * T * (20.0 + n) * n)
     failed = _small.states(
         *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr()),
         *(*z0.stride(), t.data_ptr(), *t.stride(), z.data_ptr(), threads),
@@ -113,23 +115,17 @@ def states(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     return z
 
 
-def vjp(
-    kind: int, plan: Tensor, z0: Tensor, t: Tensor, g: Tensor, delicate: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """S (S, n, n) and a (S, R, n) of sum Re<g, z>. delicate (S, n, n) bool: pairs of modes to be
-    subtracted time by time, see `Modes`."""
+def vjp(kind: int, plan: Tensor, z0: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """S (S, n, n) and a (S, R, n) of sum Re<g, z>."""
     S, R, n, T = _checked(kind, plan, z0, t)
     if g.shape != (S, R, T, n) or g.dtype != z0.dtype or not serves(g):
         raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
-    if delicate is not None and not (delicate.shape == (S, n, n) and delicate.dtype == torch.bool and serves(delicate)):
-        raise ValueError(f"the compiled kernel does not take delicate {tuple(delicate.shape)}, {delicate.dtype}")
-    z0, g, delicate = _plain(z0), _plain(g), None if delicate is None else delicate.contiguous()
+    z0, g = _plain(z0), _plain(g)
     of_Xi, of_z0 = torch.empty(S, n, n, dtype=z0.dtype), torch.empty(S, R, n, dtype=z0.dtype)
-    threads = _threads(S, R * T * (40.0 + n) * n)
+    threads = _threads(S * R * T * (40.0 + n) * n)
     failed = _small.vjp(
         *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr(), *z0.stride()),
         *(t.data_ptr(), *t.stride(), g.data_ptr(), *g.stride()),
-        0 if delicate is None else delicate.data_ptr(),
         *(of_Xi.data_ptr(), of_z0.data_ptr(), threads),
     )
     if failed:
@@ -163,8 +159,6 @@ def _plain(x: Tensor) -> Tensor:
     return x.resolve_conj().resolve_neg() if x.is_complex() or x.is_neg() else x
 
 
-def _threads(S: int, work: float) -> int:
-    """How many threads pay, for S systems with so many multiplications each."""
-    if S == 1 or S * work < 2 * WORK_OF_A_THREAD:
-        return 1
-    return min(torch.get_num_threads(), S, int(S * work / WORK_OF_A_THREAD))
+def _threads(work: float) -> int:
+    """How many threads pay for so many multiplications; the kernel takes no more than it has systems or parts."""
+    return 1 if work < 2 * WORK_OF_A_THREAD else min(torch.get_num_threads(), int(work / WORK_OF_A_THREAD))

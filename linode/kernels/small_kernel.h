@@ -298,22 +298,23 @@ static long NAME(eig_states_doubles)(const Arguments *task)
     return NAME(factor_doubles)(n) + GROUP * (nf + 1) * wp + nf * BLOCK + BLOCK + BLOCK * wp + 2 * n;
 }
 
-static void NAME(eig_states)(const Arguments *task, long s, double *memory)
+static void NAME(eig_states)(const Arguments *task, long s, long part, double *memory)
 {
+    Range own = range_of(task, part);
     Factors f;
     NAME(set_factors)(&f, task, s, memory, 0);
     double *K = memory + NAME(factor_doubles)(f.n), *starts = K + GROUP * f.nf * f.wp, *F = starts + GROUP * f.wp;
     double *t = F + f.nf * BLOCK, *z = t + BLOCK, *c = z + BLOCK * f.wp;
     int is_shared = task->t.stride[1] == 0;
-    for (long r0 = 0; r0 < task->R; r0 += GROUP) {
-        long r1 = r0 + GROUP < task->R ? r0 + GROUP : task->R;
+    for (long r0 = own.r0; r0 < own.r1; r0 += GROUP) {
+        long r1 = r0 + GROUP < own.r1 ? r0 + GROUP : own.r1;
         for (long r = r0; r < r1; r++) {
             read_rows(&task->z0, s, r, 0, 1, f.n, starts + (r - r0) * f.wp, f.wp);
             NAME(coefficients)(&f, starts + (r - r0) * f.wp, c, c + f.n);
             NAME(synthesis)(&f, c, c + f.n, K + (r - r0) * f.nf * f.wp);
         }
-        for (long i = 0; i < task->T; i += BLOCK) {
-            long count = task->T - i < BLOCK ? task->T - i : BLOCK;
+        for (long i = own.i0; i < own.i1; i += BLOCK) {
+            long count = own.i1 - i < BLOCK ? own.i1 - i : BLOCK;
             for (long r = r0; r < r1; r++) {
                 if (r == r0 || !is_shared) {
                     read_times(&task->t, s, r, i, count, t);
@@ -381,11 +382,41 @@ static void NAME(project)(const Factors *f, long j, const double *g, long count,
         }
 }
 
-static long NAME(eig_vjp_doubles)(const Arguments *task)
+/* What a part of the trajectories, or of their times, adds to the gradients, in the eigenbasis; all of it sums up. */
+typedef struct {
+    double *M_r, *M_i;         /* (p, np): d c^H */
+    double *right_r, *right_i; /* (n, np): conj(c_k) Q_k as columns */
+    double *diag_r, *diag_i;   /* (np,): the diagonal of M */
+    double *a;                 /* (R, wp) */
+    double *t_max;
+} NAME(Sums);
+#define Sums NAME(Sums)
+
+static long NAME(eig_part_numbers)(const Arguments *task)
+{
+    long n = task->n, np = PADDED(n), wp = PADDED(task->is_complex ? 2 * n : n);
+    return 4 * n * np + 2 * np + task->R * wp + 4;
+}
+
+static Sums NAME(sums_at)(const Arguments *task, double *memory)
+{
+    long n = task->n, np = PADDED(n), size = n * np;
+    double *diag = memory + 4 * size, *a = diag + 2 * np;
+    return (Sums){memory, memory + size, memory + 2 * size, memory + 3 * size, diag, diag + np,
+                  a, memory + NAME(eig_part_numbers)(task) - 1};
+}
+
+static long NAME(eig_part_doubles)(const Arguments *task)
 {
     long n = task->n, np = PADDED(n), wp = PADDED(task->is_complex ? 2 * n : n), nf = task->is_complex ? 2 * n : n;
-    return NAME(factor_doubles)(n) + GROUP * (2 * nf + 1) * wp + 3 * nf * BLOCK + BLOCK + BLOCK * wp + 11 * n * np +
-           10 * np + wp + 2 * BLOCK;
+    return NAME(factor_doubles)(n) + GROUP * (2 * nf + 1) * wp + 3 * nf * BLOCK + BLOCK + BLOCK * wp + 8 * np + wp;
+}
+
+static long NAME(eig_vjp_doubles)(const Arguments *task)
+{
+    long n = task->n, np = PADDED(n), wp = PADDED(task->is_complex ? 2 * n : n);
+    return NAME(factor_doubles)(n) + NAME(eig_part_doubles)(task) + NAME(eig_part_numbers)(task) + 7 * n * np + 2 * np +
+           BLOCK + BLOCK * wp + wp + 2 * BLOCK;
 }
 
 /* Q_k (n,) of mode k, real and imaginary part, from the sums over time of real functions times g. */
@@ -403,37 +434,23 @@ static void NAME(mode_sum)(const Factors *f, const double *sums, long k, double 
     }
 }
 
-static void NAME(eig_vjp)(const Arguments *task, long s, double *memory)
+static void NAME(add_part)(const Arguments *task, const Factors *f, long s, long part, double *memory, const Sums *out)
 {
-    Factors f;
-    NAME(set_factors)(&f, task, s, memory, 1);
-    long n = f.n, np = f.np, p = f.p, wp = f.wp, nf = f.nf, rows = 2 * nf + 1;
-    double *sums = memory + NAME(factor_doubles)(n), *F = sums + GROUP * rows * wp, *weights = F + nf * BLOCK;
-    double *t = weights + 2 * nf * BLOCK, *g = t + BLOCK, *M_r = g + BLOCK * wp, *M_i = M_r + n * np;
-    double *right_r = M_i + n * np, *right_i = right_r + n * np, *X_r = right_i + n * np, *X_i = X_r + n * np;
-    double *dual_r = X_i + n * np, *dual_i = dual_r + n * np, *gap = dual_i + n * np;
-    double *spare = gap + n * np; /* 2 n np */
-    double *c_r = spare + 2 * n * np, *c_i = c_r + np, *d_r = c_i + np, *d_i = d_r + np, *q_r = d_i + np;
-    double *q_i = q_r + np, *e_r = q_i + np, *e_i = e_r + np, *diag_r = e_i + np, *diag_i = diag_r + np;
-    double *start = diag_i + np, *ghat = start + wp; /* 2 BLOCK */
+    Range range = range_of(task, part);
+    long n = f->n, np = f->np, p = f->p, wp = f->wp, nf = f->nf, rows = 2 * nf + 1;
+    double *sums = memory, *F = sums + GROUP * rows * wp, *weights = F + nf * BLOCK, *t = weights + 2 * nf * BLOCK;
+    double *g = t + BLOCK, *c_r = g + BLOCK * wp, *c_i = c_r + np, *d_r = c_i + np, *d_i = d_r + np, *q_r = d_i + np;
+    double *q_i = q_r + np, *e_r = q_i + np, *e_i = e_r + np, *start = e_i + np, t_max = 0;
     int is_shared = task->t.stride[1] == 0;
-    double t_max = 0;
-    memset(M_r, 0, sizeof(double) * 4 * n * np); /* M and right */
-    memset(diag_r, 0, sizeof(double) * 2 * np);
-    for (long i = 0; i < n; i++)
-        for (long j = 0; j < np; j++) {
-            dual_r[i * np + j] = j < p ? f.inv_r[j * np + i] : 0.0;
-            dual_i[i * np + j] = j < p ? -f.inv_i[j * np + i] : 0.0;
-        }
-    for (long r0 = 0; r0 < task->R; r0 += GROUP) {
-        long r1 = r0 + GROUP < task->R ? r0 + GROUP : task->R;
+    for (long r0 = range.r0; r0 < range.r1; r0 += GROUP) {
+        long r1 = r0 + GROUP < range.r1 ? r0 + GROUP : range.r1;
         memset(sums, 0, sizeof(double) * (r1 - r0) * rows * wp);
-        for (long i = 0; i < task->T; i += BLOCK) {
-            long count = task->T - i < BLOCK ? task->T - i : BLOCK;
+        for (long i = range.i0; i < range.i1; i += BLOCK) {
+            long count = range.i1 - i < BLOCK ? range.i1 - i : BLOCK;
             for (long r = r0; r < r1; r++) {
                 if (r == r0 || !is_shared) {
                     read_times(&task->t, s, r, i, count, t);
-                    NAME(functions)(p, f.m, f.lam, f.largest, t, PADDED(count), F, weights);
+                    NAME(functions)(p, f->m, f->lam, f->largest, t, PADDED(count), F, weights);
                     for (long k = 0; k < nf; k++)
                         for (long q = 0; q < PADDED(count); q += 4)
                             STORE(weights + (nf + k) * BLOCK + q, LOAD(F + k * BLOCK + q) * LOAD(t + q));
@@ -444,58 +461,97 @@ static void NAME(eig_vjp)(const Arguments *task, long s, double *memory)
                 read_rows(&task->g, s, r, i, count, n, g, wp);
                 NAME(product)(2 * nf, wp, count, weights, BLOCK, 1, g, wp, own, wp, 1);
                 for (long q = 0; q < count; q++)
-                    if (fabs(t[q]) * f.largest < 1)
+                    if (fabs(t[q]) * f->largest < 1)
                         NAME(add_multiple)(wp, 1.0, g + q * wp, own + 2 * nf * wp);
             }
         }
         for (long r = r0; r < r1; r++) {
-            double *own = sums + (r - r0) * rows * wp, *at_short = own + 2 * nf * wp;
+            double *own = sums + (r - r0) * rows * wp, *at_short = own + 2 * nf * wp, *a = out->a + r * wp;
             read_rows(&task->z0, s, r, 0, 1, n, start, wp);
-            NAME(coefficients)(&f, start, c_r, c_i);
+            NAME(coefficients)(f, start, c_r, c_i);
             for (long k = 0; k < n; k++) {
-                NAME(mode_sum)(&f, own, k, q_r, q_i);
+                NAME(mode_sum)(f, own, k, q_r, q_i);
                 double x = c_r[k], y = c_i[k];
-                for (long i = 0; i < n; i++) { /* conj(c_k) Q_k, as a column */
-                    right_r[i * np + k] += x * q_r[i] + y * q_i[i];
-                    right_i[i * np + k] += x * q_i[i] - y * q_r[i];
+                for (long i = 0; i < n; i++) {
+                    out->right_r[i * np + k] += x * q_r[i] + y * q_i[i];
+                    out->right_i[i * np + k] += x * q_i[i] - y * q_r[i];
                 }
                 if (k >= p)
                     continue;
                 double re = 0, im = 0, short_r = 0, short_i = 0;
                 for (long i = 0; i < n; i++) {
-                    double a = f.kept_r[k * np + i], b = f.kept_i[k * np + i];
-                    re += a * q_r[i] - b * q_i[i], im += a * q_i[i] + b * q_r[i];
-                    double u = f.is_complex ? at_short[2 * i] : at_short[i], v = f.is_complex ? at_short[2 * i + 1] : 0.0;
-                    short_r += a * u - b * v, short_i += a * v + b * u;
+                    double u = f->kept_r[k * np + i], v = f->kept_i[k * np + i];
+                    re += u * q_r[i] - v * q_i[i], im += u * q_i[i] + v * q_r[i];
+                    double g_r = f->is_complex ? at_short[2 * i] : at_short[i];
+                    double g_i = f->is_complex ? at_short[2 * i + 1] : 0.0;
+                    short_r += u * g_r - v * g_i, short_i += u * g_i + v * g_r;
                 }
                 d_r[k] = re, d_i[k] = im, e_r[k] = re + short_r, e_i[k] = im + short_i;
-                NAME(mode_sum)(&f, own + nf * wp, k, q_r, q_i);
+                NAME(mode_sum)(f, own + nf * wp, k, q_r, q_i);
                 re = im = 0;
                 for (long i = 0; i < n; i++) {
-                    double a = f.kept_r[k * np + i], b = f.kept_i[k * np + i];
-                    re += a * q_r[i] - b * q_i[i], im += a * q_i[i] + b * q_r[i];
+                    double u = f->kept_r[k * np + i], v = f->kept_i[k * np + i];
+                    re += u * q_r[i] - v * q_i[i], im += u * q_i[i] + v * q_r[i];
                 }
-                diag_r[k] += re * x + im * y, diag_i[k] += im * x - re * y;
+                out->diag_r[k] += re * x + im * y, out->diag_i[k] += im * x - re * y;
             }
             for (long j = 0; j < p; j++)
-                for (long k = 0; k < n; k++) { /* d_j conj(c_k) */
-                    M_r[j * np + k] += d_r[j] * c_r[k] + d_i[j] * c_i[k];
-                    M_i[j * np + k] += d_i[j] * c_r[k] - d_r[j] * c_i[k];
+                for (long k = 0; k < n; k++) {
+                    out->M_r[j * np + k] += d_r[j] * c_r[k] + d_i[j] * c_i[k];
+                    out->M_i[j * np + k] += d_i[j] * c_r[k] - d_r[j] * c_i[k];
                 }
-            for (long i = 0; i < n; i++) {
-                double re = 0, im = 0;
-                for (long j = 0; j < p; j++) {
-                    double a = dual_r[i * np + j], b = dual_i[i * np + j];
-                    re += a * e_r[j] - b * e_i[j], im += a * e_i[j] + b * e_r[j];
+            for (long j = 0; j < p; j++) /* V^-H e, row by row of V^-1 */
+                for (long i = 0; i < n; i++) {
+                    double u = f->inv_r[j * np + i], v = -f->inv_i[j * np + i];
+                    if (f->is_complex)
+                        a[2 * i] += u * e_r[j] - v * e_i[j], a[2 * i + 1] += u * e_i[j] + v * e_r[j];
+                    else
+                        a[i] += u * e_r[j] - v * e_i[j];
                 }
-                if (f.is_complex)
-                    start[2 * i] = re, start[2 * i + 1] = im;
-                else
-                    start[i] = re;
-            }
-            write_rows(task->a, task->z_code, (s * task->R + r) * n, 1, n, start, wp);
         }
     }
+    *out->t_max = fmax(*out->t_max, t_max);
+}
+
+/* One part of a single system, into its place of task->partial. */
+static void NAME(eig_part)(const Arguments *task, long s, long part, double *memory)
+{
+    Factors f;
+    double *own = task->partial + part * NAME(eig_part_numbers)(task);
+    Sums sums = NAME(sums_at)(task, own);
+    memset(own, 0, sizeof(double) * NAME(eig_part_numbers)(task));
+    NAME(set_factors)(&f, task, s, memory, 1);
+    NAME(add_part)(task, &f, s, part, memory + NAME(factor_doubles)(f.n), &sums);
+}
+
+static void NAME(eig_vjp)(const Arguments *task, long s, long part, double *memory)
+{
+    Factors f;
+    NAME(set_factors)(&f, task, s, memory, 1);
+    long n = f.n, np = f.np, p = f.p, wp = f.wp, count_of_sums = NAME(eig_part_numbers)(task);
+    double *scratch = memory + NAME(factor_doubles)(n), *own = scratch + NAME(eig_part_doubles)(task);
+    double *X_r = own + count_of_sums, *X_i = X_r + n * np, *dual_r = X_i + n * np, *dual_i = dual_r + n * np;
+    double *gap = dual_i + n * np, *spare = gap + n * np, *c_r = spare + 2 * n * np, *c_i = c_r + np, *t = c_i + np;
+    double *g = t + BLOCK, *start = g + BLOCK * wp, *ghat = start + wp; /* 2 BLOCK */
+    Sums sums = NAME(sums_at)(task, own);
+    memset(own, 0, sizeof(double) * count_of_sums);
+    if (task->parts == 1)
+        NAME(add_part)(task, &f, s, part, scratch, &sums);
+    for (long q = 0; task->parts > 1 && q < task->parts; q++) {
+        const double *other = task->partial + q * count_of_sums;
+        for (long i = 0; i < count_of_sums - 1; i++)
+            own[i] += other[i];
+        *sums.t_max = fmax(*sums.t_max, other[count_of_sums - 1]);
+    }
+    double *M_r = sums.M_r, *M_i = sums.M_i, *right_r = sums.right_r, *right_i = sums.right_i, *diag_r = sums.diag_r;
+    double *diag_i = sums.diag_i, t_max = *sums.t_max;
+    for (long r = 0; r < task->R; r++)
+        write_rows(task->a, task->z_code, (s * task->R + r) * n, 1, n, sums.a + r * wp, wp);
+    for (long i = 0; i < n; i++)
+        for (long j = 0; j < np; j++) {
+            dual_r[i * np + j] = j < p ? f.inv_r[j * np + i] : 0.0;
+            dual_i[i * np + j] = j < p ? -f.inv_i[j * np + i] : 0.0;
+        }
     /* M = (d c^H - V^H right) / conj(lambda_j - lambda_k) */
     for (long j = 0; j < p * np; j++)
         M_r[j] = -M_r[j], M_i[j] = -M_i[j];
@@ -505,7 +561,9 @@ static void NAME(eig_vjp)(const Arguments *task, long s, double *memory)
         spare[j] = -right_i[j];
     NAME(product)(p, np, n, f.kept_i, np, 1, spare, np, M_r, np, 1);
     NAME(product)(p, np, n, f.kept_i, np, 1, right_r, np, M_i, np, 1);
-    const unsigned char *delicate = task->delicate ? task->delicate + s * n * n : NULL;
+    const double *header = task->plan + s * eig_numbers(n);
+    const unsigned char *delicate =
+        header[VERDICT] == WITH_DELICATE ? (const unsigned char *)(header + HEADER + 2 * n + 4 * n * n) : NULL;
     unsigned char *is_near = (unsigned char *)gap;
     int some_near = 0;
     for (long j = 0; j < p; j++) {
@@ -688,9 +746,43 @@ static void NAME(refine)(long n, long p, int is_complex, const double *A_r, cons
     }
 }
 
-/* Eigenpairs of system s, refined where they are graded; its header says whether they are plain, and so accepted. */
-static void NAME(eig_plan)(const Arguments *task, long s, double *memory)
+/* The figures of `_judged` in kernels/eigenpairs.py, pair by pair of modes; what needs the condition of the problem is
+   left to that. */
+static int NAME(judge)(const Arguments *task, long n, long p, const double *lam, const double *V, const double *V_inv,
+                       const double *condition, double *header)
 {
+    unsigned char *delicate = (unsigned char *)(header + HEADER + 2 * n + 4 * n * n);
+    double basis = 0, inverse = 0, most = 0, worst = 0, t_short = task->t_max / REACH_BACK;
+    int verdict = ACCEPTED;
+    for (long k = 0; k < n; k++) {
+        double of_V = 0, of_inverse = 0;
+        for (long i = 0; i < n; i++) {
+            of_V += MODULUS(V[2 * (i * n + k)], V[2 * (i * n + k) + 1]);
+            of_inverse += MODULUS(V_inv[2 * (i * n + k)], V_inv[2 * (i * n + k) + 1]);
+        }
+        basis = fmax(basis, of_V), inverse = fmax(inverse, of_inverse);
+    }
+    memset(delicate, 0, n * n);
+    for (long j = 0; j < p; j++)
+        for (long k = 0; k < n; k++) {
+            double distance = MODULUS(lam[2 * j] - lam[2 * k], lam[2 * j + 1] - lam[2 * k + 1]) * t_short;
+            double pair = condition[j] * condition[k];
+            double loss = j == k || distance == 0 ? 1 : 1 / fmin(fmax(distance, NEAR), 1); /* equal ones are not subtracted */
+            if (pair * loss > GRADIENT_SLACK * task->limit)
+                delicate[j * n + k] = 1, verdict = WITH_DELICATE, loss = 1;
+            most = fmax(most, pair), worst = fmax(worst, pair * loss);
+        }
+    header[KAPPA] = basis * inverse, header[AMPLIFICATION] = worst;
+    if (!(header[KAPPA] <= task->limit && worst <= GRADIENT_SLACK * task->limit))
+        return REFUSED;
+    header[T_NEEDED] = most <= NEAR * GRADIENT_SLACK * task->limit ? 0 : t_short;
+    return verdict;
+}
+
+/* Eigenpairs of system s, refined where they are graded; its header says whether they were accepted. */
+static void NAME(eig_plan)(const Arguments *task, long s, long part, double *memory)
+{
+    (void)part;
     long n = task->n, np = PADDED(n);
     int is_complex = task->is_complex, size = (int)n, info = 0, none = 1, length = (int)(32 * n);
     double *header = task->plan + s * eig_numbers(n), *lam = header + HEADER, *V = lam + 2 * n, *V_inv = V + 2 * n * n;
@@ -715,7 +807,7 @@ static void NAME(eig_plan)(const Arguments *task, long s, double *memory)
             sum += is_complex ? hypot(A_r[i * np + j], A_i[i * np + j]) : fabs(A_r[i * np + j]);
         one_norm = fmax(one_norm, sum);
     }
-    header[PAIRS] = 0, header[IS_PLAIN] = 0, header[KAPPA] = header[AMPLIFICATION] = INFINITY;
+    header[PAIRS] = header[T_NEEDED] = 0, header[VERDICT] = REFUSED, header[KAPPA] = header[AMPLIFICATION] = INFINITY;
     if (!(one_norm <= MOST_SIZE && one_norm >= 1 / MOST_SIZE))
         return;
     if (is_complex) {
@@ -753,26 +845,30 @@ static void NAME(eig_plan)(const Arguments *task, long s, double *memory)
     header[PAIRS] = (double)m;
     if (!NAME(inverse_basis)(n, p, m, is_complex, V, V_inv, x, work))
         return;
-    double sum = 0, largest = 0;
-    int is_graded = 0;
+    double sum = 0, largest = 0, *condition = values; /* of the eigenvalues: columns of V have length 1 */
+    int is_graded = 0, verdict = ACCEPTED;
     for (long k = 0; k < n; k++) {
         double square = 0;
         for (long i = 0; i < 2 * n; i++)
             square += V_inv[2 * k * n + i] * V_inv[2 * k * n + i];
-        sum += sqrt(square), largest = fmax(largest, square);
-        is_graded |= one_norm * sqrt(square) > GRADED * MODULUS(lam[2 * k], lam[2 * k + 1]);
+        condition[k] = sqrt(square), sum += condition[k], largest = fmax(largest, square);
+        is_graded |= one_norm * condition[k] > GRADED * MODULUS(lam[2 * k], lam[2 * k + 1]);
     }
-    double kappa = sum * sqrt((double)n);
+    double kappa = sum * sqrt((double)n); /* a bound of it, and of the amplification whatever the distances are */
     header[KAPPA] = kappa, header[AMPLIFICATION] = largest / NEAR;
-    if (!(kappa <= task->limit && largest <= GRADIENT_SLACK * task->limit * NEAR))
-        return;
+    if (!(kappa <= task->limit && largest <= GRADIENT_SLACK * task->limit * NEAR)) {
+        verdict = NAME(judge)(task, n, p, lam, V, V_inv, condition, header);
+        kappa = header[KAPPA];
+        if (verdict == REFUSED)
+            return;
+    }
     if (is_graded) {
         double noise = MIN_GAP * DBL_EPSILON * one_norm * fmin(kappa, MAX_EXPLAINED);
         NAME(refine)(n, p, is_complex, A_r, A_i, lam, V, V_inv, noise, more + 2 * n);
         if (!NAME(inverse_basis)(n, p, m, is_complex, V, V_inv, x, work))
             return;
     }
-    header[IS_PLAIN] = 1;
+    header[VERDICT] = verdict;
 }
 
 /* ---- chain: the plan ------------------------------------------------------------------------------------------- */
@@ -808,8 +904,9 @@ static long NAME(chain_plan_doubles)(const Arguments *task)
     return 12 * w * PADDED(w);
 }
 
-static void NAME(chain_plan)(const Arguments *task, long s, double *memory)
+static void NAME(chain_plan)(const Arguments *task, long s, long part, double *memory)
 {
+    (void)part;
     long n = task->n, w = task->is_complex ? 2 * n : n, wp = PADDED(w), size = w * wp;
     double *header = task->plan + s * chain_numbers(n, task->is_complex), *A = header + HEADER, *F = A + size;
     double *P[7], *U[4], shift = 0, entry = 0, row[2 * MOST_STATES + 4];
@@ -959,18 +1056,20 @@ static long NAME(chain_states_doubles)(const Arguments *task)
     return 4 * PADDED(task->T) + LARGEST_NODE + 8 + N_TERMS * NODES * wp + N_TERMS * BLOCK + BLOCK * wp + 2 * wp;
 }
 
-static void NAME(chain_states)(const Arguments *task, long s, double *memory)
+static void NAME(chain_states)(const Arguments *task, long s, long part, double *memory)
 {
+    Range own = range_of(task, part);
     long n = task->n, w = task->is_complex ? 2 * n : n, wp = PADDED(w), T = task->T, Tp = PADDED(T);
     const double *header = task->plan + s * chain_numbers(n, task->is_complex), *A = header + HEADER, *F = A + w * wp;
     double H = header[STEP], shift = header[SHIFT], *offset = memory, *scratch = offset + Tp, *W = scratch + Tp;
     double *M = W + N_TERMS * NODES * wp, *z = M + N_TERMS * BLOCK, *x = z + BLOCK * wp, *start = x + wp;
     long *node = (long *)(start + wp), *order = node + Tp, *starts = order + Tp;
     Times times;
-    for (long r = 0; r < task->R; r++) {
+    for (long r = own.r0; r < own.r1; r++) {
         read_rows(&task->z0, s, r, 0, 1, n, start, wp);
         memcpy(x, start, sizeof(double) * wp);
-        if (!NAME(sort_times)(&task->t, s, r, T, H, node, order, offset, scratch, starts, &times)) {
+        if ((r == own.r0 || task->t.stride[1] != 0) &&
+            !NAME(sort_times)(&task->t, s, r, T, H, node, order, offset, scratch, starts, &times)) {
             *task->failed = 1; /* workers only ever set it */
             return;
         }
@@ -1004,30 +1103,43 @@ static void NAME(chain_states)(const Arguments *task, long s, double *memory)
 
 /* ---- chain: gradients ------------------------------------------------------------------------------------------ */
 
-static long NAME(chain_vjp_doubles)(const Arguments *task)
+static long NAME(chain_part_numbers)(const Arguments *task)
+{
+    long w = task->is_complex ? 2 * task->n : task->n;
+    return 2 * w * PADDED(w); /* gradients with respect to A, but for F, and to F */
+}
+
+static long NAME(chain_part_doubles)(const Arguments *task)
 {
     long w = task->is_complex ? 2 * task->n : task->n, wp = PADDED(w);
     return 4 * PADDED(task->T) + LARGEST_NODE + 8 + 2 * N_TERMS * NODES * wp + N_TERMS * BLOCK + BLOCK * wp + 2 * wp +
-           2 * (LARGEST_NODE + 2) * wp + 24 * w * wp;
+           2 * (LARGEST_NODE + 2) * wp + 2 * w * wp;
 }
 
-static void NAME(chain_vjp)(const Arguments *task, long s, double *memory)
+static long NAME(chain_vjp_doubles)(const Arguments *task)
 {
+    long w = task->is_complex ? 2 * task->n : task->n;
+    return NAME(chain_part_doubles)(task) + NAME(chain_part_numbers)(task) + 20 * w * PADDED(w);
+}
+
+/* Adds what some trajectories give to gA and gF, and writes their dL/dz0. */
+static void NAME(add_trajectories)(const Arguments *task, long s, long part, double *memory, double *gA, double *gF)
+{
+    Range own = range_of(task, part);
     long n = task->n, w = task->is_complex ? 2 * n : n, wp = PADDED(w), size = w * wp, T = task->T, Tp = PADDED(T);
-    double *header = task->plan + s * chain_numbers(n, task->is_complex), *A = header + HEADER, *F = A + size;
+    const double *header = task->plan + s * chain_numbers(n, task->is_complex), *A = header + HEADER, *F = A + size;
     double H = header[STEP], shift = header[SHIFT], *offset = memory, *scratch = offset + Tp, *W = scratch + Tp;
     double *gW = W + N_TERMS * NODES * wp, *M = gW + N_TERMS * NODES * wp, *g = M + N_TERMS * BLOCK, *lam = g + BLOCK * wp;
     double *Z = lam + 2 * wp, *back = Z + (LARGEST_NODE + 2) * wp, *AT = back + (LARGEST_NODE + 2) * wp, *FT = AT + size;
-    double *gA = FT + size, *gF = gA + size, *matrices = gF + size; /* 20 of them */
-    long *node = (long *)(matrices + 20 * size), *order = node + Tp, *starts = order + Tp;
+    long *node = (long *)(FT + size), *order = node + Tp, *starts = order + Tp;
     Times times;
     NAME(transpose)(w, w, A, wp, AT, wp);
     NAME(transpose)(w, w, F, wp, FT, wp);
     for (long i = 0; wp > w && i < w; i++) /* the padding of rows */
         memset(AT + i * wp + w, 0, sizeof(double) * (wp - w)), memset(FT + i * wp + w, 0, sizeof(double) * (wp - w));
-    memset(gA, 0, sizeof(double) * 2 * size);
-    for (long r = 0; r < task->R; r++) {
-        if (!NAME(sort_times)(&task->t, s, r, T, H, node, order, offset, scratch, starts, &times)) {
+    for (long r = own.r0; r < own.r1; r++) {
+        if ((r == own.r0 || task->t.stride[1] != 0) &&
+            !NAME(sort_times)(&task->t, s, r, T, H, node, order, offset, scratch, starts, &times)) {
             *task->failed = 1; /* workers only ever set it */
             return;
         }
@@ -1077,6 +1189,28 @@ static void NAME(chain_vjp)(const Arguments *task, long s, double *memory)
             NAME(product)(w, wp, times.n_nodes - 1, Z, 1, wp, back + wp, wp, gF, wp, 1);
         write_rows(task->a, task->z_code, (s * task->R + r) * n, 1, n, lam, wp);
     }
+}
+
+/* One part of a single system, into its place of task->partial. */
+static void NAME(chain_part)(const Arguments *task, long s, long part, double *memory)
+{
+    long size = NAME(chain_part_numbers)(task);
+    double *own = task->partial + part * size;
+    memset(own, 0, sizeof(double) * size);
+    NAME(add_trajectories)(task, s, part, memory, own, own + size / 2);
+}
+
+static void NAME(chain_vjp)(const Arguments *task, long s, long part, double *memory)
+{
+    long n = task->n, w = task->is_complex ? 2 * n : n, wp = PADDED(w), size = w * wp;
+    double *header = task->plan + s * chain_numbers(n, task->is_complex), *A = header + HEADER, H = header[STEP];
+    double shift = header[SHIFT], *gA = memory + NAME(chain_part_doubles)(task), *gF = gA + size, *matrices = gF + size;
+    memset(gA, 0, sizeof(double) * 2 * size);
+    if (task->parts == 1)
+        NAME(add_trajectories)(task, s, part, memory, gA, gF);
+    for (long q = 0; task->parts > 1 && q < task->parts; q++)
+        for (long i = 0; i < 2 * size; i++)
+            gA[i] += task->partial[2 * q * size + i];
     /* back through F = exp(shift) sum_j A^j / j!, by the same blocks */
     double *P[7], *U[4], *gP[7], *G = matrices + 18 * size, *next = matrices + 19 * size;
     P[1] = A;
@@ -1122,10 +1256,11 @@ static void NAME(chain_vjp)(const Arguments *task, long s, double *memory)
     }
 }
 
-static const Kernel NAME(kernel) = {
-    NAME(eig_plan),   NAME(eig_plan_doubles),   NAME(eig_states),   NAME(eig_states_doubles),
-    NAME(eig_vjp),    NAME(eig_vjp_doubles),    NAME(chain_plan),   NAME(chain_plan_doubles),
-    NAME(chain_states), NAME(chain_states_doubles), NAME(chain_vjp), NAME(chain_vjp_doubles),
+static const Kernel NAME(kernels)[2] = {
+    {NAME(eig_plan), NAME(eig_plan_doubles), NAME(eig_states), NAME(eig_states_doubles), NAME(eig_part),
+     NAME(eig_part_doubles), NAME(eig_part_numbers), NAME(eig_vjp), NAME(eig_vjp_doubles)},
+    {NAME(chain_plan), NAME(chain_plan_doubles), NAME(chain_states), NAME(chain_states_doubles), NAME(chain_part),
+     NAME(chain_part_doubles), NAME(chain_part_numbers), NAME(chain_vjp), NAME(chain_vjp_doubles)},
 };
 
 #undef v4
@@ -1140,4 +1275,5 @@ static const Kernel NAME(kernel) = {
 #undef MATMUL
 #undef MATMUL_T
 #undef Factors
+#undef Sums
 #undef Times

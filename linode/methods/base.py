@@ -129,7 +129,6 @@ class CompiledPlan(Plan):
 
     kind: int
     packed: Tensor
-    delicate: Tensor | None = None
     single_from = 0
     keeps_start = True
     evaluated_by = "the compiled kernel"
@@ -142,7 +141,7 @@ class CompiledPlan(Plan):
         return small.states(self.kind, self.packed, z0, t)
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
-        return small.vjp(self.kind, self.packed, z0, t, g, self.delicate)
+        return small.vjp(self.kind, self.packed, z0, t, g)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Eig(Method):
         if not small.serves(Xi):
             return _plan(Xi, kind, limit, work)
         if kind is None:
-            packed, n_refused = small.make_plan(small.EIG, Xi, limit)
+            packed, n_refused = small.make_plan(small.EIG, Xi, limit, (work or Workload.of(Xi)).t_max)
             if n_refused == 0:
                 return CompiledEigPlan(Xi, packed, limit)
         plan = _plan(Xi, kind, limit, work)
@@ -173,17 +173,19 @@ class CompiledEigPlan(CompiledPlan):
 
     def __init__(self, Xi: Tensor, packed: Tensor, limit: float, twin: EigPlan | None = None) -> None:
         self.Xi, self.packed, self.limit = Xi, packed, limit
-        if twin is not None:
+        if twin is None:
+            self.t_needed = max(packed[:, 4].tolist())
+        else:
             self.twin, self.t_needed = twin, twin.t_needed
-            if twin.modes.delicate is not None:
-                self.delicate = torch.zeros(Xi.shape, dtype=torch.bool)
-                self.delicate[:, : twin.modes.n_kept] = twin.modes.delicate
 
     @cached_property
     def twin(self) -> EigPlan:
-        _, _, kappa, amplification = self.packed[:, : small.HEADER].unbind(1)
-        check = Check(kappa, amplification, self.limit, torch.zeros_like(kappa))
-        return EigPlan(self.Xi, _unpacked(self.packed, self.Xi), kappa, check)
+        _, _, kappa, amplification, t_needed, _ = self.packed[:, : small.HEADER].unbind(1)
+        plan = EigPlan(
+            self.Xi, _unpacked(self.packed, self.Xi), kappa, Check(kappa, amplification, self.limit, t_needed)
+        )
+        plan.t_needed = self.t_needed
+        return plan
 
     @property
     def modes(self) -> Modes:
@@ -206,26 +208,34 @@ class CompiledEigPlan(CompiledPlan):
 
 
 def _packed(modes: Modes) -> Tensor:
-    """As the compiled kernel has them: see `small.plan_size`. For real systems it wants to know how many are pairs."""
-    n_pairs = (modes.lam.imag > 0).sum(-1).double() if modes.is_paired else torch.zeros(len(modes.lam)).double()
-    parts = [
-        torch.view_as_real(x.to(torch.complex128).contiguous()).flatten(1) for x in (modes.lam, modes.V, modes.V_inv)
-    ]
-    header = torch.zeros(len(modes.lam), small.HEADER, dtype=torch.float64)
-    header[:, 0] = n_pairs
-    return torch.cat([header, *parts], 1)
+    """As the compiled kernel has them: see `small.plan_size`."""
+    S, n = modes.lam.shape
+    header, mask = torch.zeros(S, small.HEADER).double(), torch.zeros(S, -(-n * n // 8) * 8, dtype=torch.uint8)
+    if modes.is_paired:
+        header[:, 0] = (modes.lam.imag > 0).sum(-1)
+    header[:, 1] = 1 if modes.delicate is None else 2
+    if modes.delicate is not None:
+        mask[:, : modes.n_kept * n] = modes.delicate.flatten(1)
+    wide = (x.to(torch.complex128).contiguous() for x in (modes.lam, modes.V, modes.V_inv))
+    return torch.cat([header, *(torch.view_as_real(x).flatten(1) for x in wide), mask.view(torch.float64)], 1)
 
 
 def _unpacked(packed: Tensor, Xi: Tensor) -> Modes:
     S, n = Xi.shape[:2]
-    numbers = torch.view_as_complex(packed[:, small.HEADER :].reshape(S, -1, 2))
+    stop = small.HEADER + 2 * n + 4 * n * n
+    numbers = torch.view_as_complex(packed[:, small.HEADER : stop].reshape(S, -1, 2))
     lam, V, V_inv = numbers[:, :n], numbers[:, n : n + n * n].reshape(S, n, n), numbers[:, n + n * n :].reshape(S, n, n)
-    if Xi.is_complex():
-        return Modes(lam, V, V_inv, False)
-    counts = packed[:, 0]
-    if not bool(counts.any()):
-        return Modes(lam.real.contiguous(), V.real.contiguous(), V_inv.real.contiguous(), True)
-    return Modes(lam, V, V_inv, True, int(counts[0]) if bool((counts == counts[0]).all()) else 0)
+    counts, verdicts = packed[:, 0], packed[:, 1]
+    is_paired = not Xi.is_complex() and bool(counts.any())
+    n_pairs = int(counts[0]) if is_paired and bool((counts == counts[0]).all()) else 0
+    delicate = None
+    if bool((verdicts == 2).any()):
+        mask = packed[:, stop:].contiguous().view(torch.uint8)[:, : n * n].reshape(S, n, n) == 1
+        delicate = (mask & (verdicts == 2)[:, None, None])[:, : n - n_pairs]
+    if is_paired or Xi.is_complex():
+        return Modes(lam, V, V_inv, not Xi.is_complex(), n_pairs, delicate=delicate)
+    lam, V, V_inv = (x.real.contiguous() for x in (lam, V, V_inv))
+    return Modes(lam, V, V_inv, True, delicate=delicate)
 
 
 @dataclass(frozen=True)
