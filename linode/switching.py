@@ -94,7 +94,7 @@ class PiecewiseLinearODE(Solver):
 
 
 def _separated(pieces: Any) -> tuple[Tensor, Tensor, bool]:
-    """Times (J,), matrices (*batch, J, n, n), and whether none of them came as a tensor."""
+    """Checked times (J,) and matrices (*batch, J, n, n), and whether none of them is a tensor."""
     try:
         times, systems = zip(*[(time, Xi) for time, Xi in pieces])
     except (TypeError, ValueError):

@@ -21,7 +21,7 @@ __all__ = ["FirstOrderHold", "Harmonics", "Impulses", "Input", "Pieces", "Smooth
 
 
 def make_input(u: Any, m: int) -> Input:
-    """An input from an input or a function of t with m channels."""
+    """u if it is an `Input`; `Smooth(u, m)` if it is a function of t."""
     if isinstance(u, Input):
         return u
     if callable(u):
