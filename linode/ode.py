@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .engine.autograd import linearised, tangent, trajectory
+from .engine.autograd import Map, linearised, tangent, trajectory
 from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
@@ -232,9 +232,7 @@ class Solver(ABC):
         """The solutions without forcing from the columns of I, (*batch, T, n, n)."""
 
     @abstractmethod
-    def _derivatives(
-        self, times: Tensor, z: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         """Xi, one for each trajectory, and the derivative of z by it and the adjoint of that, as functions."""
 
     def _condition(self, times: Tensor, z: Tensor) -> Tensor:
@@ -434,9 +432,7 @@ class LinearODE(Solver):
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
         return trajectory(Xi, z0, times, self._planner)
 
-    def _derivatives(
-        self, times: Tensor, z: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         n, batch = self.Xi.shape[-1], z.shape[:-2]
         Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n).contiguous(), self.z0.detach().to(z.dtype)
         if not self.forcing.is_nothing:

@@ -22,6 +22,8 @@ from ..kernels.private import forward_mode_depth, is_in_forward_mode, is_transfo
 from . import compiled
 from .evaluation import Evaluation, Planner, evaluate, evaluate_vjp
 
+Map = Callable[[Tensor], Tensor]
+
 
 def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; Xi and z0 of one dtype, t float64."""
@@ -42,9 +44,7 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     return Trajectory.apply(Xi, z0, t, planner)
 
 
-def linearised(
-    f: Callable[[Tensor], Tensor], x: Tensor
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def linearised(f: Map, x: Tensor) -> tuple[Map, Map]:
     """The derivative of f at x and its adjoint, as functions of a tangent and of a cotangent."""
     with torch.enable_grad():
         pullback = torch.func.vjp(f, x)[1]

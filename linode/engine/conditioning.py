@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from .autograd import Map
 
 N_ITERATIONS = 8
 CONVERGED = 0.02  # relative change of the estimate
 
 
-def relative_condition(
-    Xi: Tensor, z: Tensor, jvp: Callable[[Tensor], Tensor], vjp: Callable[[Tensor], Tensor]
-) -> Tensor:
+def relative_condition(Xi: Tensor, z: Tensor, jvp: Map, vjp: Map) -> Tensor:
     """|J|_2 |Xi|_F / |z|_F, (*batch,), where J is the derivative of z (*batch, T, n) by Xi (*batch, ..., n, n).
 
     jvp multiplies with J, vjp with its adjoint. Tensors are detached, float64 or complex128.
