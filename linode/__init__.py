@@ -1,4 +1,10 @@
-"""linode: linear ODEs z'(t) = Xi z(t) in PyTorch, solved exactly, with gradients that never fail."""
+"""linode: linear ODEs z'(t) = Xi z(t) in PyTorch, solved exactly, with gradients that never fail.
+
+This file holds the public names and nothing else. The modules beside it are what a user meets: solvers (`ode`,
+`switching`), functions on them (`odeint`, `exponential`, `discrete`, `statespace`), results and errors. Each may import
+the folders below it (kernels, methods, engine, forcing). Numerics, checks of arguments and derivatives never stand
+here: they belong to those folders.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

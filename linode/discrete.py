@@ -1,4 +1,4 @@
-"""discretize: from a continuous-time system with a hold to the recurrence that it obeys at its samples."""
+"""discretize: a continuous-time system with held inputs as a recurrence from sample to sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .kernels.tensors import widened
 from .methods import Method, make_method
 from .ode import exponential
 
-N_TERMS = {"zero": 1, "first": 2}  # of the input between samples, by hold
+N_TERMS = {"zero": 1, "first": 2}  # coefficients of the input between two samples: a constant, or a line
 
 
 def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Method = "auto") -> tuple[Any, ...]:
@@ -61,9 +61,9 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     batch = broadcast({"Xi": A.shape[:-2], "B": G.shape[:-2], "dt": step.shape})
     dtype = torch.promote_types(A.dtype, G.dtype)
     A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
-    # in units of dt, with u and its rise over a sample as further states
+    # with time in units of dt; u, and its rise over one sample, are further states
     size = (G * step[..., None, None]).detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True)
-    unit = power_of_two(size)  # large gains must not hide small states
+    unit = power_of_two(size)  # scaled, so that large gains do not cost digits of Ad
     G = G / unit
     Omega, H = shift(N_TERMS[hold], G.shape[-1], 1.0, G.dtype, G.device)
     top = torch.cat([(x * step[..., None, None]).expand(*batch, n, -1) for x in (A, G @ H)], -1)

@@ -1,10 +1,10 @@
-"""What linode raises. Every error is also the built-in that Python users expect."""
+"""The errors that linode raises. Each is also a built-in error, such as ValueError or TypeError."""
 
 from __future__ import annotations
 
 
 class LinodeError(Exception):
-    """Base class of everything that linode raises on purpose.
+    """Base class of the errors of linode.
 
     Example:
         >>> import linode
@@ -17,7 +17,7 @@ class LinodeError(Exception):
 
 
 class ShapeError(LinodeError, ValueError):
-    """An argument has the wrong shape; the message names it and says what was needed.
+    """An argument has the wrong shape; the message names it and the shape needed.
 
     Example:
         >>> import linode
@@ -61,7 +61,7 @@ class NonFiniteError(LinodeError, ValueError):
 
 
 class NotDifferentiableError(LinodeError, RuntimeError):
-    """A derivative that torch cannot carry through; the message names one that it can.
+    """A derivative that torch cannot compute through linode; the message names one that it can.
 
     Example:
         >>> import linode, torch
@@ -83,7 +83,7 @@ class OrderError(LinodeError, ValueError):
 
 
 class OptionError(LinodeError, ValueError):
-    """An option has a value that means nothing.
+    """An option has a value that is not allowed.
 
     Example:
         >>> import linode

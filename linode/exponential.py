@@ -1,4 +1,4 @@
-"""expm and expm_multiply: the matrix exponential and its action with exact gradients, free of the scale of the loss."""
+"""expm and expm_multiply: the matrix exponential and its action on vectors, with exact gradients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def expm(A: Any, *, method: str | Method = "auto") -> Any:
     Raises:
         ShapeError, DtypeError, NonFiniteError: A cannot be used. MethodError: as `LinearODE`.
 
-    Source: exp(A) = [z of the columns of I at t = 1]; see `linode.methods`.
+    Source: the columns are the solutions of z' = A z at t = 1 from the columns of I; see `linode.methods`.
 
     Example:
         >>> import linode

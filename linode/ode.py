@@ -1,6 +1,4 @@
-"""Solvers of z'(t) = Xi z(t) + b + B u(t): `Solver`, what all of them share from the call to the result, and
-`LinearODE`, one Xi for all times.
-"""
+"""`LinearODE`, the solver of z'(t) = Xi z(t) + b + B u(t), and `Solver`, the base class of all solvers."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .engine.autograd import linearised, tangent, trajectory
+from .engine.autograd import Map, linearised, tangent, trajectory
 from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
@@ -24,12 +22,12 @@ from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
 
-ENOUGH = 1e-6  # relative error of z from an input that was sampled, beyond which a status says so
-ILL_CONDITIONED = 0.1  # relative error to expect beyond which no digit is sure
+ENOUGH = 1e-6  # relative error of z by sampling of the input above which the status is UNRESOLVED_INPUT
+ILL_CONDITIONED = 0.1  # relative error estimate above which the status is ILL_CONDITIONED: no digit is certain
 
 
 class Solver(ABC):
-    """A trajectory as a function of t, with what there is to know about it."""
+    """A trajectory as a function of t, with its method, condition and plots."""
 
     Xi: Tensor
     z0: Tensor
@@ -148,8 +146,9 @@ class Solver(ABC):
 
     @property
     def decomposition(self) -> Plan:
-        """What was precomputed for the present Xi, or for all that it switches between: factors, checks and the reason
-        for the choice; reused over every call.
+        """The plan for the present Xi, or for all that it switches between: factors, checks, the reason for the choice.
+
+        Calls use it as long as Xi keeps its values.
 
         Example:
             >>> import linode
@@ -177,8 +176,7 @@ class Solver(ABC):
         return self.forcing.dtype(torch.promote_types(self.Xi.dtype, self.z0.dtype))
 
     def explain(self, t: Any | None = None) -> str:
-        """In words: which method, why, what was passed over and why, and with t the condition and the error to
-        expect.
+        """A text: the method and why it was chosen, methods passed over and why; with t also condition and error.
 
         Args and Raises as for calling.
 
@@ -234,21 +232,19 @@ class Solver(ABC):
         """The solutions without forcing from the columns of I, (*batch, T, n, n)."""
 
     @abstractmethod
-    def _derivatives(
-        self, times: Tensor, z: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """Xi, one for every trajectory, the derivative of z with respect to it and its adjoint; detached and wide."""
+    def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
+        """Xi, one for each trajectory, and the derivative of z by it and the adjoint of that, as functions."""
 
     def _condition(self, times: Tensor, z: Tensor) -> Tensor:
         z = z.detach().to(torch.promote_types(self.dtype, torch.float64))
         with torch.no_grad():
-            if not is_finite(z):  # past the largest float is no condition to speak of
+            if not is_finite(z):  # states beyond the largest float have no condition: leave them out
                 times = torch.where(torch.isfinite(z).all(-1), times, 0)
             Xi, jvp, vjp = self._derivatives(times.detach(), z)
             return relative_condition(Xi, z, jvp, vjp)
 
     def _input_error(self, times: Tensor, z: Tensor) -> float | None:
-        """Relative error of z from what was not seen of the input between samples; None where all of it is known."""
+        """Relative change of z if the input is sampled more densely; None if the input is exact."""
         finer = self.forcing.refined()
         if finer is None or z.numel() == 0:
             return None
@@ -257,7 +253,7 @@ class Solver(ABC):
         return change / size if size else float(change > 0)
 
     def _with(self, forcing: Forcing) -> Solver:
-        """The same problem, otherwise forced."""
+        """The same problem with another forcing."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, forcing=forcing)
         return other
@@ -282,7 +278,7 @@ NOTHING = Forcing()
 
 
 class LinearODE(Solver):
-    """Solver of z'(t) = Xi z(t) + b + B u(t), z(0) = z0, differentiable in all of them, and in t.
+    """Solver of z'(t) = Xi z(t) + b + B u(t), z(0) = z0, differentiable in Xi, z0, b, B, u and t.
 
     Args:
         Xi: system matrix, (*batch, n, n), units 1/time. Tensor, NumPy array or nested list.
@@ -293,8 +289,7 @@ class LinearODE(Solver):
             function of t (see `Smooth`).
         method: "auto", "eig", "chain", "taylor", "propagator", "schur", or a method object such as
             `linode.methods.Eig(max_condition=10.0)`.
-        rtol: relative error that is good enough; lets `auto` accept less well-conditioned eigenvectors. None: all
-            digits.
+        rtol: relative error allowed: `auto` then accepts eigenvectors of larger condition. None: rounding only.
         names: what error messages call Xi and z0.
 
     Tensors in, a tensor out, in their common dtype and on their device; NumPy arrays or lists in, a NumPy array out.
@@ -335,7 +330,7 @@ class LinearODE(Solver):
         check_tolerance(rtol)
         self.Xi, self.z0, self._is_numpy = make_system(Xi, z0, names)
         self._names = names
-        self.C: Any = None  # of the output y = C z + D u, where there is one
+        self.C: Any = None  # of the output y = C z + D u; None: no output
         self.D: Any = None
         self._planner = Planner(make_method(method), rtol)
         self.forcing = NOTHING
@@ -382,8 +377,7 @@ class LinearODE(Solver):
     def to_statespace(self, make: Callable[..., Any] | None = None) -> Any:
         """Xi, B, C and D as a `scipy.signal.StateSpace`, or as what `make(A, B, C, D)` gives (`control.StateSpace`).
 
-        C and D are those of `from_statespace`, or else the states themselves are the output. b, u and z0 have no place
-        in such an object.
+        C and D are those of `from_statespace`; without them the states are the output. b, u and z0 are left out.
 
         Raises:
             ShapeError: Xi or B has batch dimensions.
@@ -404,7 +398,7 @@ class LinearODE(Solver):
         return make_state_space(make, self.Xi, B, C, D)
 
     def output(self, t: Any) -> Any:
-        """y(t) = C z(t) + D u(t), (*batch, T, p), of a system from `from_statespace`; impulses pass D unseen.
+        """y(t) = C z(t) + D u(t), (*batch, T, p), of a system from `from_statespace`; impulses are left out of D u.
 
         Args and Raises as for calling. OptionError: there is no C.
 
@@ -438,15 +432,13 @@ class LinearODE(Solver):
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
         return trajectory(Xi, z0, times, self._planner)
 
-    def _derivatives(
-        self, times: Tensor, z: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         n, batch = self.Xi.shape[-1], z.shape[:-2]
         Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n).contiguous(), self.z0.detach().to(z.dtype)
         if not self.forcing.is_nothing:
             planners = self._planners.child("condition")
             return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)
-        blocks = Planner(Propagator(precision="double"))  # a digit is enough
+        blocks = Planner(Propagator(precision="double"))  # one digit of the condition is enough
         still = torch.zeros_like(z0), torch.zeros_like(times)
         return (
             Xi,

@@ -1,4 +1,4 @@
-"""The torchdiffeq-shaped leaf: time first, and z0 holds at t[0]. A leaf: nothing depends on it."""
+"""odeint: the interface of torchdiffeq, with time as the first dimension and z0 the state at t[0]."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def odeint(Xi: Any, z0: Any, t: Any, *, method: str | Method = "auto", rtol: flo
     """Solve z'(t) = Xi z(t), z(t[0]) = z0, in the shapes of `torchdiffeq.odeint`.
 
     Args:
-        Xi: (*batch, n, n). z0: (*batch, n). t: (T,) with T >= 1; unlike there, in any order and repeated at will.
+        Xi: (*batch, n, n). z0: (*batch, n). t: (T,) with T >= 1; unlike there, in any order, also repeated.
         method, rtol: as for `LinearODE`.
 
     Returns:

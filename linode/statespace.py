@@ -14,7 +14,7 @@ from .errors import DtypeError, OptionError
 
 
 def matrices_of(system: Any) -> tuple[NDArray[Any], ...]:
-    """A, B, C and D of a continuous-time system; `to_ss` converts one that is no state-space object."""
+    """A, B, C and D of a continuous-time system; one without A is converted by its method `to_ss`."""
     convert = getattr(system, "to_ss", None)
     if not hasattr(system, "A") and convert is not None:
         system = convert()

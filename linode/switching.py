@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .engine.autograd import linearised
+from .engine.autograd import Map, linearised
 from .engine.evaluation import Planner, columns
-from .engine.problem import (
-    as_tensor,
-    broadcast,
-    check_finite_anywhere,
-    check_same_device,
-    check_tolerance,
-    make_system,
-)
+from .engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, check_tolerance, make_system
 from .errors import DtypeError, ShapeError
 from .forcing.pieces import check_increasing
 from .forcing.total import Forcing, make_planners
@@ -79,9 +72,7 @@ class PiecewiseLinearODE(Solver):
     def _evaluate(self, times: Tensor) -> Tensor:
         return self.forcing.states(self.Xi, self.z0, times, self._planners, self.times[1:]).to(self.dtype)
 
-    def _derivatives(
-        self, times: Tensor, z: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         J, n = self.Xi.shape[-3], self.Xi.shape[-1]
         Xi = self.Xi.detach().to(z.dtype).expand(*z.shape[:-2], J, n, n).contiguous()
         z0 = self.z0.detach().to(z.dtype)
@@ -94,7 +85,7 @@ class PiecewiseLinearODE(Solver):
 
 
 def _separated(pieces: Any) -> tuple[Tensor, Tensor, bool]:
-    """Times (J,), matrices (*batch, J, n, n), and whether none of them came as a tensor."""
+    """Checked times (J,) and matrices (*batch, J, n, n), and whether none of them is a tensor."""
     try:
         times, systems = zip(*[(time, Xi) for time, Xi in pieces])
     except (TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -225,11 +226,32 @@ def test_explain_names_the_method_and_the_eigenvalues(capsys):
     assert "-0.05" in out
     found = json.loads(run(capsys, "explain", "system.npz", "--json")[1])
     assert found["n"] == 2
+    assert f"evaluated by: {found['evaluated_by']}\n" in out
 
 
 def test_methods_are_those_of_the_registry(capsys):
     assert set(json.loads(run(capsys, "methods", "--json")[1])) == set(linode.methods.registry())
     assert "propagator" in run(capsys, "methods")[1]
+
+
+@pytest.mark.parametrize("setting", ["0", "1"])
+def test_methods_say_whether_the_compiled_kernel_is_in_use(setting: str):
+    def shell(*words: str) -> str:
+        command = [sys.executable, "-m", "linode", "methods", *words]
+        return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout
+
+    root = str(Path(linode.__file__).parents[1])
+    environment = {**os.environ, "LINODE_COMPILED": setting, "PYTHONPATH": root}
+    text, found = shell(), {name: facts["evaluated_by"] for name, facts in json.loads(shell("--json")).items()}
+    if setting == "0":
+        assert "compiled kernel: turned off by LINODE_COMPILED=0" in text
+        assert set(found.values()) == {"torch (the compiled kernel is turned off by LINODE_COMPILED=0)"}
+    elif importlib.util.find_spec("linode.kernels._small") is None:
+        assert "compiled kernel: not built" in text
+        assert set(found.values()) == {"torch (the compiled kernel is not built)"}
+    else:
+        assert "compiled kernel: in use" in text
+        assert (found["eig"], found["taylor"]) == ("the compiled kernel", "torch")
 
 
 def test_compare_measures_each_against_the_truth(capsys):

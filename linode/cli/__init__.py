@@ -1,4 +1,8 @@
-"""The command line: `linode`, or `python -m linode`. Needs typer and rich."""
+"""The command line: `linode`, or `python -m linode`. Needs typer and rich.
+
+It may import everything of linode; nothing imports it. Here belongs what reads and writes files and prints: a command
+calls the public functions and shows what they return. Numerics never stand here.
+"""
 
 from __future__ import annotations
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..forcing import ZeroOrderHold
+from ..kernels import small
 from ..methods import registry
 from ..ode import LinearODE
 from .console import progress, remark, show_table
@@ -70,6 +72,7 @@ def explain(path: Path, times: str, z0: str | None, *, as_json: bool) -> int:
         facts = {
             "n": system.n,
             "method": solution.method,
+            "evaluated_by": ode.decomposition.evaluated_by,
             "status": solution.status.name,
             "reason": solution.stats.reason,
             "rejected": list(solution.stats.rejected),
@@ -88,12 +91,25 @@ def explain(path: Path, times: str, z0: str | None, *, as_json: bool) -> int:
 
 
 def methods(*, as_json: bool) -> int:
-    rows = [(name, kind.summary) for name, kind in sorted(registry().items())]
+    """What each method is, and what evaluates it for a system of two states on the CPU."""
+    state, rows = compiled_kernel(), []
+    for name, kind in sorted(registry().items()):
+        plan = LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0], method=name).decomposition
+        rows.append((name, plan.evaluated_by, kind.summary))
     if as_json:
-        print(json_text(dict(rows)))
+        why = "" if small.is_in_use() else f" (the compiled kernel is {state})"
+        print(json_text({name: {"summary": summary, "evaluated_by": by + why} for name, by, summary in rows}))
     else:
-        show_table("Methods", ("name", "what it is"), rows)
+        show_table("Methods", ("name", "small systems by", "what it is"), rows)
+        print(f"compiled kernel: {state}")
     return OK
+
+
+def compiled_kernel() -> str:
+    """Whether the compiled kernel is in use, or why not."""
+    if small.is_in_use():
+        return f"in use for systems of up to {small.MOST_STATES} states on the CPU"
+    return "turned off by LINODE_COMPILED=0" if os.environ.get("LINODE_COMPILED") == "0" else "not built"
 
 
 def make_ode(system: System, method: str, inputs: Path | None) -> LinearODE:

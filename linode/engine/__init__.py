@@ -1,6 +1,6 @@
-"""The data path, once: from the checked question (`problem`) over the plan and its evaluation (`evaluation`) to the
-derivatives (`autograd`, and `compiled` beneath torch.compile).
+"""The data path of every solver: checked arguments (`problem`), the plan and its evaluation (`evaluation`), derivatives
+(`autograd`; `compiled` under torch.compile).
 
-It may import kernels and methods. What acts on a system beside Xi belongs to `linode.forcing`, what a user calls to the
-modules of `linode` itself. Nothing here chooses a method or knows how one works.
+It may import kernels and methods. Inputs and constant forcing belong to `linode.forcing`, functions that a
+user calls to the modules of `linode` itself. Nothing here chooses a method or knows how one works.
 """

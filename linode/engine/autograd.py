@@ -1,10 +1,10 @@
-"""The autograd wiring: the only place that knows it.
+"""Derivatives of trajectories: the autograd functions of torch.
 
 `Trajectory` is z(Xi, z0, t); its backward is `TrajectoryVJP`, a function in its own right. Derivatives of both, in
-either mode and of any order, are trajectories and vjps of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978, IEEE
-Trans. Autom. Control 23), so that the two are closed under differentiation and nothing is ever differentiated through
-a decomposition. vmap folds the mapped dimension into the batch. Under torch.compile, which cannot trace a Function
-with a jvp, the same evaluation runs as custom operators (`linode.engine.compiled`).
+forward and reverse mode and of any order, are trajectories and vjps of the block system [[Xi, 0], [dXi, Xi]] (Van Loan
+1978, IEEE Trans. Autom. Control 23), so no decomposition is ever differentiated. vmap makes the mapped dimension a
+batch dimension. torch.compile cannot trace a Function with a jvp: there the same evaluation runs as custom operators
+(`linode.engine.compiled`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ..kernels.private import forward_mode_depth, is_in_forward_mode, is_transfo
 from . import compiled
 from .evaluation import Evaluation, Planner, evaluate, evaluate_vjp
 
+Map = Callable[[Tensor], Tensor]
+
 
 def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; Xi and z0 of one dtype, t float64."""
@@ -34,7 +36,7 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
                 "use jacfwd(jacrev(f)), jacrev(jacfwd(f)) or hessian instead of jacfwd(jacfwd(f))"
             )
     elif not (torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad)):
-        if not is_in_forward_mode():  # nothing to record
+        if not is_in_forward_mode():  # no derivative is asked for
             with torch.no_grad():
                 return evaluate(planner, Xi, z0, t)
     else:
@@ -42,15 +44,13 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     return Trajectory.apply(Xi, z0, t, planner)
 
 
-def linearised(
-    f: Callable[[Tensor], Tensor], x: Tensor
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def linearised(f: Map, x: Tensor) -> tuple[Map, Map]:
     """The derivative of f at x and its adjoint, as functions of a tangent and of a cotangent."""
     with torch.enable_grad():
         pullback = torch.func.vjp(f, x)[1]
 
     def push(dx: Tensor) -> Tensor:
-        with warnings.catch_warnings():  # torch's own, about itself, at its first use of forward mode
+        with warnings.catch_warnings():  # torch warns about its own code when forward mode is first used
             warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated", DeprecationWarning)
             return torch.func.jvp(f, (x,), (dx,))[1]
 
@@ -90,7 +90,7 @@ class Trajectory(Function):
 
 
 class EagerTrajectory(Trajectory):
-    """The same outside of torch.func, whose setup_context costs half of a small step: what forward laid out is kept."""
+    """The same outside of torch.func, without setup_context, half of a small step; backward uses forward."""
 
     @staticmethod
     def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:  # type: ignore[override]
@@ -145,7 +145,7 @@ class TrajectoryVJP(Function):
         info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, planner: Planner, want_t: bool
     ) -> Any:
         folded = fold((Xi, z0, t, g), in_dims[:4], (2, 1, 1, 2))
-        # every element of the map has gradients of its own, so every argument must carry the dimension
+        # each mapped element has its own gradients, so each argument must have the mapped dimension
         rank = max(x.ndim - own for x, own in zip(folded, (2, 1, 1, 2)))
         size, whole = info.batch_size, []
         for x, own, dim in zip(folded, (2, 1, 1, 2), in_dims):
@@ -193,7 +193,7 @@ def zeros_for_none(primals: Any, tangents: Any) -> Any:
 
 
 def fold(tensors: Any, in_dims: Any, n_own: Any) -> list[Tensor]:
-    """Mapped dimensions moved to the front of batch shapes of one rank."""
+    """Tensors with the mapped dimension first and equally many batch dimensions; n_own: how many others each has."""
     ranks = [x.ndim - own - (dim is not None) for x, own, dim in zip(tensors, n_own, in_dims)]
     rank = max(ranks)
     folded = []

@@ -1,7 +1,7 @@
-"""The trajectory as a custom operator, which torch.compile takes as a whole: first derivatives in reverse mode.
+"""The trajectory as a custom operator for torch.compile, with first derivatives in reverse mode.
 
-Forward mode and second derivatives inside a compiled function raise; outside of it they are `linode.engine.autograd`'s.
-`torch.library.custom_op` would give silent zeros in forward mode, hence the autograd kernels of our own.
+Inside a compiled function forward mode and second derivatives raise; outside, `linode.engine.autograd` computes them.
+The autograd kernels are registered here by hand, as `torch.library.custom_op` gives zeros in forward mode, silently.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _fake_vjp(Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, key: str, want_t: bo
 
 
 class _Once(Function):
-    """Reverse mode of the first operator by the second."""
+    """The first operator; its reverse mode is the second operator."""
 
     @staticmethod
     def forward(Xi: Tensor, z0: Tensor, t: Tensor, key: str) -> Tensor:
@@ -78,7 +78,7 @@ class _Once(Function):
 
 
 class _Never(Function):
-    """The second operator has no derivative."""
+    """The second operator, which has no derivative."""
 
     @staticmethod
     def forward(*inputs: Any) -> Any:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from .autograd import Map
 
 N_ITERATIONS = 8
 CONVERGED = 0.02  # relative change of the estimate
 
 
-def relative_condition(
-    Xi: Tensor, z: Tensor, jvp: Callable[[Tensor], Tensor], vjp: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """|J|_2 |Xi|_F / |z|_F, shape (*batch,), J the derivative of the trajectories z (*batch, T, n) with respect to Xi
-    (*batch, ..., n, n), one for every trajectory: `jvp` is J, `vjp` its adjoint. All detached and wide.
+def relative_condition(Xi: Tensor, z: Tensor, jvp: Map, vjp: Map) -> Tensor:
+    """|J|_2 |Xi|_F / |z|_F, (*batch,), where J is the derivative of z (*batch, T, n) by Xi (*batch, ..., n, n).
+
+    jvp multiplies with J, vjp with its adjoint. Tensors are detached, float64 or complex128.
 
     Source: Higham (2008), Functions of Matrices, algorithm 3.20.
     """
@@ -29,7 +28,7 @@ def relative_condition(
     direction = _unit(Xi / _like(_positive(norm), Xi) + noise, rank)
     estimate = torch.zeros_like(norm)
     for _ in range(N_ITERATIONS):
-        dz = jvp(direction * _like(_positive(norm), Xi))  # as large as Xi, which suits the block system
+        dz = jvp(direction * _like(_positive(norm), Xi))  # as large as Xi: the block system is then well scaled
         last, estimate = estimate, _norm(dz, rank) / _positive(norm)
         direction = _unit(vjp(dz / _like(_positive(_norm(dz, rank)), dz)), rank)
         if bool(((estimate - last).abs() <= CONVERGED * estimate).all()):
@@ -54,7 +53,7 @@ def _positive(x: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, rank: int) -> Tensor:
-    """2-norm of all but the leading dimensions, that neither overflows nor underflows."""
+    """2-norm over all but the first `rank` dimensions, scaled so that squares neither overflow nor underflow."""
     flat = x.flatten(rank)
     scale = _positive(flat.abs().amax(-1))
     return scale * torch.linalg.vector_norm(flat / scale[..., None], dim=-1)

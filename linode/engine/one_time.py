@@ -1,7 +1,7 @@
-"""Many trajectories of one time each: any plan's propagators at few times, and products.
+"""Many trajectories of one time each: propagators at a few times, multiplied with the initial states.
 
-Times of their own are digits of radix 64 in steps of at most THETA / |Xi|, each digit a propagator, and what is left
-over, a short Taylor polynomial.
+Times that differ are written in steps of at most 2 THETA / |Xi| and in radix 64: each digit selects a propagator, and a
+short Taylor polynomial covers the remainder.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ..kernels.series import short, short_vjp
 from ..kernels.tensors import one_norm
 from ..methods.base import Gradients, Plan
 
-THETA = 2.0  # |Xi| t that a Taylor polynomial of two dozen terms does by itself
-DIGIT_BITS = 6
-ROWS_ENTRIES = 2**18  # of rows at a time
+THETA = 2.0  # largest |Xi| t of a Taylor polynomial alone; it then has two dozen terms
+DIGIT_BITS = 6  # radix 64
+ROWS_ENTRIES = 2**18  # entries of the propagators that are gathered at a time: 2 MiB
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Many(Plan):
 
 
 def makes_many(t: Tensor, n: int) -> type[Many] | None:
-    """The kind that suits trajectories at times t (*batch, 1), if one does."""
+    """The class for trajectories at times t (*batch, 1); None where neither is faster than the plan itself."""
     if t.numel() <= 2 * n:
         return None
     least, most = torch.stack(t.aminmax()).tolist()
@@ -42,7 +42,7 @@ def makes_many(t: Tensor, n: int) -> type[Many] | None:
 
 
 class OneTime(Many):
-    """All at the same time: one propagator is multiplied with all z0."""
+    """All trajectories have the same time: one propagator is multiplied with all z0."""
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         E = propagators(self.plan, z0, t[:, :1])[:, 0]
@@ -56,7 +56,7 @@ class OneTime(Many):
 
 
 class OwnTimes(Many):
-    """Each at its own."""
+    """Each trajectory has its own time."""
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         if is_short(self.Xi, t):
@@ -80,7 +80,7 @@ class OwnTimes(Many):
 
 
 def is_short(A: Tensor, t: Tensor) -> bool:
-    """Whether one polynomial does it."""
+    """Whether a Taylor polynomial alone is accurate for all times."""
     return float(one_norm(A).max()) * float(t.abs().max()) <= THETA
 
 
@@ -90,9 +90,9 @@ class Digits:
 
     A: Tensor
     rest: Tensor  # (S, R)
-    index: list[Tensor]  # of every level, into systems x digits (S, R)
+    index: list[Tensor]  # for each level, (S, R): place in E with its first two dimensions joined
     E: list[Tensor]
-    times: Tensor  # (S, 1, all digits)
+    times: Tensor  # (S, 1, all digits), those of the propagators
 
     @classmethod
     def of(cls, plan: Plan, like: Tensor, t: Tensor) -> Digits:
@@ -139,7 +139,7 @@ def _each(E: Tensor, index: Tensor, y: Tensor) -> Tensor:
 
 @dataclass
 class Short(Plan):
-    """One time for every trajectory, so short that a Taylor polynomial does it all, for every Xi."""
+    """One time for each trajectory, so short that a Taylor polynomial alone is accurate for every Xi."""
 
     Xi: Tensor
     method = "series"

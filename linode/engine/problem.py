@@ -1,7 +1,7 @@
-"""The validated question: one place that checks shapes, types, devices and finiteness, and lays out batches.
+"""Checks of arguments (shapes, dtypes, devices, finite values), and the layout of batches.
 
-Nothing checks again after it. Arguments become float64 or complex128 tensors here (differentiably); the answer goes
-back in the caller's dtype, and as a NumPy array where NumPy arrays or lists came in.
+Arguments become tensors here, differentiably; results go back as NumPy arrays if no argument was a tensor. Code after
+these checks does not repeat them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
+from ..kernels import tensors
 from ..kernels.private import is_wrapped, untransformed, unwrapped
 from ..kernels.tensors import is_deferred, is_finite
 
@@ -23,7 +24,7 @@ SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> Tensor:
-    """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype if not another."""
+    """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype if none is given."""
     if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided:
         return x
     if isinstance(x, float):
@@ -51,7 +52,7 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
 
 
 def check_finite_anywhere(x: Tensor, name: str) -> None:
-    """As `check_finite`, but inside transforms too, where the entry cannot be named."""
+    """As `check_finite`, also inside transforms of torch.func, where the message cannot name the entry."""
     if is_known(x):
         check_finite(x, name)
     elif is_anywhere(~torch.isfinite(x)):
@@ -59,7 +60,7 @@ def check_finite_anywhere(x: Tensor, name: str) -> None:
 
 
 def check_finite(x: Tensor, name: str) -> None:
-    """Raise where x holds NaN or infinity, or no values at all."""
+    """Raise if x holds NaN or infinity, or is on the meta device."""
     if x.is_meta:
         raise DeviceError(f"{name} is on the meta device and has no values")
     if not is_finite(x):
@@ -69,30 +70,26 @@ def check_finite(x: Tensor, name: str) -> None:
 
 
 def is_known(x: Tensor) -> bool:
-    """Whether the values of x can be looked at here; inside transforms some tensors are as they were outside."""
+    """Whether the values of x can be read: not under torch.compile, nor if a transform of torch.func wraps x."""
     return not torch.compiler.is_compiling() and not is_wrapped(x)
 
 
 def concrete(x: Tensor) -> Tensor:
-    """x without the transforms around it: mapped dimensions among its own, and nothing to differentiate."""
+    """x unwrapped from transforms of torch.func: mapped dimensions become its own, and it is detached."""
     while is_wrapped(x):
         x = unwrapped(x)
     return x.detach()
 
 
 def is_anywhere(mask: Tensor) -> bool:
-    """Whether a mask is true anywhere, mapped dimensions included; not known while torch.compile traces."""
+    """Whether a mask is true anywhere, also along mapped dimensions; False while torch.compile traces."""
     return not torch.compiler.is_compiling() and bool(concrete(mask.any()).any())
 
 
 def extremes(x: Tensor) -> tuple[float, float]:
-    """Smallest and largest value, 0 among them, over mapped dimensions too."""
+    """min(0, smallest value) and max(0, largest value), also over mapped dimensions."""
     with untransformed():
-        values = concrete(x)
-        if not values.numel():
-            return 0.0, 0.0
-        least, most = values.aminmax()
-        return min(float(least), 0.0), max(float(most), 0.0)
+        return tensors.extremes(concrete(x))
 
 
 def make_matrix(A: Any, name: str) -> Tensor:
@@ -106,9 +103,7 @@ def make_matrix(A: Any, name: str) -> Tensor:
 
 
 def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tuple[Tensor, Tensor, bool]:
-    """Checked Xi and z0, and whether the answer goes back as NumPy arrays. Tensors of a supported dtype are not
-    copied.
-    """
+    """Checked Xi and z0, and whether results are NumPy arrays. Tensors of a supported dtype are not copied."""
     is_numpy = not isinstance(Xi, Tensor) and not isinstance(z0, Tensor)
     Xi_name, z0_name = names
     Xi, z0 = make_matrix(Xi, Xi_name), as_tensor(z0, z0_name)
@@ -130,7 +125,10 @@ def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tupl
 
 
 def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[str, ...]) -> tuple[Tensor, bool]:
-    """Checked times (*batch, T), float64, and whether a scalar came; `names` are those that have batches, `shapes`."""
+    """Checked times (*batch, T), float64, and whether t was a scalar.
+
+    shapes: batch shapes that those of t must broadcast with. names: of the arguments that have them, for messages.
+    """
     t = as_tensor(t, "t", integers_become=torch.float64)
     if t.is_complex():
         raise DtypeError(f"t must be real, got {t.dtype}")
@@ -144,13 +142,13 @@ def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[
 
 
 def check_tolerance(rtol: Any) -> None:
-    """rtol is None or a positive number below 1."""
+    """Raise unless rtol is None or a number between 0 and 1."""
     if rtol is not None and not (isinstance(rtol, (int, float)) and 0 < rtol < 1):
         raise OptionError(f"rtol must be None or a number between 0 and 1, got {rtol!r}")
 
 
 def as_answer(x: Tensor, is_numpy: bool) -> Any:
-    """An array where arrays came, unless a function that came with them holds what has gradients."""
+    """x as a NumPy array if is_numpy, else as it is; also as it is if a user's input function gives it gradients."""
     return x.numpy() if is_numpy and not x.requires_grad else x
 
 
@@ -162,7 +160,7 @@ def check_same_device(tensors: dict[str, Tensor]) -> None:
 
 
 def common_shape(*shapes: torch.Size) -> torch.Size:
-    """The shape that all of them broadcast to; torch's own function for it takes ten times as long."""
+    """The shape that all broadcast to; torch.broadcast_shapes takes ten times as long."""
     first = shapes[0]
     if all(shape == first for shape in shapes):
         return first
@@ -180,7 +178,7 @@ def broadcast(shapes: dict[str, torch.Size]) -> torch.Size:
 
 @dataclass(frozen=True)
 class Layout:
-    """How broadcasting shapes map to S systems with R trajectories each: what the kernels work on.
+    """How batch shapes map to S systems with R trajectories each, the shapes of methods and kernels.
 
     Batch dimensions along which Xi varies come first (S), those along which only z0 or t vary are trajectories (R).
     """
@@ -210,11 +208,11 @@ class Layout:
         )
 
     def systems(self, Xi: Tensor) -> Tensor:
-        """(S, n, n); a view, since the dimensions that are left out have size 1."""
+        """Xi as (S, n, n): a view, since the batch dimensions that go have size 1."""
         return Xi.reshape(self.S, *Xi.shape[-2:])
 
     def trajectories(self, x: Tensor, n_own: int) -> Tensor:
-        """(S, R, ...) from something with n_own own dimensions behind its batch dimensions."""
+        """x as (S, R, ...); its last n_own dimensions are no batch dimensions."""
         own = x.shape[x.ndim - n_own :]
         if not self.batch:
             return x.view(1, 1, *own)

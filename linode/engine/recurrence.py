@@ -1,10 +1,10 @@
-"""Linear recurrences x_(k+1) = E_k x_k + d_k with E_k = exp(Xi h_k), all states at once.
+"""Linear recurrences x_(k+1) = E_k x_k + d_k with E_k = exp(Xi h_k), without a loop over k.
 
-Equal steps (`steady`): blocks of L steps are one product with a block Toeplitz matrix of E's powers, and the states at
-the starts of blocks are the same recurrence with E^L: about 2 K L n^2 in log_L K products, memory O(K n).
-Unequal steps (`changing`): two steps are one of the same kind, so that log2 K halvings, in which all pairs are one
-operation, come to about twice the work of the loop (n times as much where E is not diagonal); mode by mode where the
-plan has modes, else by the propagators of some steps at a time.
+Equal steps (`steady`): one product with a block Toeplitz matrix of powers of E gives all blocks of L steps; the states
+at the starts of blocks follow the same recurrence with E^L. About 2 K L n^2 work in log_L K products, memory O(K n).
+Unequal steps (`changing`): two steps make one step of the same form, so log2 K halvings suffice; all pairs of a halving
+are one operation. Twice the work of the loop, or n times as much where E is not diagonal. Plans with modes do this for
+each mode; others form the propagators of some steps at a time.
 Source: Blelloch (1990), Prefix sums and their applications, CMU-CS-90-190, section 1.4 (recurrences as scans); Stone
 (1973), J. ACM 20, 27 (odd-even reduction).
 Shapes: x_0 (*batch, n), d (*batch, K, n), states (*batch, K + 1, n); batch dimensions of E broadcast.
@@ -24,7 +24,7 @@ from ..methods.eig import CompiledEigPlan, EigPlan
 from .one_time import propagators
 
 WINDOW_ENTRIES = 2**21  # of propagators at a time: 16 MiB
-FEW_STEPS = 8  # for which a loop is no slower than halving
+FEW_STEPS = 8  # up to which a loop is as fast as halving
 ROWS_OF_A_BLOCK = 96  # L n: products of this size are fast, and at most 96 / n times as much work as is needed
 
 
@@ -35,7 +35,7 @@ def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
         return torch.cat([z0[:, :, None], plan.evaluate(z0, h) + d], 2)
     if is_steady(h):
         x = _by_powers(plan, z0, h, d)
-        if is_finite(x):  # else powers may overflow where states do not
+        if is_finite(x):  # powers may overflow although the states do not
             return x
     if isinstance(plan, EigPlan | CompiledEigPlan):
         return _by_modes(plan.modes, z0, h, d)
@@ -56,7 +56,7 @@ def is_steady(h: Tensor) -> bool:
 
 
 def _by_powers(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
-    """Steps that are all of one length."""
+    """The states for steps of one length."""
     levels = exponents(d.shape[-2], d.shape[-1])
     times = h[:, :1, :1] * torch.tensor([e for level in levels for e in level], dtype=h.dtype, device=h.device)
     E = propagators(plan, z0, times)[:, None]
@@ -64,7 +64,7 @@ def _by_powers(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
 
 
 def _by_modes(modes: Modes, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
-    """A mode at a time."""
+    """The states for steps of any lengths, by the modes of Xi."""
     p = modes.n_kept
     lam, dual, basis = modes.lam[:, None, None, :p], modes.V_inv[:, :p].mT[:, None], modes.weighted.mT[:, None]
     x = changing(torch.exp(lam * h[..., None]), d.to(dual.dtype) @ dual, z0.to(dual.dtype) @ dual[:, 0])
@@ -76,7 +76,7 @@ def _by_modes(modes: Modes, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def exponents(K: int, n: int) -> tuple[tuple[int, ...], ...]:
-    """The powers of E that K steady steps need, a level at a time."""
+    """The exponents of E that K equal steps need, for each level of blocks."""
     L = max(2, min(16, ROWS_OF_A_BLOCK // n))
     levels, stride = [], 1
     while True:
@@ -97,7 +97,7 @@ def steady(powers: list[Tensor], d: Tensor, x0: Tensor) -> Tensor:
     whole = K // L * L
     rows = d[..., :whole, :].reshape(*batch, K // L, L * n)
     starts = out[..., :1, :]
-    if coarser:  # of blocks: what a block adds by its end is the input of a recurrence of its own
+    if coarser:  # the starts of blocks follow a recurrence whose inputs are what each block adds at its end
         starts = steady(coarser, rows[..., :-1, :] @ inputs[..., -n:], x0)
     _put(out[..., 1 : whole + 1, :], rows, inputs, starts, of_starts)
     if whole < K:
@@ -108,8 +108,8 @@ def steady(powers: list[Tensor], d: Tensor, x0: Tensor) -> Tensor:
 
 
 def _put(out: Tensor, rows: Tensor, inputs: Tensor, starts: Tensor, of_starts: Tensor) -> None:
-    """rows inputs + starts of_starts, written where it belongs."""
-    if out.shape[:-2].numel() == 1:  # no more memory than that, which takes time
+    """Write rows @ inputs + starts @ of_starts into out."""
+    if out.shape[:-2].numel() == 1:  # without temporary memory, which takes time to allocate
         target = out.view(rows.shape[-2:])
         torch.mm(starts.flatten(0, -2), of_starts.flatten(0, -2), out=target)
         target.addmm_(rows.flatten(0, -2), inputs.flatten(0, -2))
@@ -118,7 +118,7 @@ def _put(out: Tensor, rows: Tensor, inputs: Tensor, starts: Tensor, of_starts: T
 
 
 def _toeplitz(powers: Tensor) -> tuple[Tensor, Tensor]:
-    """(L n, L n) from the inputs d_i of a block to its states x_(j+1), E^(j-i) for i <= j; (n, L n) from its start."""
+    """From inputs d_i of a block to its states x_(j+1), (L n, L n): E^(j-i) for i <= j; from its start, (n, L n)."""
     *batch, L, n, _ = powers.shape
     all_powers = powers.new_empty(*batch, L + 1, n, n)  # of the transpose
     all_powers[..., 0, :, :] = torch.eye(n, dtype=powers.dtype, device=powers.device)
@@ -130,11 +130,11 @@ def _toeplitz(powers: Tensor) -> tuple[Tensor, Tensor]:
     return inputs, all_powers[..., 1:, :, :].transpose(-3, -2).reshape(*batch, n, L * n)
 
 
-# ---- steps of their own --------------------------------------------------------------------------------------------
+# ---- steps of any lengths -------------------------------------------------------------------------------------------
 
 
 def changing(E: Tensor, d: Tensor, x0: Tensor) -> Tensor:
-    """x_0 to x_K: E (*batch, K, n, n), or diagonals (*batch, K, n) where it has the rank of d."""
+    """x_0 to x_K for E (*batch, K, n, n), or its diagonals (*batch, K, n)."""
     *batch, K, n = d.shape
     out = d.new_empty(*batch, K + 1, n)
     out[..., 0, :] = x0
@@ -143,7 +143,7 @@ def changing(E: Tensor, d: Tensor, x0: Tensor) -> Tensor:
 
 
 def _fill(out: Tensor, E: Tensor, d: Tensor, x: Tensor) -> None:
-    """Odd-even reduction: pairs of steps are the same recurrence at half the length, and what lies between follows."""
+    """Odd-even reduction: the recurrence of pairs of steps gives every second state; one step more gives the others."""
     K = d.shape[-2]
     if K <= FEW_STEPS:
         for k in range(K):
@@ -159,7 +159,7 @@ def _fill(out: Tensor, E: Tensor, d: Tensor, x: Tensor) -> None:
 
 
 def _steps(E: Tensor, d: Tensor, start: int, stop: int | None, stride: int = 1) -> Tensor:
-    """Some of the steps of E, whose own dimensions are one more than those of d, or as many where it is diagonal."""
+    """E_k for some k; E has one dimension more than d, or as many if it holds diagonals."""
     some = slice(start, stop, stride)
     return E[..., some, :] if E.ndim == d.ndim else E[..., some, :, :]
 

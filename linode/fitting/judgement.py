@@ -90,7 +90,6 @@ def faint_eigenvalues(found: Estimate, data: Data, variance: float) -> Array:
         energy = (weights.reshape(growth.shape) * growth).sum((0, 1)) / max(variance, floor)
         energy = np.where(lam.imag != 0, 2 * energy, energy)  # that of both modes of a pair
     freedom = np.where(lam.imag != 0, 2, 1) * data.p * data.K
-    rarity = 2 * np.log(
-        max(2, data.t.shape[1])
-    )  # of the largest of T^2 modes: as many rates, and frequencies, as times
+    # of the largest of T^2 modes: as many rates, and as many frequencies, as times
+    rarity = 2 * np.log(max(2, data.t.shape[1]))
     return lam[energy < freedom + 2 * np.sqrt(freedom * rarity) + 2 * rarity]

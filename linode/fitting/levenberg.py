@@ -43,6 +43,7 @@ class Minimum:
     gram: Array  # J^T J at theta
 
 
+@np.errstate(all="ignore")  # values that are not finite are refused
 def minimise(
     model: Model,
     theta: Array,
@@ -57,19 +58,6 @@ def minimise(
 
     bounds: (lowest, highest), each (k,); a parameter at a bound whose step would pass it is held for that step.
     """
-    with np.errstate(all="ignore"):  # values that are not finite are refused
-        return _minimised(model, theta, max_steps, tol, floor, report, bounds)
-
-
-def _minimised(
-    model: Model,
-    theta: Array,
-    max_steps: int,
-    tol: float,
-    floor: float,
-    report: Callable[[int, float], None] | None,
-    bounds: tuple[Array, Array] | None,
-) -> Minimum:
     theta = np.array(theta, float)
     low, high = bounds if bounds is not None else (-np.inf, np.inf)
     theta = np.clip(theta, low, high)

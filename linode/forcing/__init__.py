@@ -1,4 +1,9 @@
-"""What drives z'(t) = Xi z(t) + b + B u(t)."""
+"""Inputs u(t), and the solution of z'(t) = Xi z(t) + b + B u(t) that they drive.
+
+Here belongs each kind of input (one file a kind: a subclass of `Input` that describes itself as `Pieces`), the steps
+from break to break (`drive`) and the sum over inputs (`total`). It may import kernels, methods and engine. Solvers and
+fits import it, never the other way round. No method is written here: states come from the engine.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ __all__ = ["FirstOrderHold", "Harmonics", "Impulses", "Input", "Pieces", "Smooth
 
 
 def make_input(u: Any, m: int) -> Input:
-    """An input from an input or a function of t with m channels."""
+    """u if it is an `Input`; `Smooth(u, m)` if it is a function of t."""
     if isinstance(u, Input):
         return u
     if callable(u):

@@ -1,4 +1,4 @@
-"""What an input is. To add one: write one file here with a subclass of `Input` that says how it looks as `Pieces`."""
+"""The base class of inputs. A new kind of input is one file here: a subclass of `Input` that defines `pieces`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Input(ABC):
     """u(t) of m channels. Inputs add up: `u1 + u2`.
 
     Attributes:
-        m: number of channels. dtype: of u(t). batch: batch dimensions. tensors: what it is made of.
+        m: number of channels. dtype: of u(t). batch: batch dimensions. tensors: the tensors that define it.
 
     Example:
         >>> import linode
@@ -29,22 +29,22 @@ class Input(ABC):
     """
 
     m: int
-    tensors: tuple[Tensor, ...]  # that it is made of
-    dtype: torch.dtype  # of u(t)
-    is_numpy: bool
-    batch = torch.Size()  # batch dimensions
+    tensors: tuple[Tensor, ...]
+    dtype: torch.dtype
+    is_numpy: bool  # whether u(t) is a NumPy array for t that is no tensor
+    batch = torch.Size()
 
     @abstractmethod
     def pieces(self, start: float, stop: float) -> Pieces:
-        """What it is between two times, wide; its values are checked anew, as they may have changed in place."""
+        """u between two times, in double precision; values are checked again, as they may have changed in place."""
 
     @property
     def parts(self) -> tuple[Input, ...]:
-        """The inputs whose sum it is."""
+        """The inputs of which this is the sum."""
         return (self,)
 
     def refined(self) -> Input | None:
-        """The same sampled more densely; None where nothing between samples is unknown."""
+        """The same input with denser samples; None if it is known exactly between its samples."""
         return None
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class Input(ABC):
         return self if isinstance(other, int) and other == 0 else NotImplemented  # what sum() starts from
 
     def __call__(self, t: Any) -> Any:
-        """u(t), (*batch, T, m), for t (T,) or (*batch, T), or (*batch, m) for a scalar; impulses are left out.
+        """u(t), (*batch, T, m), for t (T,) or (*batch, T), or (*batch, m) for a scalar; without impulses.
 
         Raises:
             DtypeError, NonFiniteError: t cannot be used.
@@ -80,7 +80,7 @@ class Input(ABC):
 
 
 class Sum(Input):
-    """Several inputs at once."""
+    """The sum of several inputs."""
 
     def __init__(self, parts: Sequence[Input]) -> None:
         if len({part.m for part in parts}) > 1:

@@ -1,11 +1,11 @@
-"""One input and z'(t) = Xi z(t) + b + B u(t): states at its breaks by a recurrence, and from there to any time.
+"""z'(t) = Xi z(t) + b + B u(t) with one input u: states at the breaks of u by a recurrence, then states at any time.
 
-The state beside what drives it is a linear ODE without input, y = (z, v), y' = M y, M = [[Xi, G], [0, Omega]], on every
-piece between two breaks; Xi may differ from piece to piece. Times before 0 are those of the mirrored problem.
-States at the breaks: x_(k+1) = [exp(M h_k) (x_k, v_k)]_z + c_k, differentiable to any order; v_k is what drives z from
-break k on, c_k a jump at the next one. Reverse mode is the same recurrence with Xi^H, backwards over the cotangents;
-with its states lambda the gradients are those of K single steps, one call for all of them. A tangent is the recurrence
-with the tangents of the steps as jumps. So all derivatives are recurrences and trajectories.
+Between two breaks z and the state v of the input, u = H v, form a linear ODE without input: y = (z, v), y' = M y,
+M = [[Xi, G], [0, Omega]]. Xi may differ between pieces. For times before 0 time is reversed.
+States at the breaks: x_(k+1) = [exp(M h_k) (x_k, v_k)]_z + c_k, with c_k an impulse at the next break. They are
+differentiable to any order. Reverse mode is the same recurrence with Xi^H, backwards in time, over the cotangents: its
+states are the cotangents of all K steps, whose gradients are then one call. Forward mode is the recurrence with the
+tangents of the steps in place of c_k. So all derivatives are recurrences and trajectories.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from ..kernels.private import has_derivative
 from ..kernels.tensors import is_equal, is_finite
 from .pieces import Pieces, count, select
 
-# of |M| t: so much in one step that eigenvectors of M, where they are accepted, are good to nearly all digits; and so
-# little that where samples are dense a short series does a step
+# Largest and smallest |M| * step that the scaling of G aims for. At 30 eigenvectors of M, if accepted, are accurate to
+# nearly all digits; at 0.25 a short Taylor series makes a step. Chosen by hand.
 FAR, NEAR = 30.0, 0.25
 
 
 class Planners:
-    """For M and for Xi, its leading block; and those of problems that go with this one, by name."""
+    """Planners for M and for its block Xi, and by name those of related problems (mirrored, adjoint, each input)."""
 
     def __init__(self, whole: Planner, state: Planner) -> None:
         self.whole, self.state = whole, state
         self._children: dict[str, Planners] = {}
 
     def fresh(self) -> Planners:
-        """Nothing is kept in it."""
+        """The same methods, without plans."""
         return Planners(self.whole.fresh(), self.state.fresh())
 
     def child(self, name: str) -> Planners:
-        """The same one every time, so that its plans are kept between calls."""
+        """The planners of that name; kept, so that their plans serve the next call."""
         return self._children.setdefault(name, self.fresh())
 
     @property
     def adjoint(self) -> Planners:
-        """For the problem backwards, with Xi^H: the plan of Xi serves where there is one."""
+        """Planners for Xi^H, which follow from the plan of Xi if there is one."""
         if "adjoint" not in self._children:
             state = Planner(self.state.method, self.state.rtol, adjoint_of=self.state)
             self._children["adjoint"] = Planners(self.whole.fresh(), state)
@@ -58,9 +58,10 @@ class Planners:
 
 @dataclass(frozen=True)
 class Drive:
-    """A forced problem in one direction of time: M (*batch, J, N, N), of every piece (J = K + 1) or of all (J = 1).
+    """A forced problem for times after 0: M (*batch, J, N, N), one for each piece (J = K + 1) or one for all (J = 1).
 
-    pieces: those of the input, its states v (*batch, K + 1, N - n); jumps of z at the breaks (*batch, K, n), or None.
+    pieces: of the input, with states v (*batch, K + 1, N - n) and jumps of z at the breaks (*batch, K, n), or None.
+    is_mirrored: whether time is reversed.
     """
 
     M: Tensor
@@ -80,7 +81,7 @@ class Drive:
         if Omega.shape[-1]:
             unit = _unit(G, rate)
             G, states = G / unit, states * unit
-        if b is not None:  # driven by a state that is constant
+        if b is not None:  # b is driven by one more state, which is constant
             unit = _unit(b[..., None], rate)
             G = _joined(G, b[..., None] / unit, 2)
             states = _joined(states, unit.expand(*unit.shape[:-2], states.shape[-2], 1).to(states.dtype), 2)
@@ -93,7 +94,7 @@ class Drive:
         return cls(M, n, replace(pieces, states=states, Omega=Omega, jumps=jumps), planners)
 
     def mirrored(self) -> Drive:
-        """The same against time."""
+        """The same problem as a function of -t."""
         planners = self.planners.child("mirrored")
         return Drive(-self.M.flip(-3), self.n, self.pieces.mirrored(), planners, is_mirrored=True)
 
@@ -119,11 +120,11 @@ class Drive:
             return trajectory(self.M[..., 0, :, :], y0, t, self.planners.whole)[..., : self.n]
         if breaks.ndim == 1 and is_known(breaks) and is_known(t):
             return self._along(z0, t)
-        # breaks before 0, or after all times, take no time
+        # steps to breaks before 0, or after all times, have length 0
         end = t.detach().amax(-1, keepdim=True)
         starts = torch.cat([torch.zeros_like(breaks[..., :1]), breaks.clamp(min=0).minimum(end)], -1)
         ahead = (breaks > 0 if self.is_mirrored else breaks >= 0) & (breaks <= end)
-        jumps = None if self.pieces.jumps is None else torch.where(ahead[..., None], self.pieces.jumps, 0)
+        jumps = z0.new_zeros(0, self.n) if pieces.jumps is None else torch.where(ahead[..., None], pieces.jumps, 0)
         v = pieces.advanced(pieces.states, starts - pieces.refs)
         x = self._knots(z0, v[..., :-1, :], jumps, starts[..., 1:] - starts[..., :-1], slice(None, -1))
         k = count(breaks, t, right=self._right)
@@ -131,26 +132,26 @@ class Drive:
 
     @property
     def _right(self) -> bool:
-        """At a break the next piece has begun; but against time a jump at it has not been undone."""
+        """Whether a time at a break belongs to the next piece; in reversed time the jump there comes after it."""
         return not self.is_mirrored or self.pieces.jumps is None
 
     def _along(self, z0: Tensor, t: Tensor) -> Tensor:
-        """One grid of breaks for all trajectories, known: no more of it than the times need."""
+        """As `_after_0`, where all trajectories share known breaks: only the breaks between 0 and the last time."""
         pieces, breaks, forth = self.pieces, self.pieces.breaks, not self.is_mirrored
         first = int(count(breaks, torch.zeros_like(breaks[:1]), right=self.is_mirrored))
         last = max(first, int(count(breaks, t.detach().amax()[None], right=self._right)))
-        # the recurrence may start at a break at 0, but as a function of that break it does not
+        # a break at 0 can be the start of the recurrence, unless its time needs a gradient
         at_break = forth and first < last and float(breaks[first].detach()) == 0 and not has_derivative(breaks)
         if at_break:
             z0 = z0 if self.pieces.jumps is None else z0 + self.pieces.jumps[..., first, :]
             first += 1
         own = slice(first, last + 1)
-        if at_break and not has_derivative(t) and is_equal(breaks, t):  # asked for at the samples' own times
+        if at_break and not has_derivative(t) and is_equal(breaks, t):  # t are the breaks
             return self._over_breaks(z0, pieces.states[..., own, :], first, last, at_break)
         starts = torch.cat([torch.zeros_like(breaks[:1]), breaks[first:last]])
         if self.is_mirrored:
             v = pieces.advanced(pieces.states[..., own, :], starts - pieces.refs[own])
-        else:  # states hold at the starts of the pieces, but for the piece that 0 is in
+        else:  # states hold at the starts of their pieces, except in the piece that contains 0
             v = pieces.states[..., own, :]
             if not at_break:
                 head = pieces.advanced(v[..., 0, :], starts[0] - pieces.refs[first])
@@ -163,20 +164,20 @@ class Drive:
         """States at 0 and at breaks first to last - 1."""
         if last == first:
             return z0[..., None, :]
-        breaks, gaps = self.pieces.breaks, self.pieces.gaps
-        jumps = None if self.pieces.jumps is None else self.pieces.jumps[..., first:last, :]
+        breaks, gaps, jumps = self.pieces.breaks, self.pieces.gaps, self.pieces.jumps
+        jumps = z0.new_zeros(0, self.n) if jumps is None else jumps[..., first:last, :]
         if at_break:
             return self._knots(z0, v[..., :-1, :], jumps, gaps[first - 1 : last - 1], slice(first, last))
-        # the first step by itself, which leaves equal ones where samples are uniform
-        x = self._knots(z0, v[..., :1, :], _some(jumps, 0, 1), breaks[first : first + 1], slice(first, first + 1))
+        # the first step alone: the others are of equal length if samples are uniform
+        x = self._knots(z0, v[..., :1, :], jumps[..., :1, :], breaks[first : first + 1], slice(first, first + 1))
         if last == first + 1:
             return x
         own = slice(first + 1, last)
-        rest = self._knots(x[..., 1, :], v[..., 1:-1, :], _some(jumps, 1, None), gaps[first : last - 1], own)
+        rest = self._knots(x[..., 1, :], v[..., 1:-1, :], jumps[..., 1:, :], gaps[first : last - 1], own)
         return torch.cat([x[..., :1, :].expand(*rest.shape[:-2], 1, self.n), rest], -2)
 
-    def _knots(self, z0: Tensor, v: Tensor, jumps: Tensor | None, h: Tensor, own: slice) -> Tensor:
-        jumps = z0.new_zeros(0, self.n) if jumps is None else jumps
+    def _knots(self, z0: Tensor, v: Tensor, jumps: Tensor, h: Tensor, own: slice) -> Tensor:
+        """States at breaks, see `knots`; own: the pieces of the steps."""
         return knots(self._systems(own), z0, v, jumps, h, self.planners)
 
     def _systems(self, own: slice) -> Tensor:
@@ -190,7 +191,7 @@ class Drive:
             return x[..., : len(k), :] if in_order else select(x, k)
         if is_known(x) and is_finite(x.detach()):
             return self._from_pieces(x, v, k, s, own)
-        finite = torch.isfinite(x).all(-1, keepdim=True)  # past the largest float there is no way on
+        finite = torch.isfinite(x).all(-1, keepdim=True)  # beyond the largest float z is unknown
         z = self._from_pieces(torch.where(finite, x, 0), v, k, s, own)
         return torch.where(select(finite, k), z, select(x, k))
 
@@ -207,42 +208,37 @@ class Drive:
 
 
 def grouped(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Times by their pieces k (T,): rows of one piece each, (rows,); which times are in them, (rows, width); and where
-    each time went, counted along rows (T,).
+    """Times sorted into rows of one piece each, from their pieces k (T,).
 
-    No row is so long that more than three times as many places as times are needed.
+    Returns the piece of each row (rows,), the times in it (rows, width), and the place of each time in the flattened
+    rows (T,). Rows are short enough that places are at most three times as many as times.
     """
     used, inverse, counts = k.unique(return_inverse=True, return_counts=True)
     width = min(int(counts.max()), 2 * -(-len(k) // len(used)))
     order = inverse.argsort(stable=True)
-    rank = torch.arange(len(k), device=k.device) - (counts.cumsum(0) - counts).repeat_interleave(
-        counts
-    )  # within the piece, in that order
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    rank = torch.arange(len(k), device=k.device) - starts  # within the piece, in that order
     n_rows = (counts + width - 1) // width
     row = (n_rows.cumsum(0) - n_rows).repeat_interleave(counts) + rank // width
     first = torch.searchsorted(row, torch.arange(int(n_rows.sum()), device=k.device))
-    place = order[first][:, None].repeat(1, width)  # what is left over repeats the row's first time
+    place = order[first][:, None].repeat(1, width)  # unused places repeat the row's first time
     place[row, rank % width] = order
     back = torch.empty_like(order)
     back[order] = row * width + rank % width
     return used.repeat_interleave(n_rows), place, back
 
 
-def _some(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:
-    return None if x is None else x[..., start:stop, :]
-
-
 def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
-    """Side by side, or one above the other (dim = -2); all but the last n_own dimensions broadcast."""
+    """x and y joined along dim; all but their last n_own dimensions broadcast."""
     batch = common_shape(x.shape[:-n_own], y.shape[:-n_own])
     return torch.cat([a.expand(*batch, *a.shape[-n_own:]) for a in (x, y)], dim)
 
 
 def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> Tensor:
-    """(*batch, 1, 1), 1/time: |Xi|_1, or where that does little in the longest time between breaks, what does.
+    """(*batch, 1, 1), 1/time: the norm to which G is scaled: |Xi|_1, or more if |Xi|_1 times the longest step is small.
 
-    What drives is scaled to it. If it were as slow as Xi, its effect would be the difference of what is larger by
-    1 / (|Xi| t), which no check of the eigenvectors would show.
+    If G were as small as such an Xi, its effect on z would be a difference of numbers that are larger by 1 / (|Xi| t),
+    and no check of the eigenvectors would show the cancellation.
     """
     norm = Xi.detach().abs().sum(-2).amax((-2, -1))[..., None, None]
     if pieces.breaks.shape[-1] == 0:
@@ -255,7 +251,7 @@ def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> Tensor:
 
 
 def _unit(G: Tensor, rate: Tensor) -> Tensor:
-    """(*batch, 1, 1): a power of two, in units of which what drives is as large as `rate`."""
+    """(*batch, 1, 1): the power of two by which G must be divided to have a norm of about `rate`."""
     return power_of_two(G.detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True) / rate)
 
 
@@ -264,7 +260,7 @@ def _unit(G: Tensor, rate: Tensor) -> Tensor:
 
 def knots(M: Tensor, x0: Tensor, v: Tensor, c: Tensor, h: Tensor, planners: Planners) -> Tensor:
     """x_0 to x_K, (*batch, K + 1, n), for M (*batch, J, N, N), one for all steps (J = 1) or one for each (J = K),
-    x0 (*batch, n), v (*batch, K, q), c (*batch, K, n), or (0, n) where there are no jumps; all of one wide dtype; and
+    x0 (*batch, n), v (*batch, K, q), c (*batch, K, n), or (0, n) without jumps, all float64 or all complex128; and
     h (*batch, K) >= 0, float64.
     """
     return Knots.apply(M, x0, v, c, h, planners)
@@ -276,7 +272,7 @@ class Knots(Function):
     @staticmethod
     def forward(M: Tensor, x0: Tensor, v: Tensor, c: Tensor, h: Tensor, planners: Planners) -> Tensor:
         n, K = x0.shape[-1], h.shape[-1]
-        if bool((h < 0).any()):  # inside transforms nobody could look before
+        if bool((h < 0).any()):  # inside transforms of torch.func times could not be checked before
             raise OrderError("times of an input must increase strictly")
         batch = common_shape(M.shape[:-3], x0.shape[:-1], v.shape[:-2], c.shape[:-2], h.shape[:-1])
         x0, Xi = x0.expand(*batch, n), M[..., :n, :n]
@@ -291,8 +287,8 @@ class Knots(Function):
             own = columns(n, len(batch) + 1, M)
             E = evaluate(planners.state, Xi, own, h[..., None])[..., 0, :].movedim(0, -1)
             x = changing(E.expand(*batch, K, n, n), d, x0)
-        if not is_finite(x) and is_finite(M, x0, v, c):
-            x = torch.where(x.isnan(), torch.inf, x)  # inf - inf, or 0 inf: a state is past the largest float
+        if not is_finite(x) and all(map(is_finite, (M, x0, v, c))):
+            x = torch.where(x.isnan(), torch.inf, x)  # inf - inf or 0 inf: a state beyond the largest float
         return x
 
     @staticmethod
@@ -304,7 +300,7 @@ class Knots(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         M, x0, v, c, h, x = ctx.saved_tensors
-        poison = (0 * g).sum()  # NaN where a cotangent is not finite: so are all gradients then
+        poison = (0 * g).sum()  # NaN if a cotangent is not finite: then all gradients are NaN
         g = torch.where(torch.isfinite(g), g, 0)
         XiH = M[..., : x0.shape[-1], : x0.shape[-1]].conj_physical().mT.flip(-3)
         back = knots(XiH, g[..., -1, :], g[..., :-1, :0], g[..., :-1, :].flip(-2), h.flip(-1), ctx.planners.adjoint)
@@ -340,12 +336,12 @@ class Knots(Function):
 
 
 def _like(x: Tensor, y: Tensor) -> Tensor:
-    """A complex or real x as y is."""
+    """The real part of x if y is real."""
     return x.real if x.is_complex() and not y.is_complex() else x
 
 
 def _driven(planner: Planner, M: Tensor, v: Tensor, h: Tensor) -> Tensor:
-    """What v adds to z in a step, [exp(M h) (0, v)]_z."""
+    """The part of z after each step that comes from v: [exp(M h) (0, v)]_z."""
     q, n = v.shape[-1], M.shape[-1] - v.shape[-1]
     if M.shape[-3] == 1 and bool((h == h.flatten()[0]).all()):
         units = columns(n + q, M.ndim - 3, M)[n:]
@@ -356,6 +352,6 @@ def _driven(planner: Planner, M: Tensor, v: Tensor, h: Tensor) -> Tensor:
 
 
 def _start(x: Tensor, v: Tensor) -> Tensor:
-    """(x_k, v_k) of all steps, (*batch, K, N); a state past the largest float has no derivative to speak of."""
+    """(x_k, v_k) of all steps, (*batch, K, N); states that are not finite become 0, as they have no derivative."""
     x = torch.where(torch.isfinite(x), x, 0)
     return torch.cat([x[..., :-1, :], v.expand(*x.shape[:-2], *v.shape[-2:])], -1)

@@ -1,4 +1,4 @@
-"""Sums of exponentials and sinusoids, with the system as one linear ODE."""
+"""Sums of exponentials and sinusoids as inputs: one piece, whose states follow v' = diag(rates) v."""
 
 from __future__ import annotations
 

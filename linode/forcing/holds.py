@@ -15,7 +15,7 @@ from .pieces import Pieces, check_increasing, gaps_of, known_shift, unit_of
 
 
 class Samples(Input):
-    """Values at times."""
+    """The base class of inputs that are given by values at times."""
 
     def __init__(self, times: Any, values: Any) -> None:
         self.is_numpy = not isinstance(times, Tensor) and not isinstance(values, Tensor)
@@ -41,17 +41,17 @@ class Samples(Input):
         return f"{type(self).__name__}({self.times.shape[-1]} times, m={self.m})"
 
     def _checked(self) -> tuple[Tensor, Tensor]:
-        """Times and values, wide, as they are now."""
+        """Present times and values, checked, in double precision."""
         for x, name in ((self.times, "times"), (self.values, "values")):
             check_finite_anywhere(x, name)
         times = widened(self.times)
         check_increasing(times, "times")
         return times, widened(self.values)
 
-    def _polynomials(self, times: Tensor, refs: Tensor, coefficients: list[Tensor], unit: float) -> Pieces:
-        """Pieces sum_j c_j ((t - ref) / unit)^j from c_j (*batch, K + 1, m)."""
+    def _polynomials(self, times: Tensor, coefficients: list[Tensor], unit: float = 1.0) -> Pieces:
+        """Pieces sum_j c_j ((t - ref) / unit)^j from c_j (*batch, K + 1, m); ref: a piece's start, the first's end."""
         Omega, H = known_shift(len(coefficients), self.m, unit, coefficients[0].dtype, coefficients[0].device)
-        states = torch.cat(coefficients, -1)
+        states, refs = torch.cat(coefficients, -1), torch.cat([times[..., :1], times], -1)
         return Pieces(times, gaps_of(times), refs, states, Omega, H, len(coefficients) - 1)
 
 
@@ -77,7 +77,7 @@ class ZeroOrderHold(Samples):
 
     def pieces(self, start: float, stop: float) -> Pieces:
         times, values = self._checked()
-        return self._polynomials(times, refs_of(times), [torch.cat([values[..., :1, :], values], -2)], 1.0)
+        return self._polynomials(times, [torch.cat([values[..., :1, :], values], -2)])
 
 
 class FirstOrderHold(Samples):
@@ -108,8 +108,4 @@ class FirstOrderHold(Samples):
         slopes = torch.nn.functional.pad(slopes, (0, 0, 1, 1))  # none before the first sample and after the last
         batch = (*self.batch, times.shape[-1] + 1, self.m)
         levels = torch.cat([values[..., :1, :], values], -2)
-        return self._polynomials(times, refs_of(times), [levels.expand(batch), slopes.expand(batch)], unit)
-
-
-def refs_of(times: Tensor) -> Tensor:
-    return torch.cat([times[..., :1], times], -1)
+        return self._polynomials(times, [levels.expand(batch), slopes.expand(batch)], unit)

@@ -1,4 +1,4 @@
-"""Impulses: jumps of the state."""
+"""Impulses: inputs that make the state jump."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from .holds import Samples, refs_of
+from .holds import Samples
 from .pieces import Pieces
 
 
@@ -33,5 +33,5 @@ class Impulses(Samples):
     def pieces(self, start: float, stop: float) -> Pieces:
         times, values = self._checked()
         nothing = torch.cat([values[..., :1, :0], values[..., :0]], -2)
-        pieces = self._polynomials(times, refs_of(times), [nothing], 1.0)
+        pieces = self._polynomials(times, [nothing])
         return replace(pieces, Omega=values.new_zeros(0, 0), H=values.new_zeros(self.m, 0), jumps=values)

@@ -1,7 +1,6 @@
-"""An input, piece by piece: between breaks u = H v with v' = Omega v.
+"""An input as pieces: between two breaks u = H v with v' = Omega v.
 
-State and v together are then a linear ODE without input, whose exponentials are exact for every Xi, singular ones
-included.
+z and v together are then a linear ODE without input, which is solved exactly for every Xi, also a singular one.
 Source: Van Loan (1978), IEEE Trans. Automatic Control 23(3) (holds by augmented exponentials).
 """
 
@@ -22,17 +21,16 @@ from ..kernels.private import has_derivative, untransformed
 from ..kernels.tensors import is_equal
 from ..methods import make_method
 
-SAME = 1e-6  # of a gap: differences that cannot be meant
+SAME = 1e-6  # relative difference of gaps that is taken as rounding; chosen by hand
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """An input, piece by piece: piece k lies between breaks k - 1 and k, the first and the last one have no other end.
+    """K + 1 pieces of an input: piece k lies between breaks k - 1 and k; the first and the last have one end only.
 
-    breaks (*batch, K); gaps (*batch, K - 1), their distances, equal to the last bit where they are meant to be; refs
-    (*batch, K + 1), the times at which the states v of the pieces hold, (*batch, K + 1, q); Omega (q, q); H
-    (*batch, m, q). degree: Omega^(degree + 1) = 0, or None where it is not nilpotent.
-    jumps (*batch, K, m): impulses at the breaks, or None.
+    breaks (*batch, K); gaps (*batch, K - 1): distances of breaks, exactly equal if they differ by rounding only.
+    states (*batch, K + 1, q): v of each piece at the time refs (*batch, K + 1). Omega (q, q); H (*batch, m, q).
+    degree: Omega^(degree + 1) = 0, or None if Omega is not nilpotent. jumps (*batch, K, m): impulses at the breaks.
     """
 
     breaks: Tensor
@@ -45,7 +43,7 @@ class Pieces:
     jumps: Tensor | None = None
 
     def mirrored(self) -> Pieces:
-        """The same against time: as a function of -t."""
+        """The same input as a function of -t."""
         return Pieces(
             -self.breaks.flip(-1),
             self.gaps.flip(-1),
@@ -58,7 +56,7 @@ class Pieces:
         )
 
     def merged(self, switches: Tensor) -> tuple[Pieces, Tensor]:
-        """The same with more breaks (J,), and for every piece how many of those lie before it."""
+        """The same input with further breaks `switches` (J,), and for each piece the number of switches before it."""
         if self.breaks.ndim > 1:
             raise ShapeError(
                 f"times of an input have shape {tuple(self.breaks.shape)}; where Xi switches they must be (K,)"
@@ -88,13 +86,13 @@ class Pieces:
         return v
 
     def at(self, t: Tensor) -> Tensor:
-        """u(t), (*batch, T, m), without its impulses."""
+        """u(t), (*batch, T, m), without impulses."""
         k = count(self.breaks, t, right=True)
         v = self.advanced(select(self.states, k), t - select(self.refs[..., None], k)[..., 0])
         return v @ self.H.mT
 
     def to(self, like: Tensor) -> Pieces:
-        """In the dtype of `like`, where it is."""
+        """The pieces in the dtype and on the device of `like`; times keep their dtype."""
         values = [x for x in (self.states, self.H, self.jumps) if x is not None]
         if not like.is_complex() and any(x.is_complex() for x in values):
             raise DtypeError("u(t) is complex, but Xi, z0, b and B are real; make one of them complex")
@@ -104,7 +102,7 @@ class Pieces:
 
 
 def no_pieces(n: int, t: Tensor) -> Pieces:
-    """No input at all, into n states."""
+    """One piece without states: the input 0 into n states."""
     none = torch.zeros(0, dtype=torch.float64, device=t.device)
     return Pieces(none, none, none.new_zeros(1), none.new_zeros(1, 0), none.new_zeros(0, 0), none.new_zeros(n, 0), 0)
 
@@ -113,7 +111,7 @@ def no_pieces(n: int, t: Tensor) -> Pieces:
 
 
 def check_increasing(times: Tensor, name: str) -> None:
-    """Raise where times (*batch, K) do not increase strictly along the last dimension."""
+    """Raise if times (*batch, K) do not increase strictly along the last dimension."""
     bad = times[..., 1:] <= times[..., :-1]
     if not is_known(times):
         if is_anywhere(bad):
@@ -127,7 +125,7 @@ def check_increasing(times: Tensor, name: str) -> None:
 
 
 def gaps_of(times: Tensor) -> Tensor:
-    """Distances of times (*batch, K); of one value where they differ by no more than rounding, as a linspace's do."""
+    """Distances of times (*batch, K); all equal if they differ by rounding only, as those of a linspace."""
     K = times.shape[-1]
     if times.ndim == 1 and K > 2 and is_known(times) and not has_derivative(times):
         mean = (times[-1] - times[0]) / (K - 1)
@@ -139,14 +137,14 @@ def gaps_of(times: Tensor) -> Tensor:
 
 
 def unit_of(gaps: Tensor) -> float:
-    """A power of two, a few of the longest gap: a unit of time that costs no rounding, in which all gaps are short."""
+    """A unit of time: a power of two, so that dividing by it is exact, about four times the longest gap."""
     longest = extremes(gaps)[1]
     return 4 * 2.0 ** round(math.log2(longest)) if 0 < longest < 1e300 else 1.0
 
 
 @lru_cache(maxsize=64)
 def known_shift(n_terms: int, m: int, unit: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """As `shift`, kept: not to be written to."""
+    """`shift` with a cache: do not write to the result."""
     return shift(n_terms, m, unit, dtype, device)
 
 
@@ -159,14 +157,14 @@ def shift(n_terms: int, m: int, unit: float, dtype: torch.dtype, device: torch.d
 
 
 def count(breaks: Tensor, t: Tensor, *, right: bool) -> Tensor:
-    """How many breaks (*batch, K) lie before t (*batch, T), or at it where `right`; (*batch, T)."""
+    """The number of breaks (*batch, K) before each t (*batch, T), or at it too if `right`; (*batch, T)."""
     breaks, t = breaks.detach(), t.detach()
     if is_known(breaks) and is_known(t):
-        with untransformed():  # what is known stays known
+        with untransformed():  # so that transforms of torch.func do not wrap the result
             if right and breaks.ndim == 1 and is_equal(breaks, t):
                 return torch.arange(1, len(t) + 1, device=t.device)
             return _counted(breaks, t, right)
-    nothing = 0 * (breaks.sum(-1, keepdim=True) + t.sum(-1, keepdim=True))  # mapped over where one of them is
+    nothing = 0 * (breaks.sum(-1, keepdim=True) + t.sum(-1, keepdim=True))  # both with mapped dimensions if one has
     return _counted(breaks + nothing, t + nothing, right)
 
 

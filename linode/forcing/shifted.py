@@ -1,4 +1,4 @@
-"""An input on another axis of time."""
+"""An input with another origin of time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .pieces import Pieces
 
 
 class Shifted(Input):
-    """u(t) = inner(t + by): the same input, on a clock that starts at `by`."""
+    """u(t) = inner(t + by)."""
 
     def __init__(self, inner: Input, by: float) -> None:
         self.inner, self.by = inner, by
@@ -26,6 +26,6 @@ class Shifted(Input):
 
     def pieces(self, start: float, stop: float) -> Pieces:
         pieces = self.inner.pieces(start + self.by, stop + self.by)
-        if not pieces.breaks.shape[-1]:  # one piece, whose state holds at 0
+        if not pieces.breaks.shape[-1]:  # one piece, whose state must hold at time 0
             return replace(pieces, states=pieces.advanced(pieces.states, self.by - pieces.refs), refs=0 * pieces.refs)
         return replace(pieces, breaks=pieces.breaks - self.by, refs=pieces.refs - self.by)

@@ -1,7 +1,7 @@
-"""A function of time, by polynomials that interpolate it: the quadrature of exp(Xi (t - s)) B u(s) that they imply is
-exact for the exponential, so that its error is that of the interpolation alone, however stiff Xi is.
+"""A function of time as an input, interpolated by polynomials.
 
-Panels of one width are halved until the polynomials meet the function between their nodes.
+The integral of exp(Xi (t - s)) B u(s) is exact for these polynomials: the only error is that of the interpolation,
+however stiff Xi is. Panels of equal width are halved until the polynomials agree with the function between their nodes.
 Sources: Hochbruck & Ostermann (2010), Acta Numerica 19, 209, section 2.2 (exponential quadrature); Trefethen (2013),
 Approximation Theory and Approximation Practice, chapters 2 to 4 (Chebyshev interpolation).
 """
@@ -24,19 +24,19 @@ from .base import Input
 from .pieces import Pieces, shift
 
 FIRST_PANELS, MOST_PANELS = 4, 4096
-BETWEEN = (-0.93, -0.31, 0.11, 0.67)  # where in a panel, [-1, 1], the polynomial is compared with the function
+BETWEEN = (-0.93, -0.31, 0.11, 0.67)  # places in a panel [-1, 1] where polynomial and function are compared; by hand
 
 
 class Smooth(Input):
-    """u(t) of a function that is smooth: quadrature of the order asked for, with an error estimate.
+    """u(t) given by a smooth function, interpolated to the order asked for, with an error estimate.
 
     Args:
         function: from times (T,), float64, to u (T, m) or (*batch, T, m); (T,) for one channel. It may be
             differentiable in anything that it refers to.
         m: number of channels.
         order: number of nodes a panel; the error falls like the panels' width to that power.
-        rtol: relative error of the polynomials, at which panels are no longer halved.
-        n_panels: panels, whatever the error; None: by rtol, at most 4096.
+        rtol: relative error of the polynomials below which panels are not halved further.
+        n_panels: fixed number of panels; None: as many as rtol needs, at most 4096.
 
     `LinearODE(..., u=function)` makes one. `solve` compares with twice as many panels: the relative change of z is
     `stats.details["input_error"]`, a part of `error_estimate`, and a status where it is large.
@@ -52,7 +52,7 @@ class Smooth(Input):
         0.841470984808
     """
 
-    dtype = torch.float32  # which leaves the choice to the others
+    dtype = torch.float32  # the lowest: promotion follows the other arguments
     tensors = ()
     is_numpy = True
 
@@ -115,7 +115,7 @@ class Smooth(Input):
         return self._values(t).unflatten(-2, (panels, len(x)))
 
     def _error(self, start: float, h: float, panels: int) -> float:
-        """Of the polynomials between nodes, relative to the largest |u|."""
+        """Error of the polynomials between nodes, relative to the largest |u|."""
         between = torch.tensor(BETWEEN, dtype=torch.float64)
         true = self._on_panels(between, start, h, panels)
         size = largest_of(true)
@@ -137,7 +137,7 @@ class Smooth(Input):
 
 
 def largest_of(x: Tensor) -> float:
-    """The largest size of an entry, over mapped dimensions too."""
+    """max |x|, also over mapped dimensions."""
     return float(concrete(x.abs().amax()).max()) if x.numel() else 0.0
 
 
@@ -148,14 +148,14 @@ def _nodes(order: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _coefficients(order: int) -> Tensor:
-    """Values at the nodes to coefficients of T_0 to T_(order - 1), (order, order), to be multiplied from the right."""
+    """From values at the nodes to coefficients of T_0 to T_(order - 1), (order, order): a row times this matrix."""
     values = chebyshev.chebvander(_nodes(order).numpy(), order - 1)  # orthogonal columns
     return torch.from_numpy(values * np.array([1 / order] + [2 / order] * (order - 1)))
 
 
 @lru_cache(maxsize=32)
 def _monomials(order: int) -> Tensor:
-    """Coefficients of T_j(2 x - 1) to those of x^j, (order, order), to be multiplied from the right; integers."""
+    """From coefficients of T_j(2 x - 1) to those of x^j, (order, order): a row times this matrix of integers."""
     T = np.zeros((order, order))
     T[0, 0] = 1
     if order > 1:

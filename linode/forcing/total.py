@@ -1,4 +1,4 @@
-"""What acts on z'(t) = Xi z(t) + b + B u(t) beside Xi, checked, and the solution as the sum of what each input does."""
+"""The forcing b + B u(t), checked, and the solution of z'(t) = Xi z(t) + b + B u(t) as a sum over inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .pieces import no_pieces
 
 @dataclass(frozen=True)
 class Forcing:
-    """b (*batch, n), B (*batch, n, m) and the inputs u whose sum acts; checked."""
+    """Checked b (*batch, n), B (*batch, n, m) and inputs, whose sum is u."""
 
     b: Tensor | None = None
     B: Tensor | None = None
@@ -29,7 +29,7 @@ class Forcing:
 
     @classmethod
     def make(cls, b: Any, B: Any, u: Any, Xi: Tensor) -> tuple[Forcing, bool]:
-        """The checked forcing of Xi (*batch, n, n), and whether no tensor is among its parts."""
+        """The checked forcing of Xi (*batch, n, n), and whether it holds no tensor of the user."""
         n, tensors, is_numpy = Xi.shape[-1], {"Xi": Xi}, not isinstance(b, Tensor) and not isinstance(B, Tensor)
         if b is not None:
             b = tensors["b"] = as_tensor(b, "b", integers_become=Xi.dtype)
@@ -58,7 +58,7 @@ class Forcing:
 
     @property
     def batches(self) -> dict[str, torch.Size]:
-        """Batch dimensions by the names of what has them."""
+        """Batch dimensions of b, B and u, by name."""
         named = {} if self.b is None else {"b": self.b.shape[:-1]}
         if self.inputs:
             named |= {} if self.B is None else {"B": self.B.shape[:-2]}
@@ -66,7 +66,7 @@ class Forcing:
         return named
 
     def dtype(self, other: torch.dtype) -> torch.dtype:
-        """Of results, together with another."""
+        """The dtype of results: of the forcing together with `other`."""
         if self.is_nothing:
             return other
         own = [x.dtype for x in (self.b, self.B if self.inputs else None) if x is not None]
@@ -75,22 +75,22 @@ class Forcing:
         return other
 
     def words(self) -> list[str]:
-        """What acts."""
+        """The parts of the forcing in words, for `explain`."""
         return ["constant b"] * (self.b is not None) + [str(part) for part in self.inputs]
 
     def refined(self) -> Forcing | None:
-        """With inputs that are sampled sampled more densely; None where all of them are exact."""
+        """The same forcing with denser samples of functions of t; None if all inputs are exact."""
         finer = tuple(part.refined() for part in self.inputs)
         if all(part is None for part in finer):
             return None
         return replace(self, inputs=tuple(new or old for new, old in zip(finer, self.inputs)))
 
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
-        """z (*batch, T, n), wide, for Xi (*batch, J, n, n) of which the next rules from each of `switches` (J - 1,) on.
+        """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on.
 
-        Inputs act one at a time, beside states of zero.
+        Each input is solved for alone: the first with z0 and b, the others from the state 0.
         """
-        if torch.compiler.is_compiling():  # outside of the graph: what is chosen here depends on values
+        if torch.compiler.is_compiling():  # not traced: decisions here depend on values
             return torch.compiler.disable(self._states)(Xi, z0, t, planners, switches)
         return self._states(Xi, z0, t, planners, switches)
 
@@ -115,16 +115,16 @@ class Forcing:
             z0, b = torch.zeros_like(z0), None
         total = reduce(torch.add, solutions)
         batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], *self.batches.values())
-        if total.shape[:-2] != batch:  # at t = 0 nothing has acted yet
+        if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
             total = total.expand(*batch, *total.shape[-2:]).contiguous()
         if is_known(total) and not is_finite(total.detach()):
-            is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))  # past the largest float
-            total = torch.where(total.isnan() & is_past, torch.inf, total)  # of inf - inf
+            is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))
+            total = torch.where(total.isnan() & is_past, torch.inf, total)  # inf - inf gave NaN; report inf
         return total
 
 
 def make_planners(planner: Planner) -> Planners:
-    """A method chosen by name solves what it can: where what drives makes a system defective, `propagator` does."""
+    """Planners for Xi and for M. M may be defective: where a method chosen by name refuses it, `propagator` is used."""
     method = planner.method
     if not isinstance(method, Auto):
         method = Auto(tuple(dict.fromkeys((method.name, "propagator"))))

@@ -1,4 +1,9 @@
-"""Methods by name; importing one registers it."""
+"""Methods by name, one file each; importing a file registers its method. `auto` chooses among those registered.
+
+It may import kernels and errors. A method belongs here: whether it applies to Xi, what it costs, its plan, and the
+states and gradients that the plan gives (the contract is in `base`). Times before 0, gradients with respect to times,
+batch dimensions and autograd never do: the engine handles them for every method.
+"""
 
 from .auto import Auto, make_method
 from .base import Method, Plan, Pullback, Workload, register, registry

@@ -154,9 +154,7 @@ def _times(Xi: Array) -> Array:
     if turn > 0:
         end = min(end, TURNS * 2 * np.pi / turn)
     count = int(np.clip(PER_TURN * turn * end / (2 * np.pi), N_TIMES, MOST_TIMES))
-    fast = (
-        np.geomspace(1e-3 / np.abs(lam).max(), end, N_TIMES) if lam.any() else end
-    )  # fast modes of a stiff system end soon
+    fast = np.geomspace(1e-3 / np.abs(lam).max(), end, N_TIMES) if lam.any() else end  # for fast modes of stiff systems
     return np.unique(np.r_[np.linspace(0.0, end, count), fast])
 
 
@@ -183,9 +181,7 @@ def _window(axes: Axes, z: Array, starts: Array, rest: Array | None, *, is_own: 
             low, high = np.minimum(low, rest - reach), np.maximum(high, rest + reach)
     sizes, middle = high - low, (low + high) / 2
     size = float(sizes.max()) if sizes.max() > least else float(np.abs(middle).max()) or 1.0
-    half = (0.5 + MARGIN) * np.where(
-        sizes < 0.1 * size, size, sizes
-    )  # a state that hardly moves gets the scale of the other
+    half = (0.5 + MARGIN) * np.where(sizes < 0.1 * size, size, sizes)  # one scale if a state hardly moves
     limits = [(float(x - r), float(x + r)) for x, r in zip(middle, half)]
     free = axes.get_autoscalex_on(), axes.get_autoscaley_on()
     set_ones = axes.get_xlim(), axes.get_ylim()

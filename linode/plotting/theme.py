@@ -70,9 +70,8 @@ def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "",
 def _emptiest_place(axes: Axes, points: Any, names: list[str]) -> str:
     """The place where a legend of about the size of these names hides the fewest points; corners first."""
     x, y = (axes.transData + axes.transAxes.inverted()).transform(points).T
-    width, height = np.multiply(
-        axes.bbox.size, 72.0 / axes.figure.get_dpi()
-    )  # in points: a row of small text is 12.5 high, a letter 4.5 wide
+    # sizes in points: a row of small text is 12.5 high, a letter 4.5 wide
+    width, height = np.multiply(axes.bbox.size, 72.0 / axes.figure.get_dpi())
     wide, high = (40.0 + 4.5 * max(map(len, names), default=0)) / width, (8.0 + 12.5 * len(names)) / height
     left = {"right": 1 - wide, "left": 0.0, "center": (1 - wide) / 2}
     low = {"upper": 1 - high, "lower": 0.0, "center": (1 - high) / 2}
