@@ -22,7 +22,7 @@ below_autograd = torch._C._AutoDispatchBelowAutograd  # context: operators run w
 
 def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x, which nothing else uses, in another shape, contiguous; no view to autograd: it may be changed in place."""
-    if x.is_contiguous() and not x._is_view():
+    if x.is_cpu and x.is_contiguous() and not x._is_view():
         return x.resize_(shape)
     return torch.ops.aten._unsafe_view(x.contiguous(), shape)
 
