@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -24,11 +25,14 @@ def is_deferred() -> bool:
     return torch.compiler.is_compiling() or is_transforming()
 
 
-def is_finite(x: Tensor) -> bool:
-    """Whether every entry is finite; an empty x is. One pass; what is finite may still overflow the sum."""
-    if small.looks_at(x):
-        return math.isfinite(small.largest(x))
-    return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+def is_finite(*xs: Tensor) -> bool:
+    """Whether every entry of all is finite; empty ones are. One pass and one wait for a device, unless finite entries
+    overflow the sum.
+    """
+    if all(map(small.looks_at, xs)):
+        return all(math.isfinite(small.largest(x)) for x in xs)
+    total = reduce(torch.add, [x.sum() for x in xs])
+    return cmath.isfinite(total.item()) or all(bool(torch.isfinite(x).all()) for x in xs)
 
 
 def is_equal(x: Tensor, y: Tensor) -> bool:
