@@ -179,7 +179,7 @@ def test_one_choice_of_method_serves_every_call_until_Xi_changes(n_plans: Counte
         ode(TIMES).sum().backward()
         ode.solve(TIMES[:1])
     assert n_plans["eig"] + n_plans["schur"] <= first
-    assert first == 1
+    assert first <= 2  # `chain` plans -Xi for the times before 0
 
 
 def test_a_loop_that_steps_plans_once_a_step(n_plans: Counter):

@@ -88,10 +88,6 @@ def eigenpairs(A: Tensor, size: Tensor, limit: float, t_max: float = 0.0) -> Eig
         kappa[i], amplification[i], accepted[i], t_needed[i], delicate = _judged(A, modes, s, limit, t_max, i)
         if delicate is not None:
             modes = replace(modes, delicate=delicate)
-        if not bool(accepted.all()):  # what is near infinity must not reach the others
-            for x in (modes.lam, modes.V, modes.V_inv):
-                x[~accepted] = 0
-            modes = replace(modes, exists=accepted[:, None].expand(modes.lam.shape).clone())
     graded = size[:, None] * s > modes.lam.abs() * GRADED
     i = (accepted & graded.any(-1)).nonzero()[:, 0]
     if len(i):
@@ -144,27 +140,24 @@ def _finite(x: Tensor) -> Tensor:
 # ---- factors ---------------------------------------------------------------------------------------------------
 
 
-def arranged(lam: Tensor, V: Tensor, V_inv: Tensor | None, is_real: bool, exists: Tensor | None = None) -> Modes:
+def arranged(lam: Tensor, V: Tensor, V_inv: Tensor | None, is_real: bool) -> Modes:
     """Modes from eigenvalues lam (S, e), V (S, n, e) and V_inv (S, e, n), made from V where it is None, of real or of
     complex systems; of each pair of a real system that with Im lam < 0 is made anew from the other.
     """
     if not is_real:
-        return Modes(lam, V, _inverse(V) if V_inv is None else V_inv, False, exists=exists)
+        return Modes(lam, V, _inverse(V) if V_inv is None else V_inv, False)
     if not lam.is_complex() or not bool(lam.imag.any() or V.imag.any()):
         V = V.real.contiguous()
-        return Modes(
-            lam.real.contiguous(), V, _inverse(V) if V_inv is None else V_inv.real.contiguous(), True, 0, exists
-        )
+        return Modes(lam.real.contiguous(), V, _inverse(V) if V_inv is None else V_inv.real.contiguous(), True)
     order = torch.argsort(-torch.sign(lam.imag), dim=-1, stable=True)
     lam, V = lam.gather(-1, order), V.gather(-1, order[:, None].expand(V.shape))
-    exists = None if exists is None else exists.gather(-1, order)
     if V_inv is not None:
         V_inv = V_inv.gather(-2, order[..., None].expand(V_inv.shape))
     sign = torch.sign(lam.imag)
     lam, V, V_inv = _conjugated(sign, lam, V, V_inv)
     counts = (sign > 0).sum(-1)
     n_pairs = int(counts[0]) if bool((counts == counts[0]).all()) else 0
-    return Modes(lam, V, V_inv, True, n_pairs, exists)
+    return Modes(lam, V, V_inv, True, n_pairs)
 
 
 def _conjugated(sign: Tensor, lam: Tensor, V: Tensor, V_inv: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,9 +36,9 @@ class Modes:
     is_real: the systems are real. Then, where lam is complex, a system with m conjugate pairs has in its first m places
     the modes with Im lam > 0, in its last m places their conjugates in the same order, and between them the real modes.
     n_pairs: that m where it is the same for all systems; 0 where it is not, or where nothing is a conjugate.
-    exists (S, e): None, or False for padding, whose V and V_inv are 0.
-    delicate (S, n_kept, e): None, or True for two modes to be subtracted analytically though their distance does not
-    ask for it (see `eigenpairs`).
+    delicate (S, n_kept, e), on the CPU: None, or True for two modes to be subtracted analytically though their distance
+    does not ask for it (see `eigenpairs`).
+    on_host: lam on the CPU, where the modes are on another device.
     """
 
     lam: Tensor
@@ -46,8 +46,8 @@ class Modes:
     V_inv: Tensor
     is_real: bool
     n_pairs: int = 0
-    exists: Tensor | None = None
     delicate: Tensor | None = None
+    on_host: Tensor | None = None
 
     @property
     def is_paired(self) -> bool:
@@ -62,39 +62,46 @@ class Modes:
     @cached_property
     def weighted(self) -> Tensor:
         """V of the modes kept, twice where one stands for two, (S, n, n_kept)."""
-        V = self.V[..., : self.n_kept]
-        return V * self._weights if self.n_pairs else V
+        if not self.n_pairs:
+            return self.V
+        weights = torch.ones(self.n_kept, dtype=torch.float64)
+        weights[: self.n_pairs] = 2.0
+        return self.V[..., : self.n_kept] * weights.to(self.V.device)
 
     @cached_property
-    def _weights(self) -> Tensor:
-        weights = torch.ones(self.n_kept, dtype=torch.float64, device=self.lam.device)
-        weights[: self.n_pairs] = 2.0
-        return weights
+    def radius(self) -> Tensor:
+        """The largest |lam|, (S, 1, 1)."""
+        return self.lam.abs().amax(-1)[:, None, None]
 
     @cached_property
     def gaps(self) -> Gaps:
         """Distances of the modes kept from all."""
-        return Gaps.of(self.lam, self.n_kept, self.exists, self.delicate)
+        return Gaps.of(self.lam if self.on_host is None else self.on_host, self.n_kept, self.delicate, self.lam.device)
 
     def subset(self, index: Tensor) -> Modes:
         """The modes of some of the systems."""
-        exists, delicate = (None if x is None else x[index] for x in (self.exists, self.delicate))
-        return replace(
-            self, lam=self.lam[index], V=self.V[index], V_inv=self.V_inv[index], exists=exists, delicate=delicate
-        )
+        delicate, on_host = (None if x is None else x[index.cpu()] for x in (self.delicate, self.on_host))
+        lam, V, V_inv = (x[index] for x in (self.lam, self.V, self.V_inv))
+        return replace(self, lam=lam, V=V, V_inv=V_inv, delicate=delicate, on_host=on_host)
 
     def adjoint(self) -> Modes:
         """The modes of Xi^H."""
         if self.is_real:  # whose eigenvalues are the same ones
             return replace(self, V=self.V_inv.mT.contiguous(), V_inv=self.V.mT.contiguous())
         lam, V, V_inv = (x.conj_physical() for x in (self.lam, self.V, self.V_inv))
-        return replace(self, lam=lam, V=V_inv.mT.contiguous(), V_inv=V.mT.contiguous())
+        on_host = None if self.on_host is None else self.on_host.conj_physical()
+        return replace(self, lam=lam, V=V_inv.mT.contiguous(), V_inv=V.mT.contiguous(), on_host=on_host)
 
     def to(self, device: torch.device) -> Modes:
-        """The same on a device."""
-        exists, delicate = (None if x is None else x.to(device) for x in (self.exists, self.delicate))
-        lam, V, V_inv = (x.to(device) for x in (self.lam, self.V, self.V_inv))
-        return replace(self, lam=lam, V=V, V_inv=V_inv, exists=exists, delicate=delicate)
+        """The same on a device, with what follows from the modes alone, computed here on the CPU: one copy for all."""
+        if device.type == "cpu":
+            return self
+        own = [self.lam, self.V, self.V_inv, self.weighted, self.radius, self.gaps.inverse]
+        sent = torch.cat([x.flatten() for x in own]).to(device).split([x.numel() for x in own])
+        lam, V, V_inv, weighted, radius, inverse = (x.reshape(y.shape) for x, y in zip(sent, own))
+        modes = replace(self, lam=lam, V=V, V_inv=V_inv, on_host=self.lam)
+        vars(modes).update(weighted=weighted, radius=radius.real, gaps=replace(self.gaps, inverse=inverse))
+        return modes
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         """z (S, R, T, n)."""
@@ -141,19 +148,18 @@ class Modes:
 
         Short are times at which all modes are near 1: differences of exp - 1 are those of exp, free of cancellation.
         """
-        f = F.shape[2]
-        short = t.abs() * self.lam.abs().amax(-1)[:, None, None] < 1
+        f, p = F.shape[2], self.n_kept
+        short = (t.abs() * self.radius < 1)[:, :, None]
+        lam, times = self.lam[:, None, :p, None], t[:, :, None]
         weights = torch.empty(*F.shape[:2], 2 * f + 1, F.shape[3], dtype=F.dtype, device=F.device)
         weights[:, :, :f] = F
-        torch.mul(F, t[:, :, None], out=weights[:, :, f:-1])
-        weights[:, :, -1] = short
-        s, r, i = short.nonzero(as_tuple=True)
-        if len(s):
-            lam, own = self.lam[s, : self.n_kept], t[s, r, i][:, None]
-            if self.is_paired:
-                weights[s, r, : self.n_kept, i] = less_one(lam, own)  # of the cosines
-            else:
-                weights[s, r, :f, i] = torch.expm1(lam * own)
+        torch.mul(F, times, out=weights[:, :, f:-1])
+        # elsewhere than on a CPU it takes longer to wait for the indices of short times than to compute all
+        i = short.any(0).any(0)[0].nonzero()[:, 0] if t.is_cpu else slice(None)
+        own = times[..., i]
+        less = less_one(lam, own) if self.is_paired else torch.expm1(lam * own)  # sines are near 0 as they are
+        weights[:, :, :p, i] = torch.where(short[..., i], less, F[:, :, :p, i])
+        weights[:, :, -1:] = short
         return weights.conj_physical() @ g
 
     # ---- n x n -----------------------------------------------------------------------------------------------------
@@ -200,8 +206,8 @@ class Modes:
 
 def less_one(lam: Tensor, t: Tensor) -> Tensor:
     """Re exp(lam t) - 1, free of cancellation where lam t is small."""
-    growth, square = torch.expm1(lam.real * t), torch.tan(0.5 * lam.imag * t) ** 2
-    return growth - 2 * square / (1 + square) * (growth + 1)  # 1 - cos(x) = 2 sin(x / 2)^2
+    growth = torch.expm1(lam.real * t)
+    return growth.addcmul(torch.sin(0.5 * lam.imag * t).square(), growth + 1, value=-2.0)  # 1 - cos(x) = 2 sin(x / 2)^2
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -213,58 +219,60 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaps:
-    """|lam_j - lam_k| and the inverse of its conjugate, (S, p, e), infinite and 0 where it is not used; the smallest
-    that is, (S, 1, 1); and the mask of the modes that are near whatever the times, or None. j counts the leading p.
+    """Distances of the leading p modes from all: |lam_j - lam_k| (S, p, e), infinite where a pair is not divided by its
+    distance, the smallest of them (S,), and the mask of the pairs that are near whatever the times, or None, all on the
+    CPU; the inverse of conj(lam_j - lam_k), 0 where it is not used, on the device of the modes.
     """
 
     size: Tensor
-    inverse: Tensor
     smallest: Tensor
     near: Tensor | None
+    inverse: Tensor
 
     @classmethod
-    def of(cls, lam: Tensor, p: int, exists: Tensor | None, delicate: Tensor | None) -> Gaps:
-        """Of modes lam (S, e); exists and delicate as in `Modes`."""
+    def of(cls, lam: Tensor, p: int, delicate: Tensor | None, device: torch.device) -> Gaps:
+        """Of modes lam (S, e), on the CPU; delicate as in `Modes`."""
         difference, magnitude = (lam[:, :p, None] - lam[:, None]).conj_physical(), lam.abs()
-        is_self = torch.eye(p, lam.shape[-1], dtype=torch.bool, device=lam.device)
+        is_self = torch.eye(p, lam.shape[-1], dtype=torch.bool)
         size = difference.abs().masked_fill(is_self, torch.inf)
         near = size <= NEAR_RELATIVE * torch.maximum(magnitude[:, :p, None], magnitude[:, None])
         if delicate is not None:
             near = near | (delicate & ~is_self)
         unused = near | is_self
-        if exists is not None:
-            there = exists[:, :p, None] & exists[:, None]
-            near, unused = near & there, unused | ~there
         size = size.masked_fill(unused, torch.inf)
         inverse = torch.where(unused, 0, 1 / torch.where(unused, 1, difference))
-        return cls(size, inverse, size.amin((1, 2))[:, None, None], near if bool(near.any()) else None)
+        return cls(size, size.amin((1, 2)), near if bool(near.any()) else None, inverse.to(device))
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """For times t (S, R, T): the inverse, 0 for near modes, and the mask of the near modes or None."""
-        t_max = t.abs().amax((1, 2))[:, None, None]
+        """For times t (S, R, T): the inverse, 0 for near modes, and the mask of the near modes, on the CPU, or None."""
+        t_max = t.abs().amax((1, 2)).cpu()
         if bool((self.smallest * t_max >= NEAR).all()):
             return self.inverse, self.near
-        near = self.size * t_max < NEAR
-        return torch.where(near, 0, self.inverse), near if self.near is None else near | self.near
+        near = self.size * t_max[:, None, None] < NEAR
+        inverse = torch.where(near.to(self.inverse.device), 0, self.inverse)
+        return inverse, near if self.near is None else near | self.near
 
 
 def _add_close_pairs(M: Tensor, near: Tensor, lam: Tensor, VH: Tensor, cH: Tensor, t: Tensor, g: Tensor) -> None:
-    """Entries of M (S, p, e) for near modes: R T work for two modes, as many at a time as there are modes."""
+    """Entries of M (S, p, e) for near modes (near: on the CPU), R T work for two modes."""
     system, first, second = near.nonzero(as_tuple=True)
     which, own = system.unique(return_inverse=True)
     modes, row = first.unique(return_inverse=True)
+    indices = (which, modes, system, first, second, own, row)
+    which, modes, *pairs = torch.cat(indices).to(M.device).split([len(index) for index in indices])  # one copy
     ghat = g[which].to(lam.dtype) @ VH[which][:, None, modes].mT  # (systems, R, T, modes)
-    for s, j, k, i, m in zip(*(index.split(lam.shape[-1]) for index in (system, first, second, own, row))):
+    n_pairs = max(1, CHUNK_ENTRIES // (t.shape[1] * t.shape[2]))
+    for s, j, k, i, m in zip(*(index.split(n_pairs) for index in pairs)):
         times = t[s]  # (P, R, T)
         x_j, x_k = lam[s, j][:, None, None], lam[s, k][:, None, None]
-        # the larger exponential goes outside, so that neither overflows alone
-        swap = ((x_j - x_k) * times).real > 0
-        w = torch.where(swap, x_k - x_j, x_j - x_k) * times
-        D = times * torch.exp(torch.where(swap, x_j, x_k) * times) * _phi1(w)
+        # the larger exponential is the factor, so that neither overflows alone
+        w = (x_j - x_k) * times
+        swap = w.real > 0
+        D = times * torch.exp(torch.where(swap, x_j, x_k) * times) * _phi1(torch.where(swap, -w, w))
         M[s, j, k] = ((ghat[i, :, :, m] * D.conj_physical()).sum(-1) * cH[s, :, k]).sum(-1)
 
 
 def _phi1(w: Tensor) -> Tensor:
     """(exp(w) - 1) / w, 1 at 0."""
     zero = w.abs() < TINY
-    return torch.where(zero, 1, torch.expm1(w) / torch.where(zero, 1, w))
+    return (torch.expm1(w) / w.masked_fill(zero, 1)).masked_fill(zero, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -25,12 +26,12 @@ def is_deferred() -> bool:
 
 
 def is_finite(*xs: Tensor) -> bool:
-    """Whether every entry of all of them is finite; an empty one is. One pass, and one wait for a device; what is
-    finite may still overflow the sum.
+    """Whether every entry of all is finite; empty ones are. One pass and one wait for a device, unless finite entries
+    overflow the sum.
     """
-    if small.looks_at(xs[0]):
-        return math.isfinite(small.largest(xs[0])) and (len(xs) == 1 or is_finite(*xs[1:]))
-    total = sum((x.sum() for x in xs[1:]), start=xs[0].sum())
+    if all(map(small.looks_at, xs)):
+        return all(math.isfinite(small.largest(x)) for x in xs)
+    total = reduce(torch.add, [x.sum() for x in xs])
     return cmath.isfinite(total.item()) or all(bool(torch.isfinite(x).all()) for x in xs)
 
 

@@ -70,15 +70,10 @@ class Eig(Method):
         limit = self.max_condition
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
-        kind = structure(Xi.cpu())
-        if not small.serves(Xi):
-            return _plan(Xi, kind, limit, work)
-        if kind is None:
-            packed, n_refused = small.make_plan(small.EIG, Xi, limit, (work or Workload.of(Xi)).t_max)
-            if n_refused == 0:
-                return CompiledEigPlan(Xi, packed, limit)
-        plan = _plan(Xi, kind, limit, work)
-        return CompiledEigPlan(Xi, _packed(plan.modes), limit, plan) if plan.is_accepted else plan
+        plan = _plan(Xi.cpu(), limit, work)
+        if Xi.is_cpu:
+            return plan
+        return (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
 
     def suits(self, Xi: Tensor) -> bool:
         return structure(Xi.cpu()) == "diagonal"
@@ -95,21 +90,31 @@ class Eig(Method):
         return N_CALLS[S == 1] * SECONDS_PER_TORCH_CALL + S * (factors + work.n_rows * per_row)
 
 
-def _plan(Xi: Tensor, kind: str | None, limit: float, work: Workload | None) -> EigPlan:
-    """By torch; kind: the structure of Xi that makes its eigenvectors unitary."""
-    A = Xi.cpu()
+def _plan(Xi: Tensor, limit: float, work: Workload | None) -> EigPlan | CompiledEigPlan:
+    """On the CPU."""
+    kind = structure(Xi)
+    if kind is None and small.serves(Xi):
+        packed, n_refused = small.make_plan(small.EIG, Xi, limit, (work or Workload.of(Xi)).t_max)
+        if n_refused == 0:
+            return CompiledEigPlan(Xi, packed, limit)
+    plan = _plan_by_torch(Xi, kind, limit, work)
+    return CompiledEigPlan(Xi, _packed(plan.modes), limit, plan) if small.serves(Xi) and plan.is_accepted else plan
+
+
+def _plan_by_torch(Xi: Tensor, kind: str | None, limit: float, work: Workload | None) -> EigPlan:
+    """kind: the structure of Xi that makes its eigenvectors unitary."""
     if kind:
-        return EigPlan(Xi, unitary_modes(A, kind).to(Xi.device), torch.ones(len(A)).double(), f"Xi is {kind}")
-    sizes = one_norm(A)
+        return EigPlan(Xi, unitary_modes(Xi, kind), torch.ones(len(Xi)).double(), f"Xi is {kind}")
+    sizes = one_norm(Xi)
     most = float(sizes.max())
     if not (most <= MOST_SIZE and bool(((sizes >= 1 / MOST_SIZE) | (sizes == 0)).all())):
         return _rejected(Xi, f"powers of |Xi| = {most:.3g} leave the range of floats")
     try:
-        pairs = eigenpairs(A, sizes, limit, (work or Workload.of(A)).t_max)
+        pairs = eigenpairs(Xi, sizes, limit, (work or Workload.of(Xi)).t_max)
     except LinAlgError as error:
         return _rejected(Xi, f"LAPACK did not converge ({error})")
     check = Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
-    plan = EigPlan(Xi, pairs.modes.to(Xi.device), pairs.kappa, check, pairs.accepted)
+    plan = EigPlan(Xi, pairs.modes, pairs.kappa, check, pairs.accepted)
     plan.t_needed = float(torch.where(pairs.accepted, pairs.t_needed, 0.0).max())
     return plan
 
@@ -150,6 +155,12 @@ class EigPlan(Plan):
 
     def record(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
         return self.modes.record(z0, t)
+
+    def to(self, Xi: Tensor) -> EigPlan:
+        """The same for Xi where it is on another device."""
+        plan = EigPlan(Xi, self.modes.to(Xi.device), self.kappa, self.check, self.passed)
+        plan.t_needed = self.t_needed
+        return plan
 
     def subset(self, index: Tensor) -> EigPlan:
         host = index.cpu()
@@ -259,5 +270,5 @@ class Check:
 
 def _rejected(Xi: Tensor, reason: str) -> EigPlan:
     none = torch.zeros(len(Xi), dtype=torch.bool)
-    modes = unitary_modes(torch.zeros(Xi.shape, dtype=Xi.dtype), "diagonal").to(Xi.device)
+    modes = unitary_modes(torch.zeros_like(Xi), "diagonal")
     return EigPlan(Xi, modes, torch.full((len(Xi),), torch.inf).double(), reason, none)
