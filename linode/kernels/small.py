@@ -79,8 +79,8 @@ def structure(Xi: Tensor) -> str | None:
 
 
 def plan_size(kind: int, n: int, is_complex: bool) -> int:
-    """Numbers of a plan for one system: HEADER, then A and exp(A) with padded rows; or lam, V and V^-1 as complex numbers
-    and n^2 bytes, 1 for two modes to be subtracted time by time.
+    """Numbers of a plan for one system: HEADER, then A and exp(A) with padded rows; or lam, V and V^-1 as complex
+    numbers and n^2 bytes, 1 for two modes to be subtracted time by time.
     """
     if kind == EIG:
         return HEADER + 2 * n + 4 * n * n + -(-n * n // 8)
