@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -109,8 +110,6 @@ def _separated(pieces: Any) -> tuple[Tensor, Tensor, bool]:
     when = torch.stack([start.reshape(()).to(matrices[0].device, torch.float64) for start in starts])
     check_finite_anywhere(when, "times of pieces")
     check_increasing(when, "times of pieces")
-    dtype = matrices[0].dtype
-    for Xi in matrices[1:]:
-        dtype = torch.promote_types(dtype, Xi.dtype)
+    dtype = reduce(torch.promote_types, (Xi.dtype for Xi in matrices))
     own = matrices[0].shape[-2:]
     return when, torch.stack([Xi.to(dtype).expand(*batch, *own) for Xi in matrices], -3), is_numpy

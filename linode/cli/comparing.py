@@ -62,16 +62,10 @@ def compare(
     if as_json:
         print(json_text({"rows": [vars(row) for row in rows], "note": note}))
         return OK
-    table = [
-        (
-            row.name,
-            "" if row.forward is None else seconds(row.forward),
-            "" if row.step is None else seconds(row.step),
-            "" if row.error is None else f"{row.error:.1e}",
-            row.note,
-        )
-        for row in rows
-    ]
+    table = []
+    for row in rows:
+        times_taken = ("" if x is None else seconds(x) for x in (row.forward, row.step))
+        table.append((row.name, *times_taken, "" if row.error is None else f"{row.error:.1e}", row.note))
     title = f"{system.n} states, {len(t)} times"
     show_table(title, ("", "states", "with gradients", "relative error", "note"), table)
     print(note)

@@ -39,7 +39,7 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
         if not is_in_forward_mode():  # no derivative is asked for
             with torch.no_grad():
                 return evaluate(planner, Xi, z0, t)
-    else:
+    elif not is_in_forward_mode():
         return EagerTrajectory.apply(Xi, z0, t, planner)
     return Trajectory.apply(Xi, z0, t, planner)
 
@@ -90,13 +90,12 @@ class Trajectory(Function):
 
 
 class EagerTrajectory(Trajectory):
-    """The same outside of torch.func, without setup_context, half of a small step; backward uses forward."""
+    """The same in reverse mode alone, without setup_context, half of a small step; backward uses forward."""
 
     @staticmethod
     def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:  # type: ignore[override]
         ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi, z0, t)
         ctx.save_for_backward(Xi, z0, t)
-        ctx.save_for_forward(Xi, z0, t)
         return ctx.evaluation.states(for_gradients=True)
 
     setup_context = Function.setup_context

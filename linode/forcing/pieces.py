@@ -44,23 +44,16 @@ class Pieces:
 
     def mirrored(self) -> Pieces:
         """The same input as a function of -t."""
-        return Pieces(
-            -self.breaks.flip(-1),
-            self.gaps.flip(-1),
-            -self.refs.flip(-1),
-            self.states.flip(-2),
-            -self.Omega,
-            self.H,
-            self.degree,
-            None if self.jumps is None else -self.jumps.flip(-2),
-        )
+        breaks, refs = -self.breaks.flip(-1), -self.refs.flip(-1)
+        gaps, states = self.gaps.flip(-1), self.states.flip(-2)
+        jumps = None if self.jumps is None else -self.jumps.flip(-2)
+        return replace(self, breaks=breaks, gaps=gaps, refs=refs, states=states, Omega=-self.Omega, jumps=jumps)
 
     def merged(self, switches: Tensor) -> tuple[Pieces, Tensor]:
         """The same input with further breaks `switches` (J,), and for each piece the number of switches before it."""
         if self.breaks.ndim > 1:
-            raise ShapeError(
-                f"times of an input have shape {tuple(self.breaks.shape)}; where Xi switches they must be (K,)"
-            )
+            shape = tuple(self.breaks.shape)
+            raise ShapeError(f"times of an input have shape {shape}; where Xi switches they must be (K,)")
         K = self.breaks.shape[-1]
         every = torch.cat([self.breaks, switches])
         order = torch.argsort(every.detach(), stable=True)

@@ -30,18 +30,17 @@ class Forcing:
     @classmethod
     def make(cls, b: Any, B: Any, u: Any, Xi: Tensor) -> tuple[Forcing, bool]:
         """The checked forcing of Xi (*batch, n, n), and whether it holds no tensor of the user."""
-        n, tensors, is_numpy = Xi.shape[-1], {"Xi": Xi}, not isinstance(b, Tensor) and not isinstance(B, Tensor)
+        n, tensors, is_numpy = Xi.shape[-1], {"Xi": Xi}, not any(isinstance(x, Tensor) for x in (b, B))
         if b is not None:
             b = tensors["b"] = as_tensor(b, "b", integers_become=Xi.dtype)
             if b.ndim < 1 or b.shape[-1] != n:
                 raise ShapeError(f"b has shape {tuple(b.shape)}, but Xi is {n} x {n}; b must be (*batch, {n})")
+            check_finite_anywhere(b, "b")
         if B is not None:
             B = tensors["B"] = as_tensor(B, "B", integers_become=Xi.dtype)
             if B.ndim < 2 or B.shape[-2] != n:
                 raise ShapeError(f"B has shape {tuple(B.shape)}, but Xi is {n} x {n}; B must be (*batch, {n}, m)")
-        for x, name in ((b, "b"), (B, "B")):
-            if x is not None:
-                check_finite_anywhere(x, name)
+            check_finite_anywhere(B, "B")
         if u is None:
             check_same_device(tensors)
             return cls(b, B), is_numpy

@@ -179,12 +179,5 @@ def _are_sizes(x: Array) -> bool:
 def _style(i: int, is_reference: bool, joins: bool) -> dict[str, Any]:
     if is_reference:
         return {"color": REFERENCE, "ls": DASHES[1], "lw": 1.2}
-    marker = MARKERS[i % len(MARKERS)]
-    return {
-        "color": COLOURS[i % len(COLOURS)],
-        "marker": marker,
-        "ls": "-" if joins else "",
-        "ms": 5.5,
-        "mew": 0,
-        "lw": 1.4,
-    }
+    line = {"ls": "-" if joins else "", "ms": 5.5, "mew": 0, "lw": 1.4}
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], **line}

@@ -18,6 +18,7 @@ from ..levenberg import minimise
 from ..products import Array, gram, matmul, without
 from ..projection import RatesModel
 
+Groups = tuple[Array, Array, Array]  # times (G, T), weighted observations (G, T, q), weights (G, T)
 MOST_TIMES = 3000  # that the periodogram uses: its cost grows as their square
 DECAYS = (0.0, 3.0, 12.0)  # decay rates of the periodogram, in 1 / (longest trajectory)
 GROWTHS = (0.0, 0.5, 2.0)  # growth rates of the grid, in 1 / (longest trajectory)
@@ -44,10 +45,10 @@ def greedy(model: RatesModel, single_first: bool = False) -> Array | None:
     reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
     while len(found) < n:
         if len(found) == n - 1 or (single_first and n % 2 and not len(found)):
-            pick, _ = _best_subset(*_projected(reals, found, t, y, w, model.bias), 1)
+            pick, _ = _best_subset(*_projected(reals, found, (t, y, w), model.bias), 1)
             added = rates[list(pick)].astype(complex)
         else:
-            added = _best_pair(waves, grid, reals, rates, found, t, y, w, model.bias)
+            added = _best_pair(waves, grid, reals, rates, found, (t, y, w), model.bias)
         grown = np.concatenate([found, added])
         part = replace(model, factors=type(model.factors)(len(grown), span))
         theta = minimise(part, part.factors.from_eigenvalues(_apart(grown, span)), max_steps=REFINE_STEPS).theta
@@ -64,7 +65,7 @@ def decays(model: RatesModel, per_decade: float = RATES_PER_DECADE, fastest: flo
     if n > len(rates):
         return []
     reals = [np.exp(np.outer(x, rates)) * v[:, None] for x, v in zip(t, w)]
-    G, b = _projected(reals, np.zeros(0, complex), t, y, w, model.bias)
+    G, b = _projected(reals, np.zeros(0, complex), (t, y, w), model.bias)
     return [rates[list(_best_subset(G, b, n)[0])].astype(complex)]
 
 
@@ -77,7 +78,7 @@ def real_rates(model: RatesModel, per_decade: float = RATES_PER_DECADE) -> Array
     return np.concatenate([-np.geomspace(fastest, slowest, count), np.array(GROWTHS) / span])
 
 
-def _thinned(model: RatesModel) -> tuple[Array, Array, Array]:
+def _thinned(model: RatesModel) -> Groups:
     """Times, observations and weights, at most MOST_TIMES of them, drawn from a fixed seed."""
     t, y, w = model.t, model.y, model.w
     if t.size > MOST_TIMES:
@@ -98,10 +99,10 @@ def _frequencies(t: Array, w: Array, highest: float) -> Array:
     return np.geomspace(np.pi / span, top, MOST_FREQUENCIES * t.shape[1])
 
 
-def _projected(columns: list[Array], found: Array, t: Array, y: Array, w: Array, bias: bool) -> tuple[Array, Array]:
+def _projected(columns: list[Array], found: Array, data: Groups, bias: bool) -> tuple[Array, Array]:
     """Gram matrix of the candidates without what is found, of length 1, and their products with the rest of y."""
     G, b = np.zeros((columns[0].shape[1],) * 2), []
-    kept = [_remaining(X, found, tk, yk, wk, bias) for X, tk, yk, wk in zip(columns, t, y, w)]
+    kept = [_remaining(X, found, tk, yk, wk, bias) for X, tk, yk, wk in zip(columns, *data)]
     size, whole = (np.sqrt(sum((X**2).sum(0) for X in xs)) for xs in ([X for X, _ in kept], columns))
     size = np.where(size > NOTHING * whole, size, np.inf)
     for X, r in kept:
@@ -124,20 +125,12 @@ def _remaining(X: Array, found: Array, t: Array, y: Array, w: Array, bias: bool)
 
 
 def _best_pair(
-    waves: list[Array],
-    grid: Array,
-    reals: list[Array],
-    rates: Array,
-    found: Array,
-    t: Array,
-    y: Array,
-    w: Array,
-    bias: bool,
+    waves: list[Array], grid: Array, reals: list[Array], rates: Array, found: Array, data: Groups, bias: bool
 ) -> Array:
     """The two eigenvalues that reduce the cost most: a conjugate pair or two real ones."""
     a, b, c = (np.zeros(len(grid)) for _ in range(3))
     products = []
-    for X, tk, yk, wk in zip(waves, t, y, w):
+    for X, tk, yk, wk in zip(waves, *data):
         Z, r = _remaining(X, found, tk, yk, wk, bias)
         a, b, c = a + (Z.real**2).sum(0), b + (Z.real * Z.imag).sum(0), c + (Z.imag**2).sum(0)
         products.append(matmul(Z.real.T, r) + 1j * matmul(Z.imag.T, r))
@@ -147,7 +140,7 @@ def _best_pair(
     whole = sum((np.abs(X) ** 2).sum(0) for X in waves)
     gains = np.where(a + c > NOTHING * whole, gains, 0.0)
     best = int(np.argmax(gains))
-    G, products_real = _projected(reals, found, t, y, w, bias)
+    G, products_real = _projected(reals, found, data, bias)
     pick, gain = _best_subset(G, products_real, 2)
     if gain > gains[best]:
         return rates[list(pick)].astype(complex)
