@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 import linode
+from linode.kernels import small
 from linode.methods import base
 
 torch.set_num_threads(1)  # at these sizes a second thread only waits, and results do not depend on the machine
@@ -16,10 +16,7 @@ torch.set_num_threads(1)  # at these sizes a second thread only waits, and resul
 
 def pytest_report_header() -> str:
     """Which linode is tested, and whether small systems go through its compiled kernel: .ci/run reads this line."""
-    folder = Path(linode.__file__).parent
-    is_built = any((folder / "kernels").glob("_small*.so"))
-    is_used = is_built and os.environ.get("LINODE_COMPILED", "1") != "0"
-    return f"linode: {folder} {'with' if is_used else 'without'} the compiled kernel"
+    return f"linode: {Path(linode.__file__).parent} {'with' if small.is_in_use() else 'without'} the compiled kernel"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -182,3 +183,13 @@ def test_fits_are_imported_when_they_are_asked_for():
         "assert not hasattr(linode, 'fits')\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=PACKAGE.parent)
+
+
+def test_private_names_of_torch_stand_in_one_file_for_a_range_of_releases_that_was_tested():
+    """To move to a new release: constraints.txt, the bound in setup.cfg and the sentence in private.py together."""
+    others = [name for name in MODULES if name != "linode.kernels.private" and "torch._" in MODULES[name].read_text()]
+    assert not others
+    (tested,) = re.findall(r"^torch==(\d+)\.(\d+)", (PACKAGE.parent / "constraints.txt").read_text(), re.MULTILINE)
+    (bound,) = re.findall(r"torch>=[\d.]+,<(\d+)\.(\d+)", (PACKAGE.parent / "setup.cfg").read_text())
+    assert (int(bound[0]), int(bound[1])) == (int(tested[0]), int(tested[1]) + 1)
+    assert f"Tested with torch {'.'.join(tested)}." in (ast.get_docstring(tree("linode.kernels.private")) or "")
