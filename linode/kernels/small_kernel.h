@@ -932,8 +932,9 @@ static void NAME(chain_plan)(const Arguments *task, long s, long part, double *m
     if (entry > 0)
         frexp(entry, &exponent);
     exponent = exponent > 1000 ? 1000 : exponent < -1000 ? -1000 : exponent;
+    double unit = ldexp(1.0, -exponent);
     for (long i = 0; i < size; i++)
-        A[i] = ldexp(A[i], -exponent);
+        A[i] *= unit;
     double *square = memory, *fourth = memory + size, *fifth = memory + 2 * size;
     MATMUL(A, A, square, 0);
     MATMUL(square, square, fourth, 0);
@@ -954,12 +955,13 @@ static void NAME(chain_plan)(const Arguments *task, long s, long part, double *m
         for (int j = 0; j < 4; j++)
             U[j] = memory + (j == 0 ? 0 : 6 + j) * size;
         NAME(step_polynomial)(w, wp, P, U);
+        double factor = exp(shift * H);
         for (long i = 0; i < size; i++)
-            F[i] = exp(shift * H) * U[0][i];
+            F[i] = factor * U[0][i];
         /* a bound, in units of rounding, of the relative error of the powers of F, in Frobenius norms: a square has
            the error 2 |F|_2 / |F^2| times that of F, and |F|^2 / |F^2| units of its own; |F|_2^2 <= |F^H F|. */
         double *power = memory + 10 * size, *next = memory + 11 * size, *gram = memory + size, *flip = memory + 2 * size;
-        double own = NAME(size)(size, F) / copies, quick = exp(norm * scale) * exp(shift * H) / own, close = quick;
+        double own = NAME(size)(size, F) / copies, quick = exp(norm * scale) * factor / own, close = quick;
         memcpy(power, F, sizeof(double) * size);
         for (long count = 2; count < (long)n_nodes; count *= 2) {
             MATMUL(power, power, next, 0);
@@ -1223,8 +1225,9 @@ static void NAME(chain_vjp)(const Arguments *task, long s, long part, double *me
     double *flip = matrices + 15 * size;
     NAME(step_polynomial)(w, wp, P, U);
     memset(gP[1], 0, sizeof(double) * 6 * size);
+    double factor = exp(shift);
     for (long i = 0; i < size; i++)
-        G[i] = exp(shift) * gF[i];
+        G[i] = factor * gF[i];
     for (int block = 0; block < 4; block++) {
         for (int j = 1; j < 6; j++)
             NAME(add_multiple)(size, INVERSE_FACTORIAL[6 * block + j], G, gP[j]);
