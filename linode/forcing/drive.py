@@ -287,7 +287,7 @@ class Knots(Function):
             own = columns(n, len(batch) + 1, M)
             E = evaluate(planners.state, Xi, own, h[..., None])[..., 0, :].movedim(0, -1)
             x = changing(E.expand(*batch, K, n, n), d, x0)
-        if not is_finite(x) and all(map(is_finite, (M, x0, v, c))):
+        if not is_finite(x) and is_finite(M, x0, v, c):
             x = torch.where(x.isnan(), torch.inf, x)  # inf - inf or 0 inf: a state beyond the largest float
         return x
 
