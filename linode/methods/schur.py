@@ -52,7 +52,6 @@ class Schur(Method):
 
     name: ClassVar[str] = "schur"
     summary: ClassVar[str] = "powers of the real Schur form; every matrix, repeated eigenvalues included"
-    needs_host: ClassVar[bool] = True
     by_name_only: ClassVar[bool] = True  # what it is good at shows in Xi, not in the workload that costs are made of
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
