@@ -21,7 +21,7 @@ from linode.methods import Auto, Workload, costs
 RESULTS = json.loads((Path(__file__).parent.parent / "benchmarks" / "results" / "cpu.json").read_text())["workloads"]
 SHAPED = sorted(RESULTS.keys() & WORKLOADS.keys())
 # What the shape calls for: eigenpairs for stiff ones, no factorisation for large ones. The compiled kernel makes
-# polynomials cheaper than exponentials. Measured, ms of a step by `chain` and by `eig`: tiny 0.22 and 0.26, long 177 and
+# polynomials cheaper than exponentials. Measured, ms of a step by `chain` and `eig`: tiny 0.22 and 0.26, long 177 and
 # 190, batch 5 and 14; by torch tiny 2.1 and 1.5, batch 28 and 21, and from the committed table long 112 and 86.
 CALLED_FOR = {
     "tiny": "chain" if small.is_in_use() else "eig",

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import MethodError, OptionError
 from .base import Method, Plan, SplitPlan, Workload, classes, default, register, registry
 
-LARGEST = 1e300  # span that costs are told apart by
+LARGEST = 1e300  # costs of larger spans are those of this one
 
 
 @register
@@ -82,7 +82,7 @@ class Auto(Method):
 
     def ranked(self, work: Workload) -> list[str]:
         """Names of candidates by estimated cost."""
-        # to a tenth of the span: the order of a training loop's last step is that of this one, seldom computed anew
+        # rounded to 7 %, so that steps of training, whose spans differ little, find their order in the cache
         span = round(10 * math.log2(min(work.span, LARGEST) + 1))
         return _ranked(self.candidates, classes(), work._replace(norm=2 ** (span / 10) - 1, t_max=1.0))
 

@@ -119,9 +119,9 @@ class Plan(ABC):
     method: str
     Xi: Tensor  # (S, n, n)
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
-    t_needed: float = 0.0  # the check holds where the largest time is at least this,
+    t_needed: float = 0.0  # the check holds if the largest time is at least this
     t_most: float = torch.inf  # and at most this
-    any_sign: bool = False  # evaluates times t < 0 too, as well as others
+    any_sign: bool = False  # times t < 0 are evaluated as accurately as others
     single_from: float = torch.inf  # entries of z from which on float32 and complex64 z0 and g may come as they are
     keeps_start: bool = False  # z at t = 0 is z0 to the last bit; elsewhere the engine writes it
     evaluated_by: str = "torch"

@@ -5,8 +5,9 @@ multiplications, 18 n for each time, and three times that with a gradient.
 Step: every system has its own, from the powers of A = Xi - shift I, with the mean of the diagonal as shift.
 |A^p|^(1/p) H <= REACH for p >= 4 leaves (REACH / 2)^18 / 18! = 6e-17 of a polynomial between nodes, 8e-18 of that of a
 step (Al-Mohy & Higham 2009, SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4).
-Check: a bound of what rounding does to the powers of the step, from their norms, is at most max_rounding units. What
-happens is a hundredth of it, as the median over the hard cases, and never more than 300 units where it is accepted.
+Check: a bound of the rounding error of the powers of the step, computed from their norms, is at most max_rounding
+units. The bound is pessimistic: over the hard cases the error is 1 % of it (median), and at most 300 units where the
+method is accepted.
 Sources: see `kernels.stepping`, `kernels.dense`.
 """
 
@@ -35,9 +36,9 @@ BETWEEN, OF_STEP = Degree(q=6, n_blocks=3), Degree(q=6, n_blocks=4)  # polynomia
 REACH = 1.9  # |A^p|^(1/p) H, p >= 4
 SHORTEST, DIGITS = 1e-300, 8  # of a step
 MOST_SHIFT = 16.0  # in a step
-MOST_UNITS = 100.0  # shift t: of rounding, that small entries of the diagonal may lose to the shift; 1e-14
-MOST_SIZE = 4.0  # of |A| H beside REACH: how far the powers may fall behind
-PART_ENTRIES = 2**21  # of terms at a time
+MOST_UNITS = 100.0  # |shift| t: subtracting it costs small diagonal entries so many units of rounding, 1e-14
+MOST_SIZE = 4.0  # |A| H: a longer step is not taken, however slowly powers of A grow
+PART_ENTRIES = 2**21  # terms that are computed at a time: 16 MiB
 N_WAITS = 7  # of a step on a device, beside those of the engine: see tests/second_device.py
 
 Where = tuple[slice, slice]  # some systems, and some trajectories of them
@@ -219,7 +220,7 @@ def make_step(Xi: Tensor, t_max: float) -> tuple[Stepper, Tensor]:
     size, by_fourth, by_fifth = (_size(X) for X in (B, fourth, fourth @ B))
     by_powers, by_size = torch.maximum(by_fourth**0.25, by_fifth**0.2), size / MOST_SIZE
     rate = torch.maximum(unit * torch.maximum(by_powers, by_size), shift.abs() * (REACH / MOST_SHIFT))
-    # double integrators and their like have whole numbers for answers: a power of two keeps them
+    # integrators, with nilpotent A, have states that are whole numbers: a step that is a power of two keeps them exact
     H = step_for(rate, t_max, torch.where(by_powers > by_size, 2.0**DIGITS, 2.0))
     return Stepper(A, H, BETWEEN, OF_STEP, shift), size * (unit * H)
 

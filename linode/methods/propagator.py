@@ -3,9 +3,9 @@
 Use when Xi is defective or nearly so, or has no well-conditioned eigenvectors; the one method that always applies.
 Cost: about log2(|Xi| t_max) products of n x n, and of T x n x n (scattered times) or one polynomial a time (dense
 times).
-Check: a copy of the computation with amplified rounding shows what rounding does, a copy with perturbed data what it
-must do. Where the first is much larger (stiff beside slow, overscaled, badly scaled), the powers, and if need be the
-states too, are computed in about twice the precision: good to nearly all digits whatever the condition.
+Check: a copy of the computation with amplified rounding shows the effect of rounding, a copy with perturbed data the
+condition of the problem. Where the first is much larger (stiff and slow modes together, overscaling, bad scaling), the
+powers, and if need be the states too, are computed in about twice the precision.
 Sources: see `kernels.stepping`, `kernels.noisy`, `kernels.double_double`.
 """
 
@@ -34,11 +34,11 @@ from .costs import OPERATORS, OPERATORS_OF_CHECK, SECONDS_PER_ENTRY
 # mixed: powers of the step in double-double, states in double
 Precision = Literal["auto", "double", "mixed", "double-double"]
 ARITHMETICS: tuple[Precision, ...] = ("double", "mixed", "double-double")
-EXTENDED_MAX_N = 64  # beyond, ten products for one cost more than they are worth
+EXTENDED_MAX_N = 64  # states up to which double-double is used: one of its products takes ten of double
 N_PROBES = 16  # times at which rounding is measured
-FLOOR = 2e-14  # relative error that needs no excuse
-SLACK = 3.0  # otherwise rounding may exceed the response to data by this factor,
-CEILING = 1e-10  # but never by this relative error of z
+FLOOR = 2e-14  # relative errors below it always pass
+SLACK = 3.0  # larger ones pass up to this multiple of the effect of perturbed data,
+CEILING = 1e-10  # and up to this
 CHUNK_ENTRIES = 2**13  # of a T x n array at a time in double-double
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 N_WAITS = 18  # of a step on a device, beside those of the engine: see tests/second_device.py

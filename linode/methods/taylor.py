@@ -27,14 +27,12 @@ from .base import Gradients, Method, Plan, SplitPlan, Workload, register
 from .costs import OPERATORS, SECONDS_PER_CALL, SECONDS_PER_FLOP, SECONDS_PER_MATRIX_ENTRY
 from .propagator import EXTENDED_MAX_N, N_PROBES, Propagator, PropagatorPlan
 
-# Products of Xi with a vector: beyond 10 n they cost as much as the 40 products of matrices that `propagator` needs
+# Largest number of products of Xi with a vector: 10 n of them cost as much as the 40 products of n x n of `propagator`
 MOST_PRODUCTS, MOST_PRODUCTS_PER_N = 4096, 10
-SIMILAR = 8.0  # a shift by mu keeps three bits of diagonal entries within this factor of it
-MAX_SHIFT = 4.0  # |mu| H: a state half a step before a node is not lost where that of the node underflows
-MOST_ENTRIES = 2**22  # of vectors that are laid out at once, and that are kept for the reverse
-
-GUARD = 64.0  # nodes of single-precision states are that much more accurate than these
-
+SIMILAR = 8.0  # diagonal entries within this factor of the shift mu lose at most three bits by subtracting it
+MAX_SHIFT = 4.0  # |mu| H: where a node underflows, states half a step before it must not
+MOST_ENTRIES = 2**22  # entries of vectors that are computed at once, and kept for the reverse: 32 MiB
+GUARD = 64.0  # where states are single precision, nodes are more accurate than them by this factor
 TYPICAL_TERMS = 30  # of a step: see THETA
 N_WAITS = 3  # of a step on a device, beside those of the engine and of the check: see tests/second_device.py
 
@@ -97,7 +95,7 @@ def _shift(A: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Walk:
-    """Vectors at all nodes for one question, and where its times sit."""
+    """Vectors at all nodes for some z0 and t, and the times grouped by node."""
 
     H: float
     series: Series
