@@ -22,15 +22,14 @@ from torch import Tensor
 
 N_VECTORS = 2
 MAX_TERMS = 36  # |A| H = THETA needs about 30
-CHUNK = 6  # products between looks at the size of a vector: 1e-50 of its norm is not lost in any of them
-THETA = (
-    2.5  # |A| H: terms up to e^2.5 of a result down to e^-2.5 cost two digits at worst, 20 in one step half the work
-)
-# units of roundoff, relative to z_k; two vectors miss |A^j| by a factor of 100 once in 10^4. All of one unit is left to
-# dL/dA: it has sum_i (A^H)^i lambda z^H (A^H)^(j-1-i) / j!, which need not be small where A^j is
+CHUNK = 6  # products after which a vector is scaled to norm 1 again: in six it cannot underflow
+THETA = 2.5  # |A| H: terms of size e^2.5 cancel to a result of size e^-2.5 at worst, which costs two digits
+# The truncation error of a node is at most TRUNCATION units of rounding: two random vectors underestimate |A^j| by a
+# factor of 100 once in 10^4. That of dL/dA is at most one unit: its terms (A^H)^i lambda z^H (A^H)^(j-1-i) / j! may be
+# large where A^j is small, and are bounded by themselves.
 UNIT = 2.0**-53
 TRUNCATION = 0.01
-LOG_SMALLEST = -700.0  # of a vector: 0, for logarithms
+LOG_SMALLEST = -700.0  # in place of log 0
 
 
 # ---- growth, step and number of terms ----------------------------------------------------------------------------
@@ -41,9 +40,9 @@ class Growth:
     """How |A^j| grows with j, in logarithms; on the CPU."""
 
     frobenius: Tensor  # (S, MAX_TERMS + 1): |A^j|_F, estimated
-    products: Tensor  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, of which the gradient is made
-    rate: Tensor  # (S,): max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm, from below
-    spread: Tensor  # (S,): of the scaling, by which an error of one entry may grow in another
+    products: Tensor  # (S, MAX_TERMS + 1): max_i |A^i|_F |A^(j - i)|_F, which bounds the terms of the gradient
+    rate: Tensor  # (S,): a lower bound of max(|A^4|^(1/4), |A^5|^(1/5)) in the 2-norm
+    spread: Tensor  # (S,): log(max D / min D); undoing the balancing may enlarge an error by this factor
     _known: dict[tuple[tuple[float, ...], float], Tensor] = field(default_factory=dict, repr=False)  # of n_terms
 
     @classmethod
@@ -156,7 +155,7 @@ class Series:
                 gV[k] += weights * (factor * lam)
             multiply(gV[k], self._count(k, N))
             lam = gV[k, 0].clone()
-            gV[k, 0] = 0  # so that every row of gV meets the row before it of V, at the same node
+            gV[k, 0] = 0  # no product with A gave it: rows of gV are multiplied with the rows before them of V
         upper, lower = gV.flatten(0, 1)[1:], V.flatten(0, 1)[:-1]  # (N m - 1, S, R, n)
         upper, lower = (x.transpose(0, 1).reshape(S, -1, n) for x in (upper, lower))
         return upper.mT @ lower.conj_physical(), lam

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 N_SWEEPS = 60
-SKEWED = 3.0  # sum of |log2(row / column)| / 2 below which nothing is gained
+SKEWED = 3.0  # |log2(row norm / column norm)| / 2 up to which a system is not balanced: nothing is gained
 MAX_EXPONENT = 400.0
 
 
@@ -28,7 +28,7 @@ def balance(A: Tensor) -> tuple[Tensor, Tensor]:
         exponent = (exponent + step).clamp(-MAX_EXPONENT, MAX_EXPONENT)
         if bool((step.abs() < 0.25).all()):
             break
-    # a system that is balanced as it stands keeps its entries; any D is correct
+    # systems that need no balancing keep their entries
     exponent = torch.where(as_it_stands > SKEWED, exponent.round(), 0.0)
     D = torch.exp2(exponent - exponent.mean(-1, keepdim=True).round())
     return A / D[:, :, None] * D[:, None, :], D
@@ -45,5 +45,5 @@ def _log_ratio(row: Tensor, column: Tensor) -> Tensor:
 
 
 def power_of_two(ratio: Tensor) -> Tensor:
-    """The nearest one, by which scaling costs no rounding; 1 where the ratio is no positive number."""
+    """The nearest power of two, multiplying by which is exact; 1 where the ratio is not positive and finite."""
     return torch.exp2(torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0).log2().round())

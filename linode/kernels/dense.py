@@ -1,12 +1,12 @@
 """exp(A t) z0 at many times per step: states at the nodes k H by products, then one short polynomial a time.
 
-Nodes double in number with every squaring of E = exp(A H), until a squaring would cost more than going on in blocks.
-Times are grouped by their node, so that all polynomials are few products of matrices: about N n_terms n^2 for
-N = |A| t_max nodes and T n_terms n for T times, which for T >> N is below one product of T x n x n. At a node,
-z = sum_j C_j W_j with the coefficients C of a time and the terms W of the node. There are two groupings of one meaning:
-`Runs`, where times in ascending order are one stretch of rows a node, and products read and write the trajectory
-itself; `Padded`, where stretches would be many and short, groups of one size with zeros, so that all are one batched
-product. The reverse is the same products transposed. Plain tensors only.
+Every squaring of E = exp(A H) doubles the number of known nodes, until it would cost more than multiplying blocks of
+nodes by the last power. Times are grouped by their nearest node, so that few products of matrices evaluate all
+polynomials: about N n_terms n^2 multiplications for N = |A| t_max nodes and T n_terms n for T times, less than one
+product of T x n x n where T >> N. Near a node, z = sum_j C_j W_j with the coefficients C of a time and the terms W of
+the node. Times are grouped in one of two ways: `Runs` sorts them, and each node has one product, which reads and writes
+its rows of the trajectory; `Padded`, for many nodes with few times, makes groups of one size, filled up with zeros, for
+one batched product. The reverse uses the transposed products. Plain tensors only.
 Shapes: as in `stepping`; k (S, R, T) the node of every time, below N; C (S, R, T, m); W (S, R, N, m, n).
 """
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from .stepping import Stepper
 from .taylor import action_terms, action_terms_vjp, block_vectors
 
-MAX_GROUP, MIN_GROUP = 64, 4  # times a group; a quarter of the mean number a node, so that padding stays below 1/4
-ENTRIES_PER_RUN = 2500  # of z that are padded, copied and unpadded in the time of one product's call, on a CPU
+MAX_GROUP, MIN_GROUP = 64, 4  # times of a group; else a quarter of the mean of a node, so that padding is below 1/4
+ENTRIES_PER_RUN = 2500  # entries of z that are padded and copied in the time of one product's call on a CPU
 
 
 def dense(step: Stepper, z0: Tensor, t: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Dense:
         N = int(last.max()) + 1
         nodes = z0.new_empty(S, R, N, n)
         nodes[:, :, 0] = z0
-        # nodes that only other systems need have zeros: there states and powers may overflow
+        # nodes that a system does not need are 0 there: its states and powers might overflow
         alike = S == 1 or bool((last == N - 1).all())
         beyond = None if alike else torch.arange(N, device=k.device)[:, None] > last[:, None, None, None]
         for level, start, stop in _ranges(N, n):
@@ -92,8 +92,9 @@ class Dense:
 
 
 def _ranges(N: int, n: int) -> list[tuple[int, int, int]]:
-    """`node_ranges` with as many squarings as pay."""
-    # seconds: a squaring and its reverse, three products of n^3; a step and its reverse, three passes over n x n
+    """`node_ranges` with the number of squarings that costs least."""
+    # seconds, on an AMD EPYC: a squaring and its reverse are three products of 2 n^3 flops; a product of a block of
+    # nodes and its reverse are a dozen calls, and passes over n x n matrices
     squaring, step = 1.5e-10 * n**3, 6e-5 + 3e-9 * n**2
     levels = range(max(1, (N - 1).bit_length()))
     return node_ranges(N, min(levels, key=lambda level: level * squaring + (level + N / 2**level) * step))

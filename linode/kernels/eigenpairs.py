@@ -18,13 +18,13 @@ from torch import Tensor
 from . import small
 from .modes import NEAR, Modes
 
-MIN_GAP = 1e4  # in units of the eigenvalues' rounding error: leaves (1 / MIN_GAP)^2 of the eigenvectors' error
+MIN_GAP = 1e4  # rounding errors of eigenvalues apart: Newton's step then leaves 1e-8 of the eigenvectors' error
 EPS = torch.finfo(torch.float64).eps
 REACH = 4.0  # a plan for times up to t_max is good for times up to t_max / REACH too
-UNITS = 1000.0  # componentwise condition of the problem beyond which the limit grows in proportion,
-MAX_EXPLAINED = 1e6  # to no more than this
-GRADIENT_SLACK = 4.0  # gradients may lose this much more than states
-GRADED = 128.0  # |A| s / |lam| of a mode up to which LAPACK's error needs no correction: some ten units of rounding
+UNITS = 1000.0  # above this componentwise condition of the problem the limit grows in proportion to it,
+MAX_EXPLAINED = 1e6  # up to this
+GRADIENT_SLACK = 4.0  # the limit for gradients is larger by this factor than that for states
+GRADED = 128.0  # |A| s / |lam| of a mode above which its error by LAPACK, some ten units of rounding, is corrected
 TINY = 1e-200
 
 
@@ -50,7 +50,7 @@ def unitary_modes(A: Tensor, kind: str) -> Modes:
         lam = omega.to(V.dtype)
     else:
         omega, V = torch.linalg.eigh(1j * A)
-        # rounding must not split a null space into pairs: its eigenvectors are no conjugates of each other
+        # rounding must not make conjugate pairs of zeros: eigenvectors of a null space are no conjugates of each other
         noise = A.shape[-1] * EPS * omega.abs().amax(-1, keepdim=True)
         lam = -1j * torch.where(omega.abs() <= noise, 0.0, omega)
     return arranged(lam, V, V.mT.conj_physical(), not A.is_complex())
@@ -73,9 +73,10 @@ def eigenpairs(A: Tensor, size: Tensor, limit: float, t_max: float = 0.0) -> Eig
     """Of A (S, n, n), of 1-norms size (S,), for times up to t_max: accepted where kappa_1(V) is below the limit, and
     the amplification of rounding in dL/dXi below GRADIENT_SLACK times that.
 
-    The entries of a gradient for modes j and k cancel in V^-H M V^H to 1 / (s_j s_k), s the conditions of eigenvalues,
-    and lost 1 / (gap t) before, where their difference was divided by the gap; pairs that cannot afford the second are
-    left to be subtracted analytically. Raises `private.LinAlgError` where the QR algorithm does not converge.
+    For modes j and k, cancellation in V^-H M V^H costs a gradient the factor s_j s_k, s the conditions of eigenvalues,
+    and before that the division of a difference by the gap costs 1 / (gap t). Pairs for which the product is too large
+    are marked as delicate: they are subtracted analytically.
+    Raises `private.LinAlgError` where the QR algorithm does not converge.
     """
     lam, V = torch.linalg.eig(A)
     modes = arranged(lam, V, None, not A.is_complex())

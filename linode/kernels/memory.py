@@ -1,4 +1,4 @@
-"""A memory of one result: the last one, with the tensors that it was made from."""
+"""Keeps the last result together with the tensors that it was computed from."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """exp(Xi t) z0 and its adjoint in an eigenbasis Xi = V diag(lam) V^-1, by divided differences.
 
-Forward is one product of T x n x n, the adjoint two; nothing is ever divided by a small difference of eigenvalues. With
+Forward is one product of T x n x n, the adjoint two; no division by a small difference of eigenvalues occurs. With
 c = V^-1 z0, x_ik = exp(lam_k t_i) and ghat = V^H g, the gradient in the eigenbasis is
     M_jk = conj(c_k) sum_i ghat_ij conj(D_jk(t_i)),   D_jk(t) = (exp(lam_j t) - exp(lam_k t)) / (lam_j - lam_k),
 and for well-separated pairs j, k the sum over i comes first: (Q_jj - Q_jk) / conj(lam_j - lam_k), Q = V^H (g^T
 conj(x)), where at short times 1 is taken off x, which keeps them exact beside long ones. Close pairs use
 t exp(lam_k t) expm1(w) / w, w = (lam_j - lam_k) t, time by time.
-Real systems with complex eigenvalues: of conjugate modes one stands for both, and all products over time are real.
+For real systems with complex eigenvalues only one of two conjugate modes is computed, and products over time are real.
 Sources: Daleckii & Krein (1965); Higham (2008), Functions of Matrices, theorem 3.9 and eq. 10.15-10.17.
 Shapes: z0 (S, R, n), t (S, R, T), z and g (S, R, T, n).
 """
@@ -22,9 +22,9 @@ from torch import Tensor
 
 Gradients = tuple[Tensor, Tensor]  # of Xi and z0
 CHUNK_ENTRIES = 2**19  # of F at a time: 4 MiB, which a cache holds
-# Modes with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those whose distance is
-# below NEAR_RELATIVE of the eigenvalues themselves, since some times may be too short to resolve it. Both bound what is
-# lost otherwise: at most 1 / NEAR units of rounding.
+# Pairs of modes with |lam_j - lam_k| t_max below NEAR are subtracted analytically, time by time; so are those whose
+# distance is below NEAR_RELATIVE of the eigenvalues themselves, since it may be too small for the short ones of the
+# times. Division by the other distances loses at most 1 / NEAR units of rounding.
 NEAR, NEAR_RELATIVE = 0.03, 0.01
 TINY = 1e-290  # below, dividing subnormal complex numbers overflows
 

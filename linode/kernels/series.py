@@ -19,8 +19,8 @@ ENOUGH = 2.0**-56  # of the first term: an eighth of the rounding of a result
 def short(A: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """exp(A t) y."""
     n = y.shape[-1]
-    used = (y != 0).reshape(-1, n).any(0)  # what drives a forced problem starts beside a state of zeros
-    used[0] |= ~used.any()  # one of them, if all are zeros
+    used = (y != 0).reshape(-1, n).any(0)  # skip columns that are 0 in all rows, as augmented systems have them
+    used[0] |= ~used.any()  # keep one if all are zeros
     if not bool(used.all()):
         y = y[..., used]
     terms = _terms(A, t)[..., used].transpose(-3, -2).reshape(len(A), n, -1).mT  # (S, n_terms n_used, n)
@@ -45,7 +45,7 @@ def short_vjp(A: Tensor, t: Tensor, y: Tensor, g: Tensor) -> tuple[Tensor, Tenso
 
 
 def _terms(A: Tensor, t: Tensor) -> Tensor:
-    """A^p / p!, (S, n_terms, n, n), as many as matter."""
+    """A^p / p!, (S, n_terms, n, n), down to ENOUGH."""
     theta = float(one_norm(A).max()) * float(t.abs().max())
     terms = [torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape)]
     size = 1.0

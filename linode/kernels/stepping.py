@@ -1,14 +1,13 @@
 """exp(A t) z0 at scattered times by powers of one step, forward and reverse: matrix products only.
 
-With a step H, most often a power of two, such that |A| H is of order 1, every time is t = k H + s H, |s| <= 1/2. One
-Taylor polynomial of z0 per time does s; then for every binary digit of k the rows that have it are multiplied by
-E^(2^j),
-E = exp(A H): about log2(|A| t_max) products of T x n x n (`dense` needs fewer where there are many times per step).
-Reverse mode sends the cotangents back through the same products: O(T n) memory, no block exponential.
-Works for float64, complex128 and DoubleDouble. Powers and states may differ in this: powers in DoubleDouble with plain
-states keep squaring from amplifying rounding at little more cost.
+With a step H, most often a power of two, such that |A| H is of order 1, every time is t = k H + s H, |s| <= 1/2. A
+Taylor polynomial gives exp(A s H) z0 for every time; then, for every binary digit j of k that is 1, the row is
+multiplied by E^(2^j), E = exp(A H): about log2(|A| t_max) products of T x n x n (`dense` needs fewer where there are
+many times per step). Reverse mode multiplies the cotangents by the transposed powers: O(T n) memory, no block
+exponential. Works for float64, complex128 and DoubleDouble. Powers in DoubleDouble may go with states in double: then
+squaring does not amplify rounding, and the products with states cost little more.
 Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy & Higham (2011), SIAM J. Sci. Comput. 33, 488 (the step).
-A may be without a multiple of I, the shift, which acts as a factor.
+A multiple of I, the shift, may have been subtracted from A: states are then multiplied by its exponential, a number.
 Shapes: A (S, n, n) systems, z0 (S, R, n) trajectories, t (S, R, T) >= 0, results (S, R, T, n).
 """
 
@@ -34,7 +33,7 @@ from .taylor import (
 )
 
 SEGMENT = 4  # levels between kept states in the reverse of `scattered`: about K/4 + 4 arrays of T x n
-MAX_NODE = 2.0**61  # |A| t beyond has no digit that means anything, but still decays or grows
+MAX_NODE = 2.0**61  # later times count as this one: no digit of |A| t is known there, but states still decay or grow
 
 
 class Stepper:

@@ -1,4 +1,4 @@
-"""What every layer asks of tensors: their precision, size, finiteness and equality."""
+"""Precision, size, finiteness and equality of tensors."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import MethodError, OptionError
 from .base import Method, Plan, SplitPlan, Workload, classes, default, register, registry
 
-LARGEST = 1e300  # span that costs are told apart by
+LARGEST = 1e300  # costs of larger spans are those of this one
 
 
 @register
@@ -52,14 +52,14 @@ class Auto(Method):
         return tuple(name for name in known if name != self.name and not known[name].by_name_only)
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
-        work = work or Workload.of(Xi)
+        work = (work or Workload.of(Xi))._replace(is_on_host=Xi.is_cpu)
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
         tried: set[str] = set()
-        first = [name for name in self.ranked(work, Xi.device.type) if default(name).suits(Xi)]
+        first = [name for name in self.ranked(work) if default(name).suits(Xi)]
         while True:
-            names = (name for name in (*first, *self.ranked(work, Xi.device.type)) if name not in tried)
+            names = (name for name in (*first, *self.ranked(work)) if name not in tried)
             name = next(names, None)
             if name is None:
                 break
@@ -80,34 +80,22 @@ class Auto(Method):
             work = work._replace(n_systems=len(todo))
         raise MethodError(f"no method of {self.names!r} is accurate for this Xi: {'; '.join(rejected)}")
 
-    def ranked(self, work: Workload, device_type: str) -> list[str]:
-        """Names of candidates by estimated cost; off the CPU without those that belong on one."""
-        # to a tenth of the span: the order of a training loop's last step is that of this one, seldom computed anew
+    def ranked(self, work: Workload) -> list[str]:
+        """Names of candidates by estimated cost."""
+        # rounded to 7 %, so that steps of training, whose spans differ little, find their order in the cache
         span = round(10 * math.log2(min(work.span, LARGEST) + 1))
-        return _ranked(self.candidates, classes(), device_type, *work[:4], span)
+        return _ranked(self.candidates, classes(), work._replace(norm=2 ** (span / 10) - 1, t_max=1.0))
 
     def cost(self, work: Workload) -> float:
         return min(default(name).cost(work) for name in self.names)
 
 
 @lru_cache(maxsize=1024)
-def _ranked(
-    candidates: tuple[str, ...] | None,
-    known: tuple[type[Method], ...],
-    device_type: str,
-    S: int,
-    R: int,
-    T: int,
-    n: int,
-    span: int,
-) -> list[str]:
+def _ranked(candidates: tuple[str, ...] | None, known: tuple[type[Method], ...], work: Workload) -> list[str]:
     """known: all registered methods, so that a new one is ranked too."""
     methods = [default(name) for name in Auto(candidates).names]
-    if T == 0:  # not known yet
+    if work.n_times == 0:  # not known yet
         methods = [m for m in methods if not m.needs_times] or methods
-    if device_type != "cpu":
-        methods = [m for m in methods if not (m.needs_host or m.is_sequential)] or methods
-    work = Workload(S, R, T, n, 2 ** (span / 10) - 1, 1.0)
     return [method.name for method in sorted(methods, key=lambda method: method.cost(work))]
 
 

@@ -20,12 +20,22 @@ from torch import Tensor
 
 from ..kernels import small
 from ..kernels.tensors import largest_norm
+from .costs import (
+    SECONDS_PER_BYTE,
+    SECONDS_PER_ENTRY,
+    SECONDS_PER_FLOP,
+    SECONDS_PER_LAUNCH,
+    SECONDS_PER_OPERATOR,
+    SECONDS_PER_ROW,
+    SECONDS_PER_WAIT,
+)
 
 SMALLEST = 1e-300  # |Xi| whose inverse is a float
+MATRIX_SHARE = 0.4  # n x n arrays that an operator writes: 75 of the 228 of `eig`, 155 of the 361 of `chain` do
 
 
 class Workload(NamedTuple):
-    """How much is asked: what a cost depends on beside Xi.
+    """How much is asked: what a cost depends on beside Xi; and seconds of work that methods have in common.
 
     Example:
         >>> import linode
@@ -40,12 +50,13 @@ class Workload(NamedTuple):
     n: int
     norm: float  # largest |Xi|_1
     t_max: float  # largest |t|
+    is_on_host: bool = True  # Xi is on the CPU
 
     @classmethod
     def of(cls, Xi: Tensor) -> Workload:
         """One trajectory of each system, at one time: that in which the largest of them turns or decays once."""
         norm = largest_norm(Xi)
-        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0)
+        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0, Xi.is_cpu)
 
     @property
     def span(self) -> float:
@@ -55,6 +66,38 @@ class Workload(NamedTuple):
     def n_rows(self) -> int:
         """States asked for, per system."""
         return self.n_trajectories * self.n_times
+
+    @property
+    def power_span(self) -> float:
+        """|Xi^p|^(1/p) t_max, by which powers of Xi grow: from span / sqrt(n), of entries with random signs, to span,
+        of entries that are not negative; the geometric mean of both.
+        """
+        return self.span / self.n**0.25
+
+    def operators(self, n_operators: float, n_waits: int = 0) -> float:
+        """Seconds of so many torch operators on n x n matrices, without their multiplications, and of waits for them.
+
+        Off the CPU nothing else is counted: of what methods are asked there, it takes the most time.
+        """
+        if not self.is_on_host:
+            return n_operators * SECONDS_PER_LAUNCH + n_waits * SECONDS_PER_WAIT
+        entries = MATRIX_SHARE * self.n_systems * self.n**2
+        return n_operators * (SECONDS_PER_OPERATOR + entries * SECONDS_PER_ENTRY)
+
+    def copies(self, n_numbers: float) -> float:
+        """Seconds to copy so many float64 between the host and another device."""
+        return 0.0 if self.is_on_host else 8 * n_numbers * SECONDS_PER_BYTE
+
+    def product(self, n_entries: float) -> float:
+        """Seconds of a product with n columns, of a matrix with so many entries."""
+        return n_entries * (2 * self.n * SECONDS_PER_FLOP + SECONDS_PER_ROW)
+
+    def polynomial(self, n_terms: int, n_passes: int) -> float:
+        """Seconds of one state by a polynomial, and of its gradient: a product forward and two in reverse. Beside them
+        n_passes arrays of states are written, and four of coefficients: counted, 66 to 100 entries of them for 18 to 20
+        terms.
+        """
+        return 3 * self.product(n_terms) + (n_passes * self.n + 4 * n_terms) * SECONDS_PER_ENTRY
 
 
 Gradients = tuple[Tensor, Tensor]  # S and a, see `Plan.vjp`
@@ -76,9 +119,9 @@ class Plan(ABC):
     method: str
     Xi: Tensor  # (S, n, n)
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
-    t_needed: float = 0.0  # the check holds where the largest time is at least this,
+    t_needed: float = 0.0  # the check holds if the largest time is at least this
     t_most: float = torch.inf  # and at most this
-    any_sign: bool = False  # evaluates times t < 0 too, as well as others
+    any_sign: bool = False  # times t < 0 are evaluated as accurately as others
     single_from: float = torch.inf  # entries of z from which on float32 and complex64 z0 and g may come as they are
     keeps_start: bool = False  # z at t = 0 is z0 to the last bit; elsewhere the engine writes it
     evaluated_by: str = "torch"
@@ -160,8 +203,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    needs_host: ClassVar[bool] = False  # factors Xi by LAPACK, on the CPU, wherever it lives
-    is_sequential: ClassVar[bool] = False  # many small operations: off the CPU launching them takes longer than they do
     by_name_only: ClassVar[bool] = False  # `auto` never takes it
     needs_times: ClassVar[bool] = False  # its plans are for times up to those that are asked for
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`

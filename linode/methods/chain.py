@@ -5,8 +5,9 @@ multiplications, 18 n for each time, and three times that with a gradient.
 Step: every system has its own, from the powers of A = Xi - shift I, with the mean of the diagonal as shift.
 |A^p|^(1/p) H <= REACH for p >= 4 leaves (REACH / 2)^18 / 18! = 6e-17 of a polynomial between nodes, 8e-18 of that of a
 step (Al-Mohy & Higham 2009, SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4).
-Check: a bound of what rounding does to the powers of the step, from their norms, is at most max_rounding units. What
-happens is a hundredth of it, as the median over the hard cases, and never more than 300 units where it is accepted.
+Check: a bound of the rounding error of the powers of the step, computed from their norms, is at most max_rounding
+units. The bound is pessimistic: over the hard cases the error is 1 % of it (median), and at most 300 units where the
+method is accepted.
 Sources: see `kernels.stepping`, `kernels.dense`.
 """
 
@@ -26,14 +27,7 @@ from ..kernels.dense import Dense, dense
 from ..kernels.stepping import Stepper
 from ..kernels.taylor import Degree
 from .base import CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
-from .costs import (
-    COMPILED_CALL,
-    COMPILED_FLOP,
-    COMPILED_SYSTEM,
-    SECONDS_PER_ENTRY,
-    SECONDS_PER_FLOP,
-    SECONDS_PER_TORCH_CALL,
-)
+from .costs import COMPILED_CALL, COMPILED_FLOP, COMPILED_SYSTEM, OPERATORS
 
 MAX_ROUNDING = 2.0**20  # a bound of 1e-10
 MOST_NODES, LARGEST = 256, 1e300
@@ -42,11 +36,10 @@ BETWEEN, OF_STEP = Degree(q=6, n_blocks=3), Degree(q=6, n_blocks=4)  # polynomia
 REACH = 1.9  # |A^p|^(1/p) H, p >= 4
 SHORTEST, DIGITS = 1e-300, 8  # of a step
 MOST_SHIFT = 16.0  # in a step
-MOST_UNITS = 100.0  # shift t: of rounding, that small entries of the diagonal may lose to the shift; 1e-14
-MOST_SIZE = 4.0  # of |A| H beside REACH: how far the powers may fall behind
-PART_ENTRIES = 2**21  # of terms at a time
-TYPICAL = 0.4  # |A^p|^(1/p) of the shifted matrix over |Xi|_1
-N_CALLS = 420  # of a step of training, Python around them included, as its time shows
+MOST_UNITS = 100.0  # |shift| t: subtracting it costs small diagonal entries so many units of rounding, 1e-14
+MOST_SIZE = 4.0  # |A| H: a longer step is not taken, however slowly powers of A grow
+PART_ENTRIES = 2**21  # terms that are computed at a time: 16 MiB
+N_WAITS = 7  # of a step on a device, beside those of the engine: see tests/second_device.py
 
 Where = tuple[slice, slice]  # some systems, and some trajectories of them
 
@@ -68,7 +61,6 @@ class Chain(Method):
     max_rounding: float = MAX_ROUNDING
     name: ClassVar[str] = "chain"
     summary: ClassVar[str] = "Taylor polynomials between states a step apart; small systems, moderate spans"
-    needs_host: ClassVar[bool] = True
     needs_times: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -92,18 +84,21 @@ class Chain(Method):
         return ChainPlan(Xi, step, bound, self.max_rounding, t_max)
 
     def cost(self, work: Workload) -> float:
-        n, S, n_nodes = work.n, work.n_systems, TYPICAL * work.span / REACH + 1
-        levels, n_terms = math.log2(n_nodes + 1), BETWEEN.n_terms
-        if n <= small.MOST_STATES:  # terms and their step once forward and three times in reverse, as all else
-            products = (40 + 2 * levels) * n**3
-            terms = work.n_trajectories * n_nodes * 4 * (n_terms + 1) * n**2
-            rows = work.n_rows * (3 * n_terms * n + 2 * n_terms)
-            return COMPILED_CALL + S * (COMPILED_SYSTEM + (products + terms + rows) * COMPILED_FLOP)
-        products = 2 * n**3 * 3 * (8 + 3 * levels)
-        terms = work.n_trajectories * n_nodes * 6 * n_terms * n**2
-        per_row = 6 * n_terms * n * SECONDS_PER_FLOP + (10 * n + 28 * n_terms) * SECONDS_PER_ENTRY
-        per_system = (products + terms) * SECONDS_PER_FLOP + work.n_rows * per_row
-        return (N_CALLS + 4 * levels) * SECONDS_PER_TORCH_CALL + S * per_system
+        n, n_nodes, n_terms = work.n, work.power_span / REACH + 1, BETWEEN.n_terms
+        # products of n x n: A^2, A^4 and A^5; the powers of the polynomials and that of the step, with their reverse;
+        # for every squaring itself, the norm that its check asks for, and two in reverse
+        n_products = 3 + 3 * (BETWEEN.q - 1 + OF_STEP.n_blocks - 1) + 4 * math.log2(n_nodes + 1)
+        # entries of factors: terms of the nodes, of which Xi makes them, and coefficients of the times; each forward
+        # and twice in reverse
+        of_nodes, of_times = 3 * n_terms * n * n_nodes * work.n_trajectories, 3 * n_terms * work.n_rows
+        if work.is_on_host and n <= small.MOST_STATES:
+            flops = n * (n_products * n**2 + of_nodes + of_times)
+            return COMPILED_CALL + work.n_systems * (COMPILED_SYSTEM + flops * COMPILED_FLOP)
+        seconds = work.operators(OPERATORS["chain"], N_WAITS)
+        if not work.is_on_host:
+            return seconds
+        of_system = work.product(n_products * n**2 + of_nodes)
+        return seconds + work.n_systems * (of_system + work.n_rows * work.polynomial(n_terms, n_passes=7))
 
 
 @dataclass
@@ -225,7 +220,7 @@ def make_step(Xi: Tensor, t_max: float) -> tuple[Stepper, Tensor]:
     size, by_fourth, by_fifth = (_size(X) for X in (B, fourth, fourth @ B))
     by_powers, by_size = torch.maximum(by_fourth**0.25, by_fifth**0.2), size / MOST_SIZE
     rate = torch.maximum(unit * torch.maximum(by_powers, by_size), shift.abs() * (REACH / MOST_SHIFT))
-    # double integrators and their like have whole numbers for answers: a power of two keeps them
+    # integrators, with nilpotent A, have states that are whole numbers: a step that is a power of two keeps them exact
     H = step_for(rate, t_max, torch.where(by_powers > by_size, 2.0**DIGITS, 2.0))
     return Stepper(A, H, BETWEEN, OF_STEP, shift), size * (unit * H)
 

@@ -26,20 +26,20 @@ from ..kernels.tensors import one_norm
 from .base import CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
 from .costs import (
     COMPILED_CALL,
-    COMPILED_EXP,
-    COMPILED_FLOP,
-    COMPILED_GEEV,
+    COMPILED_EIG,
+    COMPILED_EIG_TIME,
     COMPILED_SYSTEM,
     GEEV,
+    OPERATORS,
+    OPERATORS_OF_PAIRS,
     SECONDS_PER_ENTRY,
     SECONDS_PER_EXP,
-    SECONDS_PER_FLOP,
-    SECONDS_PER_TORCH_CALL,
 )
 
 MAX_CONDITION = 1000.0
 MOST_SIZE = 1e90  # of |Xi| and of 1 / |Xi|: cubes of eigenvalues and of their distances must be floats
-N_CALLS = {True: 280, False: 450}  # of a step, Python around them included, as its time shows: of one system, of more
+FEW_STATES = 20  # random matrices of more have modes to be refined, and some that are close: counted at 24 and more
+N_LAUNCHES, N_WAITS = 90, 1  # of a step on a device, but for waits of the engine: see tests/second_device.py
 
 
 @register
@@ -59,7 +59,6 @@ class Eig(Method):
     max_condition: float = MAX_CONDITION
     name: ClassVar[str] = "eig"
     summary: ClassVar[str] = "eigendecomposition; Xi with well-conditioned eigenvectors"
-    needs_host: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.max_condition, (int, float)) and self.max_condition > 0):
@@ -79,15 +78,21 @@ class Eig(Method):
         return structure(Xi.cpu()) == "diagonal"
 
     def cost(self, work: Workload) -> float:
-        n, S = work.n, work.n_systems
-        if n <= small.MOST_STATES:
-            factors = COMPILED_SYSTEM + COMPILED_GEEV[0] * n**2 + COMPILED_GEEV[1] * n**3 + 15 * n**3 * COMPILED_FLOP
-            per_row = 2 * n * COMPILED_EXP + 3 * n**2 * COMPILED_FLOP  # one product forward, two in reverse
-            return COMPILED_CALL + S * (factors + work.n_rows * per_row)
-        passes = (200 + 60 * work.n_trajectories) * n**2  # over n x n matrices
-        factors = GEEV[0] * n**2 + GEEV[1] * n**3 + passes * SECONDS_PER_ENTRY + 50 * n**3 * SECONDS_PER_FLOP
-        per_row = n * (3 * SECONDS_PER_EXP + 30 * SECONDS_PER_ENTRY) + 6 * n**2 * SECONDS_PER_FLOP
-        return N_CALLS[S == 1] * SECONDS_PER_TORCH_CALL + S * (factors + work.n_rows * per_row)
+        n, S, is_compiled = work.n, work.n_systems, work.n <= small.MOST_STATES
+        if is_compiled:
+            factors = COMPILED_CALL + S * (COMPILED_SYSTEM + COMPILED_EIG[0] * n**2 + COMPILED_EIG[1] * n**3)
+        else:  # 6 complex products, each 4 real ones: 3 of a Newton step, 3 of a gradient; and 2 inverses
+            n_operators = OPERATORS["eig"] + OPERATORS_OF_PAIRS * (n > FEW_STATES) - N_LAUNCHES * (not work.is_on_host)
+            factors = work._replace(is_on_host=True).operators(n_operators)
+            factors += S * (GEEV[0] * n**2 + GEEV[1] * n**3 + (6 * 4 + 2) * work.product(n**2))
+        if not work.is_on_host:  # Xi to the host; V twice, V^-1 and the inverse distances, complex, back
+            return factors + work.operators(N_LAUNCHES, N_WAITS) + work.copies(9 * S * n**2)
+        if is_compiled:
+            of_times, of_states = COMPILED_EIG_TIME[0] * n, COMPILED_EIG_TIME[1] * n**2
+        else:  # a product forward, two in reverse; 13 n entries are written beside, as counted
+            of_times, of_states = n * SECONDS_PER_EXP, 3 * work.product(n) + 13 * n * SECONDS_PER_ENTRY
+        # trajectories of one system most often have the same times, and so the same exponentials
+        return factors + S * (work.n_times * of_times + work.n_rows * of_states)
 
 
 def _plan(Xi: Tensor, limit: float, work: Workload | None) -> EigPlan | CompiledEigPlan:

@@ -3,9 +3,9 @@
 Use when Xi is defective or nearly so, or has no well-conditioned eigenvectors; the one method that always applies.
 Cost: about log2(|Xi| t_max) products of n x n, and of T x n x n (scattered times) or one polynomial a time (dense
 times).
-Check: a copy of the computation with amplified rounding shows what rounding does, a copy with perturbed data what it
-must do. Where the first is much larger (stiff beside slow, overscaled, badly scaled), the powers, and if need be the
-states too, are computed in about twice the precision: good to nearly all digits whatever the condition.
+Check: a copy of the computation with amplified rounding shows the effect of rounding, a copy with perturbed data the
+condition of the problem. Where the first is much larger (stiff and slow modes together, overscaling, bad scaling), the
+powers, and if need be the states too, are computed in about twice the precision.
 Sources: see `kernels.stepping`, `kernels.noisy`, `kernels.double_double`.
 """
 
@@ -29,18 +29,19 @@ from ..kernels.memory import Memory
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered, scattered_vjp
 from ..kernels.taylor import DOUBLE, EXTENDED
 from .base import Gradients, Method, Plan, SplitPlan, Workload, register
-from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_TORCH_CALL
+from .costs import OPERATORS, OPERATORS_OF_CHECK, SECONDS_PER_ENTRY
 
 # mixed: powers of the step in double-double, states in double
 Precision = Literal["auto", "double", "mixed", "double-double"]
 ARITHMETICS: tuple[Precision, ...] = ("double", "mixed", "double-double")
-EXTENDED_MAX_N = 64  # beyond, ten products for one cost more than they are worth
+EXTENDED_MAX_N = 64  # states up to which double-double is used: one of its products takes ten of double
 N_PROBES = 16  # times at which rounding is measured
-FLOOR = 2e-14  # relative error that needs no excuse
-SLACK = 3.0  # otherwise rounding may exceed the response to data by this factor,
-CEILING = 1e-10  # but never by this relative error of z
+FLOOR = 2e-14  # relative errors below it always pass
+SLACK = 3.0  # larger ones pass up to this multiple of the effect of perturbed data,
+CEILING = 1e-10  # and up to this
 CHUNK_ENTRIES = 2**13  # of a T x n array at a time in double-double
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
+N_WAITS = 18  # of a step on a device, beside those of the engine: see tests/second_device.py
 
 
 @register
@@ -73,18 +74,19 @@ class Propagator(Method):
         return PropagatorPlan(Xi, balanced, D, choose_step(norm, one_norm), norm, self.precision, floor, rtol)
 
     def cost(self, work: Workload) -> float:
-        n, levels = work.n, math.log2(work.span + 2.0)
-        powers = 12 * (10 + levels) * n**3 * SECONDS_PER_FLOP
-        if work.span < DENSE_NODES * work.n_times:
-            per_row = n * (6 * DOUBLE.n_terms * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY) + 800 * SECONDS_PER_ENTRY
-            powers += work.n_trajectories * work.span * 6 * DOUBLE.n_terms * n**2 * SECONDS_PER_FLOP
-        else:
-            per_row = levels * (6 * n**2 * SECONDS_PER_FLOP + 3 * n * SECONDS_PER_ENTRY)
-        calls = 1500
-        if n <= EXTENDED_MAX_N:  # the check, and a share of what it may lead to
-            powers = 4 * (powers + 300 * (10 + levels) * n**2 * SECONDS_PER_ENTRY)
-            calls = 5000
-        return calls * SECONDS_PER_TORCH_CALL + work.n_systems * (powers + work.n_rows * per_row)
+        n, levels, is_checked = work.n, math.log2(work.span + 2.0), work.n <= EXTENDED_MAX_N
+        seconds = work.operators(OPERATORS["propagator"] + OPERATORS_OF_CHECK * is_checked, N_WAITS)
+        if not work.is_on_host:
+            return seconds
+        # of n x n: A^2, A^4 and A^5; the powers of the polynomial, its blocks and the squarings, with their reverse
+        n_products = 3 + 3 * (DOUBLE.q - 1 + DOUBLE.n_blocks - 1 + levels)
+        powers, per_row = work.product(n_products * n**2), work.polynomial(DOUBLE.n_terms, n_passes=8)
+        if work.span < DENSE_NODES * work.n_times:  # terms of every node, and two products in reverse
+            powers += work.product(3 * DOUBLE.n_terms * n * work.span * work.n_trajectories)
+        else:  # a product for every digit, and two in reverse; six passes of them, copies and choices of rows
+            per_row += levels * (3 * work.product(n) + 6 * n * SECONDS_PER_ENTRY)
+        n_copies = 1 + N_COPIES * is_checked  # the check computes the powers for three copies of Xi
+        return seconds + work.n_systems * (n_copies * powers + work.n_rows * per_row)
 
 
 @dataclass

@@ -52,8 +52,7 @@ class Schur(Method):
 
     name: ClassVar[str] = "schur"
     summary: ClassVar[str] = "powers of the real Schur form; every matrix, repeated eigenvalues included"
-    needs_host: ClassVar[bool] = True
-    by_name_only: ClassVar[bool] = True  # what it is good at shows in Xi, not in the workload that costs are made of
+    by_name_only: ClassVar[bool] = True  # where it wins depends on the entries of Xi, which costs do not know
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
         balanced, D = balance(Xi)

@@ -17,25 +17,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..kernels.action import MAX_TERMS, UNIT, Growth, Series
+from ..kernels.action import MAX_TERMS, THETA, UNIT, Growth, Series
 from ..kernels.balance import balance
 from ..kernels.dense import Padded, Runs, group
 from ..kernels.memory import Memory
-from ..kernels.taylor import Degree, monomials
+from ..kernels.taylor import DOUBLE, Degree, monomials
 from ..kernels.tensors import widened
 from .base import Gradients, Method, Plan, SplitPlan, Workload, register
-from .costs import SECONDS_PER_ENTRY, SECONDS_PER_FLOP, SECONDS_PER_MATRIX_ENTRY, SECONDS_PER_TORCH_CALL
+from .costs import OPERATORS, SECONDS_PER_CALL, SECONDS_PER_FLOP, SECONDS_PER_MATRIX_ENTRY
 from .propagator import EXTENDED_MAX_N, N_PROBES, Propagator, PropagatorPlan
 
-# Products of Xi with a vector: beyond 10 n they cost as much as the 40 products of matrices that `propagator` needs
+# Largest number of products of Xi with a vector: 10 n of them cost as much as the 40 products of n x n of `propagator`
 MOST_PRODUCTS, MOST_PRODUCTS_PER_N = 4096, 10
-SIMILAR = 8.0  # a shift by mu keeps three bits of diagonal entries within this factor of it
-MAX_SHIFT = 4.0  # |mu| H: a state half a step before a node is not lost where that of the node underflows
-MOST_ENTRIES = 2**22  # of vectors that are laid out at once, and that are kept for the reverse
-
-GUARD = 64.0  # nodes of single-precision states are that much more accurate than these
-
-PRODUCTS_PER_UNIT, LEAST_PRODUCTS = 13, 60  # of |Xi| t_max; once for a plan
+SIMILAR = 8.0  # diagonal entries within this factor of the shift mu lose at most three bits by subtracting it
+MAX_SHIFT = 4.0  # |mu| H: where a node underflows, states half a step before it must not
+MOST_ENTRIES = 2**22  # entries of vectors that are computed at once, and kept for the reverse: 32 MiB
+GUARD = 64.0  # where states are single precision, nodes are more accurate than them by this factor
+TYPICAL_TERMS = 30  # of a step: see THETA
+N_WAITS = 3  # of a step on a device, beside those of the engine and of the check: see tests/second_device.py
 
 
 @register
@@ -54,7 +53,6 @@ class Taylor(Method):
 
     name: ClassVar[str] = "taylor"
     summary: ClassVar[str] = "Taylor polynomials by matrix-vector products; large Xi, moderate spans"
-    is_sequential: ClassVar[bool] = True
     needs_times: ClassVar[bool] = True
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> TaylorPlan:
@@ -72,16 +70,16 @@ class Taylor(Method):
 
     def cost(self, work: Workload) -> float:
         n = work.n
-        span = work.span / n**0.25  # powers of a matrix grow more slowly than its 1-norm: random n x n, by n^(1/2)
-        product = SECONDS_PER_TORCH_CALL + n**2 * (
-            SECONDS_PER_MATRIX_ENTRY + 2 * work.n_trajectories * SECONDS_PER_FLOP
-        )
-        products = LEAST_PRODUCTS + 2 * PRODUCTS_PER_UNIT * (1 + span)
-        per_row = n * (6 * 20 * SECONDS_PER_FLOP + 3 * SECONDS_PER_ENTRY) + 800 * SECONDS_PER_ENTRY
-        seconds = 600 * SECONDS_PER_TORCH_CALL + work.n_systems * (products * product + work.n_rows * per_row)
+        # of Xi with vectors: in the plan, and at every node forward and in reverse
+        n_products = MAX_TERMS + 2 * TYPICAL_TERMS * (1 + work.power_span / THETA)
+        seconds = work.operators(OPERATORS["taylor"], N_WAITS)
         if n <= EXTENDED_MAX_N:  # the check
             seconds += Propagator().cost(work._replace(n_times=min(work.n_times, N_PROBES)))
-        return seconds
+        if not work.is_on_host:
+            return seconds + work.operators(n_products)
+        product = n**2 * (SECONDS_PER_MATRIX_ENTRY + 2 * (work.n_trajectories - 1) * SECONDS_PER_FLOP)
+        of_system = n_products * product + work.n_rows * work.polynomial(DOUBLE.n_terms, n_passes=5)
+        return seconds + n_products * SECONDS_PER_CALL + work.n_systems * of_system
 
 
 def _shift(A: Tensor) -> Tensor:
@@ -97,7 +95,7 @@ def _shift(A: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Walk:
-    """Vectors at all nodes for one question, and where its times sit."""
+    """Vectors at all nodes for some z0 and t, and the times grouped by node."""
 
     H: float
     series: Series
