@@ -262,7 +262,7 @@ def test_threads_do_not_disturb_each_other():
 
 def test_auto_takes_it_where_eigenvalues_cost_more_than_its_calls():
     def first(n: int, n_times: int, norm: float) -> str:
-        return Auto().ranked(Workload(1, 1, n_times, n, norm, 10.0))[0]
+        return Auto().ranked(Workload(1, 1, n_times, n, norm, 10.0))[0].name
 
     assert first(40, 1000, 8.0) == "chain"
     assert first(40, 1000, 1e6) == "eig"  # stiff

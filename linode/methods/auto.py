@@ -56,32 +56,30 @@ class Auto(Method):
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
-        tried: set[str] = set()
-        first = [name for name in self.ranked(work) if default(name).suits(Xi)]
-        while True:
-            names = (name for name in (*first, *self.ranked(work)) if name not in tried)
-            name = next(names, None)
-            if name is None:
-                break
-            tried.add(name)
-            plan = default(name).plan(Xi if todo is None else Xi[todo], rtol, work)
+        tried: set[Method] = set()
+        ranked = self.ranked(work)
+        method: Method | None = next((method for method in ranked if method.suits(Xi)), ranked[0])
+        while method is not None:
+            tried.add(method)
+            plan = method.plan(Xi if todo is None else Xi[todo], rtol, work)
             if plan.is_accepted:
                 if todo is not None:
                     parts.append((todo, plan))
                     plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
                 plan.rejected = tuple(rejected)
                 return plan
-            rejected.append(f"{name}: {plan.reason}")
+            rejected.append(f"{method.name}: {plan.reason}")
             todo = torch.arange(len(Xi), device=Xi.device) if todo is None else todo
             good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
             if len(good):
                 parts.append((todo[good], plan.subset(good)))
             todo = todo[bad]
             work = work._replace(n_systems=len(todo))
+            method = next((method for method in self.ranked(work) if method not in tried), None)
         raise MethodError(f"no method of {self.names!r} is accurate for this Xi: {'; '.join(rejected)}")
 
-    def ranked(self, work: Workload) -> list[str]:
-        """Names of candidates by estimated cost."""
+    def ranked(self, work: Workload) -> list[Method]:
+        """The candidates by estimated cost."""
         # rounded to 7 %, so that steps of training, whose spans differ little, find their order in the cache
         span = round(10 * math.log2(min(work.span, LARGEST) + 1))
         return _ranked(self.candidates, classes(), work._replace(norm=2 ** (span / 10) - 1, t_max=1.0))
@@ -91,12 +89,12 @@ class Auto(Method):
 
 
 @lru_cache(maxsize=1024)
-def _ranked(candidates: tuple[str, ...] | None, known: tuple[type[Method], ...], work: Workload) -> list[str]:
+def _ranked(candidates: tuple[str, ...] | None, known: tuple[type[Method], ...], work: Workload) -> list[Method]:
     """known: all registered methods, so that a new one is ranked too."""
     methods = [default(name) for name in Auto(candidates).names]
     if work.n_times == 0:  # not known yet
         methods = [m for m in methods if not m.needs_times] or methods
-    return [method.name for method in sorted(methods, key=lambda method: method.cost(work))]
+    return sorted(methods, key=lambda method: method.cost(work))
 
 
 def make_method(method: Any) -> Method:

@@ -175,10 +175,11 @@ class CompiledPlan(Plan):
     single_from = 0
     keeps_start = True
     evaluated_by = "the compiled kernel"
+    n_refused: int = 0  # systems that the plan's own check refuses
 
     @property
     def is_accepted(self) -> bool:
-        return True  # others are not made
+        return self.n_refused == 0
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         return small.states(self.kind, self.packed, z0, t)
@@ -292,6 +293,7 @@ class SplitPlan(Plan):
         self.t_needed = max(plan.t_needed for plan in plans)
         self.t_most = min(plan.t_most for plan in plans)
         self.any_sign = all(plan.any_sign for plan in plans)
+        self.evaluated_by = " and ".join(dict.fromkeys(plan.evaluated_by for plan in plans))
 
     @property
     def accepted(self) -> Tensor:

@@ -72,8 +72,7 @@ class Chain(Method):
         t_max = SLACK * (work or Workload.of(Xi)).t_max
         if small.serves(Xi):
             packed, n_refused = small.make_plan(small.CHAIN, Xi, self.max_rounding, t_max)
-            if n_refused == 0:
-                return CompiledChainPlan(Xi, packed, self.max_rounding, t_max)
+            return CompiledChainPlan(Xi, packed, self.max_rounding, t_max, n_refused)
         step, size = make_step(Xi, t_max)
         n_nodes = t_max / step.H + 1.5
         bound = torch.full_like(step.H, torch.inf)
@@ -175,8 +174,12 @@ class CompiledChainPlan(CompiledPlan):
     method = "chain"
     kind = small.CHAIN
 
-    def __init__(self, Xi: Tensor, packed: Tensor, limit: float, t_most: float) -> None:
-        self.Xi, self.packed, self.limit, self.t_most = Xi, packed, limit, t_most
+    def __init__(self, Xi: Tensor, packed: Tensor, limit: float, t_most: float, n_refused: int = 0) -> None:
+        self.Xi, self.packed, self.limit, self.t_most, self.n_refused = Xi, packed, limit, t_most, n_refused
+
+    @property
+    def accepted(self) -> Tensor:
+        return self.packed[:, 2] <= self.limit  # a NaN is not
 
     @property
     def reason(self) -> str:
@@ -187,7 +190,9 @@ class CompiledChainPlan(CompiledPlan):
         return {"step": self.packed[:, 0].tolist(), "rounding": self.packed[:, 2].tolist()}
 
     def subset(self, index: Tensor) -> Plan:
-        return CompiledChainPlan(self.Xi[index], self.packed[index], self.limit, self.t_most)
+        own = CompiledChainPlan(self.Xi[index], self.packed[index], self.limit, self.t_most)
+        own.n_refused = int((~own.accepted).sum())
+        return own
 
     def adjoint(self) -> Plan:
         w = self.Xi.shape[-1] * (1 + self.Xi.is_complex())
@@ -195,7 +200,7 @@ class CompiledChainPlan(CompiledPlan):
         matrices = rows.reshape(len(rows), 2, w, -1).clone()  # their rows are padded
         matrices[..., :w] = matrices[..., :w].mT.clone()
         packed = torch.cat([header, matrices.flatten(1)], 1)
-        return CompiledChainPlan(self.Xi.mT.conj_physical(), packed, self.limit, self.t_most)
+        return CompiledChainPlan(self.Xi.mT.conj_physical(), packed, self.limit, self.t_most, self.n_refused)
 
 
 def _reason(H: Tensor, bound: Tensor, limit: float, t_most: float) -> str:

@@ -10,7 +10,7 @@ Sources: see `kernels.eigenpairs`, `kernels.modes`; Golub & Van Loan (2013), 7.2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -102,8 +102,14 @@ def _plan(Xi: Tensor, limit: float, work: Workload | None) -> EigPlan | Compiled
         packed, n_refused = small.make_plan(small.EIG, Xi, limit, (work or Workload.of(Xi)).t_max)
         if n_refused == 0:
             return CompiledEigPlan(Xi, packed, limit)
-    plan = _plan_by_torch(Xi, kind, limit, work)
-    return CompiledEigPlan(Xi, _packed(plan.modes), limit, plan) if small.serves(Xi) and plan.is_accepted else plan
+    return _compiled(_plan_by_torch(Xi, kind, limit, work))
+
+
+def _compiled(plan: EigPlan) -> EigPlan | CompiledEigPlan:
+    """The same for the compiled kernel, where it serves."""
+    if small.serves(plan.Xi) and plan.is_accepted:
+        return CompiledEigPlan(plan.Xi, _packed(plan.modes), twin=plan)
+    return plan
 
 
 def _plan_by_torch(Xi: Tensor, kind: str | None, limit: float, work: Workload | None) -> EigPlan:
@@ -167,12 +173,13 @@ class EigPlan(Plan):
         plan.t_needed = self.t_needed
         return plan
 
-    def subset(self, index: Tensor) -> EigPlan:
+    def subset(self, index: Tensor) -> Plan:
         host = index.cpu()
+        check = self.check if isinstance(self.check, str) else self.check.subset(host)
         passed = None if self.passed is None else self.passed[host]
-        plan = EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[host], self.check, passed)
+        plan = EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[host], check, passed)
         plan.t_needed = self.t_needed
-        return plan
+        return _compiled(plan)
 
     def adjoint(self) -> EigPlan:
         plan = EigPlan(self.Xi.mT.conj_physical(), self.modes.adjoint(), self.kappa, self.check, self.passed)
@@ -187,7 +194,7 @@ class CompiledEigPlan(CompiledPlan):
     kind = small.EIG
     any_sign = True
 
-    def __init__(self, Xi: Tensor, packed: Tensor, limit: float, twin: EigPlan | None = None) -> None:
+    def __init__(self, Xi: Tensor, packed: Tensor, limit: float = torch.inf, twin: EigPlan | None = None) -> None:
         self.Xi, self.packed, self.limit = Xi, packed, limit
         if twin is None:
             self.t_needed = max(packed[:, 4].tolist())
@@ -216,11 +223,11 @@ class CompiledEigPlan(CompiledPlan):
         return self.twin.details
 
     def subset(self, index: Tensor) -> Plan:
-        return CompiledEigPlan(self.Xi[index], self.packed[index], self.limit, self.twin.subset(index))
+        return self.twin.subset(index)
 
     def adjoint(self) -> Plan:
         twin = self.twin.adjoint()
-        return CompiledEigPlan(twin.Xi, _packed(twin.modes), self.limit, twin)
+        return CompiledEigPlan(twin.Xi, _packed(twin.modes), twin=twin)
 
 
 def _packed(modes: Modes) -> Tensor:
@@ -262,6 +269,9 @@ class Check:
     amplification: Tensor
     limit: float
     t_needed: Tensor
+
+    def subset(self, index: Tensor) -> Check:
+        return replace(self, **{name: getattr(self, name)[index] for name in ("kappa", "amplification", "t_needed")})
 
     def __str__(self) -> str:
         figures = {"kappa(V)": (self.kappa, 1.0), "amplification in dL/dXi": (self.amplification, GRADIENT_SLACK)}
