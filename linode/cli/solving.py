@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,7 @@ def compiled_kernel() -> str:
     """Whether the compiled kernel is in use, or why not."""
     if small.is_in_use():
         return f"in use for systems of up to {small.MOST_STATES} states on the CPU"
-    return "turned off by LINODE_COMPILED=0" if os.environ.get("LINODE_COMPILED") == "0" else "not built"
+    return small.WHY_NOT
 
 
 def make_ode(system: System, method: str, inputs: Path | None) -> LinearODE:

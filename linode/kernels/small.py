@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,19 +27,22 @@ CODES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex12
 WORK_OF_A_THREAD = 2e5  # multiplications that take as long as starting a thread, 50 us on an AMD EPYC
 
 
-def _load() -> Any:
-    """The compiled module, or None."""
+def _load() -> tuple[Any, str]:
+    """The compiled module, or None and why."""
     if os.environ.get("LINODE_COMPILED", "1") == "0":
-        return None
+        return None, "turned off by LINODE_COMPILED=0"
+    folder = Path(__file__).parent
+    if not any(folder.glob("_small.*")):
+        return None, f"not built in {folder}"
     try:
         module = import_module("linode.kernels._small")
-    except ImportError:  # not built: there was no compiler
-        return None
-    module.use_lapack(cython_lapack.__pyx_capi__)
-    return module
+        module.use_lapack(cython_lapack.__pyx_capi__)
+    except ImportError as error:
+        return None, f"built, but cannot be loaded: {error}"
+    return module, ""
 
 
-_small = _load()
+_small, WHY_NOT = _load()  # why it is not in use, in words
 MOST_STATES: int = _small.MOST_STATES if _small else 0
 HEADER: int = _small.HEADER if _small else 6
 

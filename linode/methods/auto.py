@@ -52,7 +52,9 @@ class Auto(Method):
         return tuple(name for name in known if name != self.name and not known[name].by_name_only)
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
-        work = (work or Workload.of(Xi))._replace(is_on_host=Xi.is_cpu)
+        work = work or Workload.of(Xi)
+        if work.is_on_host != Xi.is_cpu:
+            work = work._replace(is_on_host=Xi.is_cpu)
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
@@ -82,7 +84,7 @@ class Auto(Method):
         """The candidates by estimated cost."""
         # rounded to 7 %, so that steps of training, whose spans differ little, find their order in the cache
         span = round(10 * math.log2(min(work.span, LARGEST) + 1))
-        return _ranked(self.candidates, classes(), work._replace(norm=2 ** (span / 10) - 1, t_max=1.0))
+        return _ranked(self.candidates, classes(), Workload(*work[:4], 2 ** (span / 10) - 1, 1.0, work.is_on_host))
 
     def cost(self, work: Workload) -> float:
         return min(default(name).cost(work) for name in self.names)

@@ -124,9 +124,10 @@ def _plan_by_torch(Xi: Tensor, kind: str | None, limit: float, work: Workload | 
         pairs = eigenpairs(Xi, sizes, limit, (work or Workload.of(Xi)).t_max)
     except LinAlgError as error:
         return _rejected(Xi, f"LAPACK did not converge ({error})")
-    check = Check(pairs.kappa, pairs.amplification, limit, pairs.t_needed)
+    t_needed = torch.where(pairs.accepted, pairs.t_needed, 0.0)
+    check = Check(pairs.kappa, pairs.amplification, limit, t_needed)
     plan = EigPlan(Xi, pairs.modes, pairs.kappa, check, pairs.accepted)
-    plan.t_needed = float(torch.where(pairs.accepted, pairs.t_needed, 0.0).max())
+    plan.t_needed = float(t_needed.max())
     return plan
 
 
