@@ -248,9 +248,12 @@ class Evaluation:
             z, self.pullback = self.plan.record(starts, times)
         else:
             z = self.plan.evaluate(starts, times)
-        if not self.plan.keeps_start:
-            s, r, i = (times == 0).nonzero(as_tuple=True)
-            z[s, r, i] = starts[s, r]  # z0 at time 0, to the last bit
+        if not self.plan.keeps_start:  # z0 at time 0, to the last bit
+            if z.is_cpu:
+                s, r, i = (times == 0).nonzero(as_tuple=True)
+                z[s, r, i] = starts[s, r]
+            else:  # one more pass over z, but no wait
+                z = torch.where((times == 0)[..., None], starts[:, :, None], z)
         if not is_finite(z):
             for x, name in zip(self.asked, ("Xi", "z0", "t")):
                 check_finite(x, name)

@@ -118,7 +118,7 @@ def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tupl
         check_same_device({Xi_name: Xi, z0_name: z0})
     if Xi.ndim > 2 and z0.ndim > 1:
         broadcast({Xi_name: Xi.shape[:-2], z0_name: z0.shape[:-1]})
-    if not is_deferred():
+    if not is_deferred() and (Xi.is_meta or z0.is_meta or not is_finite(Xi, z0)):
         check_finite(Xi, Xi_name)
         check_finite(z0, z0_name)
     return Xi, z0, is_numpy
