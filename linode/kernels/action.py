@@ -20,6 +20,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .taylor import inverse_factorials_on
+
 N_VECTORS = 2
 MAX_TERMS = 36  # |A| H = THETA needs about 30
 CHUNK = 6  # products after which a vector is scaled to norm 1 again: in six it cannot underflow
@@ -167,7 +169,7 @@ class Series:
         return count
 
     def _weights(self) -> Tensor:
-        return self.A.new_tensor([1.0 / math.factorial(j) for j in range(self.n_terms)])
+        return inverse_factorials_on(self.n_terms, self.A.dtype, self.A.device)[0]
 
 
 Multiplier = Callable[[Tensor, int], None]  # of rows (m, S, R, n), of which so many are used

@@ -38,19 +38,21 @@ DOUBLE = Degree(q=5, n_blocks=4)
 EXTENDED = Degree(q=6, n_blocks=5)
 
 
-@lru_cache(maxsize=8)
-def _inverse_factorials(n_terms: int) -> tuple[list[float], list[float]]:
+@lru_cache(maxsize=64)
+def inverse_factorials_on(n_terms: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """1/j! for j < n_terms and what rounding takes off each, once for each device; not to be written to."""
     exact = [Fraction(1, math.factorial(j)) for j in range(n_terms)]
-    hi = [float(x) for x in exact]
-    return hi, [float(x - Fraction(h)) for x, h in zip(exact, hi)]
+    rounded = [float(x) for x in exact]
+    rest = [float(x - Fraction(y)) for x, y in zip(exact, rounded)]
+    with torch.inference_mode(False):  # they outlive the call
+        return torch.tensor(rounded, dtype=dtype, device=device), torch.tensor(rest, dtype=dtype, device=device)
 
 
 def inverse_factorials(degree: Degree, like: Array) -> Any:
     """1/j! for j < n_terms, in the arithmetic of `like`."""
-    hi, lo = _inverse_factorials(degree.n_terms)
-    if isinstance(like, DoubleDouble):
-        return DoubleDouble(like.hi.new_tensor(hi), like.hi.new_tensor(lo))
-    return constant(leading(like).new_tensor(hi), like)
+    plain = leading(like)
+    rounded, rest = inverse_factorials_on(degree.n_terms, plain.dtype, plain.device)
+    return DoubleDouble(rounded, rest) if isinstance(like, DoubleDouble) else constant(rounded, like)
 
 
 def powers(A: Array, degree: Degree) -> list[Any]:
