@@ -14,6 +14,7 @@ import flint
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import linode
 from linode.kernels import small
@@ -191,3 +192,100 @@ def test_an_environment_variable_turns_it_off():
     environment = {**os.environ, "LINODE_COMPILED": "0"}
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert out.stdout.split() == ["False", "0"]
+
+
+# ---- what must not reach the kernel, or must be read as it is ------------------------------------------------------
+
+
+class Plain(torch.Tensor):
+    """A subclass that adds nothing."""
+
+
+def simple() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    Xi, z0, t, _ = problem(1, 1, 6, 4)
+    return Xi[0], z0[0, 0], t[0, 0]
+
+
+@pytest.mark.parametrize("method", ["eig", "chain", "auto", "propagator"])
+def test_another_default_device_is_not_that_of_the_answer(method: str):
+    Xi, z0, t = simple()
+    z = linode.LinearODE(Xi, z0, method=method)(t)
+    with torch.device("meta"):
+        assert torch.equal(linode.LinearODE(Xi, z0, method=method)(t), z)
+
+
+@pytest.mark.parametrize("method", ["eig", "chain", "auto"])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_times_whose_sign_torch_has_put_off_are_read_with_it(method: str, sign: float):
+    Xi, z0, t = simple()
+    lazy = torch.complex(torch.zeros_like(t), sign * t).conj().imag
+    assert lazy.is_neg()
+    ode = linode.LinearODE(Xi, z0, method=method)
+    assert torch.equal(ode(lazy), ode(lazy.clone()))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_subclass_of_tensor_that_adds_nothing_is_read(which: int):
+    given = [*simple()]
+    z = linode.LinearODE(*given[:2])(given[2])
+    given[which] = given[which].as_subclass(Plain)
+    assert distance(linode.LinearODE(*given[:2])(given[2]).as_subclass(torch.Tensor), z) <= 1e-13
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-231, 1e-170, 1e-155, 1e155, 1e230])
+@pytest.mark.parametrize("kind", ["diagonal", "Hermitian", "skew"])
+def test_gradients_of_matrices_with_unitary_eigenvectors_do_not_depend_on_the_unit_of_time(scale: float, kind: str):
+    rng = generator(f"unit {kind}")
+    A = normal(rng, 3, 3)
+    A = {"diagonal": np.diag(np.diag(A)), "Hermitian": A + A.T, "skew": A - A.T}[kind]
+    z0, t, g = normal(rng, 3), np.array([0.3, 1.0, 2.0]), normal(rng, 3, 3)
+
+    def gradients(unit: float) -> list[torch.Tensor]:
+        Xi, start = (torch.tensor(x, requires_grad=True) for x in (A * unit, z0))
+        z = linode.LinearODE(Xi, start, method="eig")(torch.tensor(t / unit))
+        of_Xi, of_z0 = torch.autograd.grad(z, (Xi, start), torch.tensor(g))
+        return [z.detach(), of_Xi * unit, of_z0]
+
+    for x, y in zip(gradients(scale), gradients(1.0)):
+        assert distance(x, y) <= 1e-12
+
+
+@pytest.mark.parametrize("times", [[5e-324, 1e-310, 0.0], [1e-308], [1.7e308, 0.0]])
+def test_times_at_both_ends_of_the_range_of_floats(times: list[float]):
+    z = linode.LinearODE([[0.0, 0.0], [1e-320, 0.0]], [1.0, 2.0])(times)
+    assert np.allclose(z[:, 0], 1.0)
+    z = linode.LinearODE([[-1.0, 0.3], [0.0, -2.0]], [1.0, 2.0])([x for x in times if x < 1.0])
+    assert np.array_equal(z, np.broadcast_to([1.0, 2.0], z.shape))
+
+
+def test_a_matrix_with_entries_that_are_next_to_nothing_is_not_given_to_lapack_of_torch():
+    """MKL's geev, of torch 2.13, writes beyond its memory for some of them."""
+    Xi = np.array([[-1e-159, 1e-75, 3.0], [1.0, -1e-160, 1e-299], [1e-268, 1e-10, -1e-131]])
+    plan = linode.methods.eig._plan_by_torch(torch.tensor(Xi)[None], None, 1e3, None)
+    assert not plan.is_accepted
+    assert "lie below 1e-150 of |Xi|" in plan.reason
+
+
+@needs_kernel
+def test_gradients_of_many_trajectories_are_those_of_some_at_a_time():
+    Xi, z0, t, g = problem(1, 4000, 3, 8)
+    whole = answers(small.EIG, Xi, z0, t, g)
+    parts = [answers(small.EIG, Xi, *(x[:, r : r + 500] for x in (z0, t, g))) for r in range(0, 4000, 500)]
+    assert torch.equal(whole[2], torch.cat([part[2] for part in parts], 1))
+    assert distance(whole[1], sum(part[1] for part in parts)) <= 1e-13
+
+
+@needs_kernel
+def test_what_wants_to_see_every_operator_gets_the_torch_path():
+    seen: list[str] = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    Xi, z0, t = simple()
+    with Mode():
+        z = linode.LinearODE(Xi, z0, method="eig")(t)
+    assert any("mm" in name for name in seen)
+    assert distance(z, linode.LinearODE(Xi, z0, method="eig")(t)) <= 1e-13

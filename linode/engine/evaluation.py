@@ -92,7 +92,7 @@ class Planner:
             n_systems = 1 if is_repeated(Xi) else Xi.shape[0]
             norm = largest_norm(Xi) if norm is None else norm
             if not norm < torch.inf:
-                check_finite(Xi, "Xi")
+                check_finite(Xi if len(Xi) > 1 else Xi[0], "Xi")
             plan = self.plan(Xi, Workload(n_systems, n_trajectories, n_times, Xi.shape[-1], norm, t_max))
         if least >= 0 or plan.any_sign:
             return plan

@@ -69,7 +69,7 @@ class Growth:
         spread = torch.log(D.amax(-1) / D.amin(-1))
         figures = torch.cat([size.flatten(1), exponent[:, None], spread[:, None]], 1).cpu()  # one copy
         size, exponent, spread = figures[:, :-2].reshape(size.shape), figures[:, -2], figures[:, -1]
-        unit, powers = exponent[:, None] * math.log(2), torch.arange(MAX_TERMS + 1)
+        unit, powers = exponent[:, None] * math.log(2), torch.arange(MAX_TERMS + 1, device="cpu")
         frobenius = size.amax(1) + 0.5 * math.log(n) * (powers > 0) + powers * unit
         rates = [(size[..., p:] - size[..., :-p]).amax((1, 2)) / p for p in (4, 5)]
         others = powers[:, None] - powers
@@ -98,7 +98,7 @@ class Growth:
         key = (tuple(exponent.tolist()), unit)
         if key in self._known:
             return self._known[key]
-        powers = torch.arange(MAX_TERMS + 1) * exponent[:, None] * math.log(2)
+        powers = torch.arange(MAX_TERMS + 1, device="cpu") * exponent[:, None] * math.log(2)
         powers = powers - _log_factorials() + 2 * self.spread[:, None]
         value = self.frobenius + powers - math.log(TRUNCATION * unit)
         gradient = (self.products + powers)[:, :-1] - math.log(unit)
@@ -118,7 +118,7 @@ def _random_directions(n: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _log_factorials() -> Tensor:
-    return torch.tensor([math.lgamma(j + 1.0) for j in range(MAX_TERMS + 1)], dtype=torch.float64)
+    return torch.tensor([math.lgamma(j + 1.0) for j in range(MAX_TERMS + 1)], dtype=torch.float64, device="cpu")
 
 
 # ---- vectors and their reverse -----------------------------------------------------------------------------------

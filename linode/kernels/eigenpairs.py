@@ -33,7 +33,7 @@ def structure(A: Tensor) -> str | None:
     if small.serves(A):
         return small.structure(A)
     adjoint = A.mT.conj_physical()
-    if not bool((A * (1 - torch.eye(A.shape[-1], dtype=A.dtype))).any()):
+    if not bool((A * (1 - torch.eye(A.shape[-1], dtype=A.dtype, device="cpu"))).any()):
         return "diagonal"
     if torch.equal(A, adjoint):
         return "Hermitian"
@@ -44,7 +44,7 @@ def unitary_modes(A: Tensor, kind: str) -> Modes:
     """For a `structure`."""
     if kind == "diagonal":
         lam = A.diagonal(dim1=-2, dim2=-1).clone()
-        V = torch.eye(A.shape[-1], dtype=A.dtype).repeat(len(A), 1, 1)
+        V = torch.eye(A.shape[-1], dtype=A.dtype, device="cpu").repeat(len(A), 1, 1)
     elif kind == "Hermitian":
         omega, V = torch.linalg.eigh(A)
         lam = omega.to(V.dtype)
@@ -115,7 +115,7 @@ def _judged(
     loss = torch.where(gap > 0, 1 / (gap * t_short).clamp(NEAR, 1), 1.0)  # equal eigenvalues are not subtracted at all
     is_delicate, delicate = pairs * loss > GRADIENT_SLACK * limit, None
     if bool(is_delicate.any()):
-        delicate = torch.zeros(n_systems, *is_delicate.shape[1:], dtype=torch.bool)
+        delicate = torch.zeros(n_systems, *is_delicate.shape[1:], dtype=torch.bool, device="cpu")
         delicate[index] = is_delicate
     amplification = (pairs * torch.where(is_delicate, 1.0, loss)).amax((-1, -2))
     worst = torch.maximum(kappa, amplification / GRADIENT_SLACK)
@@ -165,7 +165,7 @@ def _conjugated(sign: Tensor, lam: Tensor, V: Tensor, V_inv: Tensor | None) -> t
     """Modes of real systems in order, with the last ones of every system made from its first, as their conjugates, and
     V^-1 by the LU factors of the real basis where it is None. sign (S, e): 1, 0 and -1 for Im lam.
     """
-    place = torch.arange(lam.shape[-1])
+    place = torch.arange(lam.shape[-1], device="cpu")
     n_others = lam.shape[-1] - (sign > 0).sum(-1, keepdim=True)
     is_conjugate = place >= n_others
     first = torch.where(is_conjugate, place - n_others, place)  # the mode, or that of which it is the conjugate

@@ -64,7 +64,7 @@ class Modes:
         """V of the modes kept, twice where one stands for two, (S, n, n_kept)."""
         if not self.n_pairs:
             return self.V
-        weights = torch.ones(self.n_kept, dtype=torch.float64)
+        weights = torch.ones(self.n_kept, dtype=torch.float64, device="cpu")
         weights[: self.n_pairs] = 2.0
         return self.V[..., : self.n_kept] * weights.to(self.V.device)
 
@@ -233,7 +233,7 @@ class Gaps:
     def of(cls, lam: Tensor, p: int, delicate: Tensor | None, device: torch.device) -> Gaps:
         """Of modes lam (S, e), on the CPU; delicate as in `Modes`."""
         difference, magnitude = (lam[:, :p, None] - lam[:, None]).conj_physical(), lam.abs()
-        is_self = torch.eye(p, lam.shape[-1], dtype=torch.bool)
+        is_self = torch.eye(p, lam.shape[-1], dtype=torch.bool, device="cpu")
         size = difference.abs().masked_fill(is_self, torch.inf)
         near = size <= NEAR_RELATIVE * torch.maximum(magnitude[:, :p, None], magnitude[:, None])
         if delicate is not None:

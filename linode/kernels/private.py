@@ -17,6 +17,7 @@ unwrapped = _functorch.get_unwrapped  # the tensor inside
 untransformed = torch._C._DisableFuncTorch  # context: transforms do not see what happens in it
 # what factorisations raise that do not converge
 LinAlgError: type[RuntimeError] = torch._C._LinAlgError  # type: ignore[attr-defined]
+n_dispatch_modes = torch._C._len_torch_dispatch_stack  # how many modes see every operator: tracers, counters, fakes
 below_autograd = torch._C._AutoDispatchBelowAutograd  # context: operators run without their autograd kernels
 
 

@@ -204,10 +204,12 @@ static long parts_of(const Arguments *task, int may_split_times)
     return parts < 1 ? 1 : parts > MOST_PARTS ? MOST_PARTS : parts;
 }
 
+static int splits_trajectories(const Arguments *task) { return task->parts > 1 && task->R >= 2 * GROUP; }
+
 static Range range_of(const Arguments *task, long part)
 {
     Range whole = {0, task->R, 0, task->T};
-    if (task->parts > 1 && task->R >= 2 * GROUP)
+    if (splits_trajectories(task))
         whole.r0 = task->R * part / task->parts, whole.r1 = task->R * (part + 1) / task->parts;
     else if (task->parts > 1) {
         long blocks = (task->T + BLOCK - 1) / BLOCK;

@@ -18,9 +18,10 @@ import torch
 from scipy.linalg import cython_lapack
 from torch import Tensor
 
-from .private import is_wrapped
+from .private import is_wrapped, n_dispatch_modes
 
 EIG, CHAIN = 0, 1
+PLAIN = (Tensor, torch.nn.Parameter)
 STRUCTURES = (None, "diagonal", "Hermitian", "skew-Hermitian")
 MOST_ENTRIES = 2**20  # that one thread looks at; beyond, torch's threads are faster
 CODES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}
@@ -59,7 +60,8 @@ def serves(x: Tensor) -> bool:
 
 def looks_at(x: Tensor) -> bool:
     """Whether x is for `largest` and `extremes`: plain numbers in a row."""
-    return _small is not None and _is_plain(x) and x.numel() <= MOST_ENTRIES and x.dtype in CODES and x.is_contiguous()
+    fits = _small is not None and x.numel() <= MOST_ENTRIES and x.dtype in CODES
+    return fits and _is_plain(x) and x.is_contiguous() and not (x.is_conj() or x.is_neg())
 
 
 def largest(x: Tensor) -> float:
@@ -98,7 +100,7 @@ def make_plan(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> tuple[
     if n != columns or Xi.dtype not in CODES or not serves(Xi):
         raise ValueError(f"the compiled kernel does not take Xi {tuple(Xi.shape)}, {Xi.dtype} on {Xi.device}")
     Xi = _plain(Xi)
-    plan = torch.empty(S, plan_size(kind, n, Xi.is_complex()), dtype=torch.float64)
+    plan = torch.empty(S, plan_size(kind, n, Xi.is_complex()), dtype=torch.float64, device="cpu")
     threads = _threads(S * 30.0 * n**3)
     code, place = CODES[Xi.dtype], Xi.data_ptr()
     n_refused = _small.plan(kind, code, place, *Xi.stride(), S, n, limit, t_max, plan.data_ptr(), threads)
@@ -107,8 +109,9 @@ def make_plan(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> tuple[
 
 def states(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     """z (S, R, T, n), in the dtype of z0; times of `CHAIN` are not negative and not beyond its plan."""
+    z0, t = _plain(z0), _plain(t)
     S, R, n, T = _checked(kind, plan, z0, t)
-    z0, z = _plain(z0), torch.empty(S, R, T, n, dtype=z0.dtype)
+    z = torch.empty(S, R, T, n, dtype=z0.dtype, device="cpu")
     threads = _threads(S * R * T * (20.0 + n) * n)
     failed = _small.states(
         *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr()),
@@ -121,11 +124,14 @@ def states(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> Tensor:
 
 def vjp(kind: int, plan: Tensor, z0: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """S (S, n, n) and a (S, R, n) of sum Re<g, z>."""
+    z0, t, g = _plain(z0), _plain(t), _plain(g)
     S, R, n, T = _checked(kind, plan, z0, t)
     if g.shape != (S, R, T, n) or g.dtype != z0.dtype or not serves(g):
         raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
-    z0, g = _plain(z0), _plain(g)
-    of_Xi, of_z0 = torch.empty(S, n, n, dtype=z0.dtype), torch.empty(S, R, n, dtype=z0.dtype)
+    of_Xi, of_z0 = (
+        torch.empty(S, n, n, dtype=z0.dtype, device="cpu"),
+        torch.empty(S, R, n, dtype=z0.dtype, device="cpu"),
+    )
     threads = _threads(S * R * T * (40.0 + n) * n)
     failed = _small.vjp(
         *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr(), *z0.stride()),
@@ -154,13 +160,15 @@ def _checked(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> tuple[int, int, 
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether x has memory of its own on the CPU."""
-    return type(x) is Tensor and x.is_cpu and not is_wrapped(x)
+    """Whether x is numbers in memory on the CPU, and nothing asks to see the operators that read them."""
+    return type(x) in PLAIN and x.is_cpu and not is_wrapped(x) and not n_dispatch_modes()
 
 
 def _plain(x: Tensor) -> Tensor:
-    """Without a conjugation that torch has put off."""
-    return x.resolve_conj().resolve_neg() if x.is_complex() or x.is_neg() else x
+    """Without a conjugation or a sign that torch has put off, and without a class that only adds to Tensor."""
+    if type(x) not in PLAIN:
+        x = x.as_subclass(Tensor)
+    return x.resolve_conj().resolve_neg() if x.is_conj() or x.is_neg() else x
 
 
 def _threads(work: float) -> int:

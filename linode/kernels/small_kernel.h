@@ -387,7 +387,7 @@ typedef struct {
     double *M_r, *M_i;         /* (p, np): d c^H */
     double *right_r, *right_i; /* (n, np): conj(c_k) Q_k as columns */
     double *diag_r, *diag_i;   /* (np,): the diagonal of M */
-    double *a;                 /* (R, wp) */
+    double *a;                 /* (R, wp); none where parts have trajectories of their own, and write it */
     double *t_max;
 } NAME(Sums);
 #define Sums NAME(Sums)
@@ -395,7 +395,7 @@ typedef struct {
 static long NAME(eig_part_numbers)(const Arguments *task)
 {
     long n = task->n, np = PADDED(n), wp = PADDED(task->is_complex ? 2 * n : n);
-    return 4 * n * np + 2 * np + task->R * wp + 4;
+    return 4 * n * np + 2 * np + (splits_trajectories(task) ? 0 : task->R * wp) + 4;
 }
 
 static Sums NAME(sums_at)(const Arguments *task, double *memory)
@@ -441,6 +441,7 @@ static void NAME(add_part)(const Arguments *task, const Factors *f, long s, long
     double *sums = memory, *F = sums + GROUP * rows * wp, *weights = F + nf * BLOCK, *t = weights + 2 * nf * BLOCK;
     double *g = t + BLOCK, *c_r = g + BLOCK * wp, *c_i = c_r + np, *d_r = c_i + np, *d_i = d_r + np, *q_r = d_i + np;
     double *q_i = q_r + np, *e_r = q_i + np, *e_i = e_r + np, *start = e_i + np, t_max = 0;
+    double row[2 * MOST_STATES];
     int is_shared = task->t.stride[1] == 0;
     for (long r0 = range.r0; r0 < range.r1; r0 += GROUP) {
         long r1 = r0 + GROUP < range.r1 ? r0 + GROUP : range.r1;
@@ -466,7 +467,10 @@ static void NAME(add_part)(const Arguments *task, const Factors *f, long s, long
             }
         }
         for (long r = r0; r < r1; r++) {
-            double *own = sums + (r - r0) * rows * wp, *at_short = own + 2 * nf * wp, *a = out->a + r * wp;
+            double *own = sums + (r - r0) * rows * wp, *at_short = own + 2 * nf * wp;
+            double *a = splits_trajectories(task) ? row : out->a + r * wp;
+            if (a == row)
+                memset(row, 0, sizeof row);
             read_rows(&task->z0, s, r, 0, 1, n, start, wp);
             NAME(coefficients)(f, start, c_r, c_i);
             for (long k = 0; k < n; k++) {
@@ -508,6 +512,8 @@ static void NAME(add_part)(const Arguments *task, const Factors *f, long s, long
                     else
                         a[i] += u * e_r[j] - v * e_i[j];
                 }
+            if (a == row)
+                write_rows(task->a, task->z_code, (s * task->R + r) * n, 1, n, row, 0);
         }
     }
     *out->t_max = fmax(*out->t_max, t_max);
@@ -545,7 +551,7 @@ static void NAME(eig_vjp)(const Arguments *task, long s, long part, double *memo
     }
     double *M_r = sums.M_r, *M_i = sums.M_i, *right_r = sums.right_r, *right_i = sums.right_i, *diag_r = sums.diag_r;
     double *diag_i = sums.diag_i, t_max = *sums.t_max;
-    for (long r = 0; r < task->R; r++)
+    for (long r = 0; !splits_trajectories(task) && r < task->R; r++)
         write_rows(task->a, task->z_code, (s * task->R + r) * n, 1, n, sums.a + r * wp, wp);
     for (long i = 0; i < n; i++)
         for (long j = 0; j < np; j++) {
@@ -948,7 +954,7 @@ static void NAME(chain_plan)(const Arguments *task, long s, long part, double *m
     header[STEP] = H, header[SHIFT] = shift * H, header[BOUND] = INFINITY;
     for (long i = 0; i < size; i++)
         A[i] *= scale;
-    if (n_nodes <= MOST_NODES) {
+    if (n_nodes <= MOST_NODES && 1 / H < INFINITY) {
         for (int j = 2; j <= 6; j++)
             P[j] = memory + j * size;
         P[1] = A;

@@ -37,6 +37,7 @@ from .costs import (
 )
 
 MAX_CONDITION = 1000.0
+SMALLEST = 1e-150  # of |Xi|: MKL's geev, of torch 2.13, may write beyond its memory where entries lie below
 MOST_SIZE = 1e90  # of |Xi| and of 1 / |Xi|: cubes of eigenvalues and of their distances must be floats
 FEW_STATES = 20  # random matrices of more have modes to be refined, and some that are close: counted at 24 and more
 N_LAUNCHES, N_WAITS = 90, 1  # of a step on a device, but for waits of the engine: see tests/second_device.py
@@ -107,7 +108,9 @@ def _plan(Xi: Tensor, limit: float, work: Workload | None) -> EigPlan | Compiled
 
 def _compiled(plan: EigPlan) -> EigPlan | CompiledEigPlan:
     """The same for the compiled kernel, where it serves."""
-    if small.serves(plan.Xi) and plan.is_accepted:
+    sizes = one_norm(plan.Xi)  # the squares of moduli must be floats there
+    in_range = (sizes == 0) | ((sizes >= 1 / MOST_SIZE) & (sizes <= MOST_SIZE))
+    if small.serves(plan.Xi) and plan.is_accepted and bool(in_range.all()):
         return CompiledEigPlan(plan.Xi, _packed(plan.modes), twin=plan)
     return plan
 
@@ -115,11 +118,13 @@ def _compiled(plan: EigPlan) -> EigPlan | CompiledEigPlan:
 def _plan_by_torch(Xi: Tensor, kind: str | None, limit: float, work: Workload | None) -> EigPlan:
     """kind: the structure of Xi that makes its eigenvectors unitary."""
     if kind:
-        return EigPlan(Xi, unitary_modes(Xi, kind), torch.ones(len(Xi)).double(), f"Xi is {kind}")
+        return EigPlan(Xi, unitary_modes(Xi, kind), torch.ones(len(Xi), device="cpu").double(), f"Xi is {kind}")
     sizes = one_norm(Xi)
     most = float(sizes.max())
     if not (most <= MOST_SIZE and bool(((sizes >= 1 / MOST_SIZE) | (sizes == 0)).all())):
         return _rejected(Xi, f"powers of |Xi| = {most:.3g} leave the range of floats")
+    if bool(((Xi != 0) & (Xi.abs() < SMALLEST * sizes[:, None, None])).any()):
+        return _rejected(Xi, f"entries of Xi lie below {SMALLEST:g} of |Xi|")
     try:
         pairs = eigenpairs(Xi, sizes, limit, (work or Workload.of(Xi)).t_max)
     except LinAlgError as error:
@@ -234,7 +239,8 @@ class CompiledEigPlan(CompiledPlan):
 def _packed(modes: Modes) -> Tensor:
     """As the compiled kernel has them: see `small.plan_size`."""
     S, n = modes.lam.shape
-    header, mask = torch.zeros(S, small.HEADER).double(), torch.zeros(S, -(-n * n // 8) * 8, dtype=torch.uint8)
+    header = torch.zeros(S, small.HEADER, dtype=torch.float64, device="cpu")
+    mask = torch.zeros(S, -(-n * n // 8) * 8, dtype=torch.uint8, device="cpu")
     if modes.is_paired:
         header[:, 0] = (modes.lam.imag > 0).sum(-1)
     header[:, 1] = 1 if modes.delicate is None else 2
@@ -285,6 +291,6 @@ class Check:
 
 
 def _rejected(Xi: Tensor, reason: str) -> EigPlan:
-    none = torch.zeros(len(Xi), dtype=torch.bool)
+    none = torch.zeros(len(Xi), dtype=torch.bool, device="cpu")
     modes = unitary_modes(torch.zeros_like(Xi), "diagonal")
-    return EigPlan(Xi, modes, torch.full((len(Xi),), torch.inf).double(), reason, none)
+    return EigPlan(Xi, modes, torch.full((len(Xi),), torch.inf, device="cpu").double(), reason, none)

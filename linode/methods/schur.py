@@ -121,7 +121,7 @@ def schur_forms(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """T, Q (S, n, n) and |Q T Q^H - A| (S,), the Frobenius norm, inf where LAPACK's iteration does not converge."""
     host = A.cpu()
     T, Q = torch.zeros_like(host), torch.zeros_like(host)
-    residual = torch.zeros(len(A), dtype=torch.float64)
+    residual = torch.zeros(len(A), dtype=torch.float64, device="cpu")
     for s, matrix in enumerate(host.numpy()):
         try:
             form = schur(matrix, output="complex" if np.iscomplexobj(matrix) else "real")

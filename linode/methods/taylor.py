@@ -147,11 +147,11 @@ class TaylorPlan(Plan):
 
     @property
     def accepted(self) -> Tensor:
-        return self._is_short(torch.full((len(self.Xi),), self.t_max, dtype=torch.float64))
+        return self._is_short(torch.full((len(self.Xi),), self.t_max, dtype=torch.float64, device="cpu"))
 
     @property
     def reason(self) -> str:
-        most, count = self._most_products, float(self._count(torch.tensor(self.t_max).double()).max())
+        most, count = self._most_products, float(self._count(torch.tensor(self.t_max, device="cpu").double()).max())
         if count <= most:
             return f"products of Xi with vectors only, {count:.3g} of them for times up to {self.t_max:.3g}"
         return f"{count:.3g} products of Xi with a vector for times up to {self.t_max:.3g}, more than {most:.3g}"
@@ -267,7 +267,8 @@ class TaylorPlan(Plan):
         """
         t_max = float(t.max())
         exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else 1000.0, 1000.0)
-        full, half = (torch.full((len(self.Xi),), e, dtype=torch.float64) for e in (exponent, exponent - 1))
+        full = torch.full((len(self.Xi),), exponent, dtype=torch.float64, device="cpu")
+        half = full - 1
         own = max(unit / GUARD, UNIT)
         n_terms, n_near = int(self.growth.n_terms(full, own).max()), int(self.growth.n_terms(half, unit).max())
         return 2.0**exponent, n_terms, n_near
