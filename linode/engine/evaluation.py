@@ -21,7 +21,7 @@ from ..kernels.memory import Memory
 from ..kernels.private import reshaped
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
 from ..kernels.taylor import DOUBLE
-from ..kernels.tensors import extremes, is_finite, largest_norm, widened
+from ..kernels.tensors import WIDE, extremes, is_finite, largest_norm, widened
 from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
 from ..methods.base import Gradients
 from .one_time import THETA, Short, makes_many
@@ -31,6 +31,8 @@ from .recurrence import exponents, is_steady, recur
 # Off the CPU a step is 100 to 800 launches of some 5 us each, and 4 to 30 waits. A question with no more states and
 # entries of z than this takes less on the host, with the two copies of up to 4 MB there and back.
 MOST_STATES, MOST_ENTRIES = 64, 2**19
+# |Xi| |t| up to which exp(|Xi| |t|) |z0| is a number, in double and in single precision, for |z0| up to MODERATE_SIZE
+SPAN, SPAN_OF_FLOATS, MODERATE_SIZE = 600.0, 50.0, 1e15
 MANY = 1024  # trajectories of one time each, up to which the compiled kernel is faster than products of them all
 
 
@@ -76,6 +78,7 @@ class Planner:
             )
         if repeated:
             plan = plan.subset(torch.zeros(Xi.shape[0], dtype=torch.int64, device=Xi.device))
+        plan.one_norm = work.norm
         return self._last.keep(plan, own.expand(Xi.shape) if repeated else own, are_own=True)
 
     def plan_for(self, Xi: Tensor, n_trajectories: int, n_times: int, least: float, most: float) -> Plan:
@@ -227,6 +230,10 @@ class Evaluation:
             many = makes_many(t, layout.n)
         plan = planner.plan_for(systems, layout.n if many else layout.R, t.shape[-1], least, most)
         self.plan = many(plan) if many else plan
+        # |z| <= exp(|Xi| |t|) |z0|: where this is moderate, z need not be looked at
+        growth = plan.one_norm * max(-least, most)
+        most_growth = SPAN if z0.dtype in WIDE else SPAN_OF_FLOATS
+        self.is_moderate = growth < most_growth and small.looks_at(z0) and small.largest(z0) < MODERATE_SIZE
         # whether states and cotangents keep the precision that they have
         self.is_single = layout.n_entries >= self.plan.single_from
         self.starts, self.times = layout.trajectories(self._own(z0), 1), layout.trajectories(t, 1)
@@ -254,7 +261,7 @@ class Evaluation:
                 z[s, r, i] = starts[s, r]
             else:  # one more pass over z, but no wait
                 z = torch.where((times == 0)[..., None], starts[:, :, None], z)
-        if not is_finite(z):
+        if not (self.is_moderate or is_finite(z)):
             for x, name in zip(self.asked, ("Xi", "z0", "t")):
                 check_finite(x, name)
             z = _beyond_range(self.plan.Xi, widened(starts), times, widened(z))

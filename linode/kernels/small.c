@@ -105,6 +105,12 @@ typedef struct { /* functions of a method, and how much memory each wants */
     Doubles vjp_doubles;
 } Kernel;
 
+typedef struct { /* of numbers in a row */
+    int (*bounds)(const double *x, long long n, double *least, double *most);
+    int (*sizes)(const double *x, long long n, double *least, double *most);
+    int (*sizes_of_floats)(const float *x, long long n, double *least, double *most);
+} Bounds;
+
 /* Trajectories r0 .. r1 at their times i0 .. i1. */
 typedef struct {
     long r0, r1, i0, i1;
@@ -268,6 +274,7 @@ static double step_for(double rate, double t_max, int digits)
 #endif
 
 static const Kernel *kernels = kernels_any;
+static const Bounds *look = &look_any;
 
 /* ---- threads ------------------------------------------------------------------------------------------------------ */
 
@@ -479,20 +486,11 @@ static PyObject *largest(PyObject *self, PyObject *const *values, Py_ssize_t cou
     int code = (int)next_integer(&reader);
     const void *data = (const void *)(intptr_t)next_integer(&reader);
     long long n = next_integer(&reader) * (code >= COMPLEX_FLOAT ? 2 : 1);
-    double most = 0;
-    int has_nan = 0;
+    double least = 0, most = 0;
     if (PyErr_Occurred())
         return NULL;
-    if (code == DOUBLE || code == COMPLEX_DOUBLE)
-        for (long long i = 0; i < n; i++) {
-            double x = fabs(((const double *)data)[i]);
-            most = x > most ? x : most, has_nan |= x != x;
-        }
-    else
-        for (long long i = 0; i < n; i++) {
-            double x = fabs((double)((const float *)data)[i]);
-            most = x > most ? x : most, has_nan |= x != x;
-        }
+    int has_nan = code == DOUBLE || code == COMPLEX_DOUBLE ? look->sizes(data, n, &least, &most)
+                                                          : look->sizes_of_floats(data, n, &least, &most);
     return PyFloat_FromDouble(has_nan ? NAN : most);
 }
 
@@ -504,13 +502,9 @@ static PyObject *extremes(PyObject *self, PyObject *const *values, Py_ssize_t co
     const double *data = (const double *)(intptr_t)next_integer(&reader);
     long long n = next_integer(&reader);
     double least = 0, most = 0;
-    int has_nan = 0;
     if (PyErr_Occurred())
         return NULL;
-    for (long long i = 0; i < n; i++) {
-        double x = data[i];
-        least = x < least ? x : least, most = x > most ? x : most, has_nan |= x != x;
-    }
+    int has_nan = look->bounds(data, n, &least, &most);
     PyObject *pair = PyTuple_New(2);
     for (int i = 0; pair && i < 2; i++) {
         PyObject *x = PyFloat_FromDouble(has_nan ? NAN : i ? most : least);
@@ -588,7 +582,7 @@ PyMODINIT_FUNC PyInit__small(void)
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        kernels = kernels_avx2, instructions = "avx2";
+        kernels = kernels_avx2, look = &look_avx2, instructions = "avx2";
 #endif
     PyObject *module = PyModule_Create(&MODULE);
     if (module && (PyModule_AddStringConstant(module, "INSTRUCTIONS", instructions) ||

@@ -166,6 +166,37 @@ static void NAME(add_multiple)(long n, double factor, const double *x, double *y
         STORE(y + i, LOAD(y + i) + ALL(factor) * LOAD(x + i));
 }
 
+/* The smallest and the largest of `start` and n numbers, or of their moduli; 1 where there is a NaN. */
+#define BOUNDS(name, type, of)                                                                                         \
+    static int NAME(name)(const type *x, long long n, double *least, double *most)                                    \
+    {                                                                                                                  \
+        v4 low[2] = {ALL(*least), ALL(*least)}, high[2] = {ALL(*most), ALL(*most)};                                   \
+        m4 nan[2] = {low[0] != low[0], low[0] != low[0]};                                                             \
+        long long i = 0;                                                                                               \
+        for (; i + 8 <= n; i += 8)                                                                                     \
+            UNROLL for (int k = 0; k < 2; k++) {                                                                       \
+                v4 y = {x[i + 4 * k], x[i + 4 * k + 1], x[i + 4 * k + 2], x[i + 4 * k + 3]};                           \
+                y = of(y);                                                                                             \
+                low[k] = CHOOSE(y < low[k], y, low[k]), high[k] = CHOOSE(y > high[k], y, high[k]);                     \
+                nan[k] |= (m4)(y != y);                                                                                \
+            }                                                                                                          \
+        for (; i < n; i++) {                                                                                           \
+            v4 y = ALL((double)x[i]);                                                                                  \
+            y = of(y);                                                                                                 \
+            low[0] = CHOOSE(y < low[0], y, low[0]), high[0] = CHOOSE(y > high[0], y, high[0]);                         \
+            nan[0] |= (m4)(y != y);                                                                                    \
+        }                                                                                                              \
+        for (int k = 0; k < 8; k++) {                                                                                  \
+            *least = fmin(*least, low[k / 4][k % 4]), *most = fmax(*most, high[k / 4][k % 4]);                         \
+        }                                                                                                              \
+        return NAME(any)(&nan[0]) || NAME(any)(&nan[1]);                                                              \
+    }
+#define ITSELF(y) (y)
+#define SIZE_OF(y) ((v4)((m4)(y) & ~(m4)ALL(-0.0)))
+BOUNDS(bounds, double, ITSELF)
+BOUNDS(sizes, double, SIZE_OF)
+BOUNDS(sizes_of_floats, float, SIZE_OF)
+
 /* ---- eig: functions of time ---------------------------------------------------------------------------------- */
 
 /* F (nf, BLOCK) for BLOCK times t. Of a real system: exp(alpha t) cos(omega t) or exp(alpha t) of the p modes kept, then
@@ -1272,6 +1303,11 @@ static const Kernel NAME(kernels)[2] = {
      NAME(chain_part_doubles), NAME(chain_part_numbers), NAME(chain_vjp), NAME(chain_vjp_doubles)},
 };
 
+static const Bounds NAME(look) = {NAME(bounds), NAME(sizes), NAME(sizes_of_floats)};
+
+#undef BOUNDS
+#undef ITSELF
+#undef SIZE_OF
 #undef v4
 #undef v4u
 #undef m4

@@ -119,6 +119,7 @@ class Plan(ABC):
     method: str
     Xi: Tensor  # (S, n, n)
     rejected: tuple[str, ...] = ()  # methods passed over before this one, with their reasons
+    one_norm: float = torch.inf  # the largest |Xi|_1, where the engine has found it
     t_needed: float = 0.0  # the check holds if the largest time is at least this
     t_most: float = torch.inf  # and at most this
     any_sign: bool = False  # times t < 0 are evaluated as accurately as others
