@@ -29,6 +29,7 @@
 #define N_TERMS 18              /* of the polynomial between nodes; F has 24: kernels/dense.py */
 #define REACH 1.9               /* |A^p|^(1/p), p >= 4, of a step */
 #define MOST_NODES 256.0        /* of a plan */
+#define LATEST 1e307            /* time: multiples of a step must not overflow */
 #define LARGEST_NODE 320        /* that is asked for: beyond is refused */
 #define MOST_UNITS 100.0        /* shift t: units of rounding that small diagonal entries may lose to the shift */
 #define MOST_RATIO 4.0          /* |A| beside the roots of its powers: how far these may fall behind */
@@ -234,7 +235,7 @@ static double step_for(double rate, double t_max, int digits)
     double longest = 1.0;
     int exponent;
     if (t_max > 0) {
-        frexp(t_max, &exponent);
+        frexp(fmin(t_max, LATEST), &exponent);
         longest = ldexp(1.0, exponent + 1 > 1023 ? 1023 : exponent + 1);
     }
     if (!(rate * longest > REACH))

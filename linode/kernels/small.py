@@ -25,7 +25,7 @@ PLAIN = (Tensor, torch.nn.Parameter)
 STRUCTURES = (None, "diagonal", "Hermitian", "skew-Hermitian")
 MOST_ENTRIES = 2**20  # that one thread looks at; beyond, torch's threads are faster
 CODES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}
-WORK_OF_A_THREAD = 2e5  # multiplications that take as long as starting a thread, 50 us on an AMD EPYC
+WORK_OF_A_THREAD = 2e6  # multiplications that take some 100 us, twice what it takes to start a thread, on an AMD EPYC
 
 
 def _load() -> tuple[Any, str]:

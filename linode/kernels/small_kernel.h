@@ -985,7 +985,7 @@ static void NAME(chain_plan)(const Arguments *task, long s, long part, double *m
     header[STEP] = H, header[SHIFT] = shift * H, header[BOUND] = INFINITY;
     for (long i = 0; i < size; i++)
         A[i] *= scale;
-    if (n_nodes <= MOST_NODES && 1 / H < INFINITY) {
+    if (n_nodes <= MOST_NODES && 1 / H < INFINITY && task->t_max <= LATEST) {
         for (int j = 2; j <= 6; j++)
             P[j] = memory + j * size;
         P[1] = A;

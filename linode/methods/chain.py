@@ -31,7 +31,6 @@ from .costs import COMPILED_CALL, COMPILED_FLOP, COMPILED_SYSTEM, OPERATORS
 
 MAX_ROUNDING = 2.0**20  # a bound of 1e-10
 MOST_NODES, LARGEST = 256, 1e300
-LATEST = 1e308  # time that a plan holds for
 SLACK = 1.25  # a plan is good for times this much later than asked for
 BETWEEN, OF_STEP = Degree(q=6, n_blocks=3), Degree(q=6, n_blocks=4)  # polynomials within half a step, and of a step
 REACH = 1.9  # |A^p|^(1/p) H, p >= 4
@@ -70,7 +69,7 @@ class Chain(Method):
         super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
-        t_max = min(SLACK * (work or Workload.of(Xi)).t_max, LATEST)
+        t_max = SLACK * (work or Workload.of(Xi)).t_max
         if small.serves(Xi):
             packed, n_refused = small.make_plan(small.CHAIN, Xi, self.max_rounding, t_max)
             return CompiledChainPlan(Xi, packed, self.max_rounding, t_max, n_refused)
