@@ -88,7 +88,7 @@ typedef struct {
     double *plan;
     Strided A, z0, t, g;
     void *z, *S_out, *a;            /* contiguous */
-    int *failed;
+    atomic_int *failed; /* set where times lie beyond a plan */
     long parts;      /* of one system's trajectories or times, that threads share */
     double *partial; /* what the parts of a gradient give */
 } Arguments;
@@ -424,20 +424,29 @@ static PyObject *structure(PyObject *self, PyObject *const *values, Py_ssize_t c
     return is_wrong(&task) ? NULL : PyLong_FromLong(structure_of(&task));
 }
 
+/* What `states` and `vjp` have in common: the method, its plan, sizes, z0 and t; whether the method is `chain`. */
+static int next_question(Reader *reader, Arguments *task)
+{
+    int is_chain = next_integer(reader) != 0;
+    task->z_code = (int)next_integer(reader), task->plan = (double *)(intptr_t)next_integer(reader);
+    task->is_complex = task->z_code >= COMPLEX_FLOAT;
+    task->S = (long)next_integer(reader), task->R = (long)next_integer(reader);
+    task->T = (long)next_integer(reader), task->n = (long)next_integer(reader);
+    task->z0 = next_strided(reader, task->z_code, 3, VECTOR);
+    task->t = next_strided(reader, DOUBLE, 3, TIMES);
+    return is_chain;
+}
+
 static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
     Reader reader = {values, count};
     Arguments task = {0};
-    int is_chain = next_integer(&reader) != 0, failed = 0;
-    task.z_code = (int)next_integer(&reader), task.plan = (double *)(intptr_t)next_integer(&reader);
-    task.S = (long)next_integer(&reader), task.R = (long)next_integer(&reader);
-    task.T = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
-    task.z0 = next_strided(&reader, task.z_code, 3, VECTOR);
-    task.t = next_strided(&reader, DOUBLE, 3, TIMES);
+    atomic_int failed = 0;
+    int is_chain = next_question(&reader, &task);
     task.z = (void *)(intptr_t)next_integer(&reader);
     long threads = (long)next_integer(&reader);
-    task.is_complex = task.z_code >= COMPLEX_FLOAT, task.failed = &failed;
+    task.failed = &failed;
     if (is_wrong(&task))
         return NULL;
     int has_memory;
@@ -445,7 +454,7 @@ static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t coun
     task.parts = parts_of(&task, !is_chain);
     has_memory = run(&task, kernels[is_chain].states, kernels[is_chain].states_doubles, task.parts, threads);
     Py_END_ALLOW_THREADS
-    return answer(has_memory, failed);
+    return answer(has_memory, atomic_load(&failed));
 }
 
 static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
@@ -453,16 +462,12 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     (void)self;
     Reader reader = {values, count};
     Arguments task = {0};
-    int is_chain = next_integer(&reader) != 0, failed = 0;
-    task.z_code = (int)next_integer(&reader), task.plan = (double *)(intptr_t)next_integer(&reader);
-    task.S = (long)next_integer(&reader), task.R = (long)next_integer(&reader);
-    task.T = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
-    task.z0 = next_strided(&reader, task.z_code, 3, VECTOR);
-    task.t = next_strided(&reader, DOUBLE, 3, TIMES);
+    atomic_int failed = 0;
+    int is_chain = next_question(&reader, &task);
     task.g = next_strided(&reader, task.z_code, 4, STATES);
     task.S_out = (void *)(intptr_t)next_integer(&reader), task.a = (void *)(intptr_t)next_integer(&reader);
     long threads = (long)next_integer(&reader);
-    task.is_complex = task.z_code >= COMPLEX_FLOAT, task.failed = &failed;
+    task.failed = &failed;
     if (is_wrong(&task))
         return NULL;
     int has_memory = 1;
@@ -476,7 +481,7 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     has_memory = has_memory && run(&task, own->vjp, own->vjp_doubles, 1, threads);
     free(task.partial);
     Py_END_ALLOW_THREADS
-    return answer(has_memory, failed);
+    return answer(has_memory, atomic_load(&failed));
 }
 
 /* max |x| of `count` numbers in a row (of the larger part where they are complex), NaN where there is one. */

@@ -1109,7 +1109,7 @@ static void NAME(chain_states)(const Arguments *task, long s, long part, double 
         memcpy(x, start, sizeof(double) * wp);
         if ((r == own.r0 || task->t.stride[1] != 0) &&
             !NAME(sort_times)(&task->t, s, r, T, H, node, order, offset, scratch, starts, &times)) {
-            *task->failed = 1; /* workers only ever set it */
+            *task->failed = 1;
             return;
         }
         for (long k0 = 0; k0 < times.n_nodes; k0 += NODES) {
@@ -1179,7 +1179,7 @@ static void NAME(add_trajectories)(const Arguments *task, long s, long part, dou
     for (long r = own.r0; r < own.r1; r++) {
         if ((r == own.r0 || task->t.stride[1] != 0) &&
             !NAME(sort_times)(&task->t, s, r, T, H, node, order, offset, scratch, starts, &times)) {
-            *task->failed = 1; /* workers only ever set it */
+            *task->failed = 1;
             return;
         }
         read_rows(&task->z0, s, r, 0, 1, n, Z, wp);
