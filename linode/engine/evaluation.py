@@ -241,6 +241,11 @@ class Evaluation:
     def _own(self, x: Tensor) -> Tensor:
         return x if self.is_single else widened(x)
 
+    def _check_finite(self) -> None:
+        """Raise where an argument is what makes a result infinite or NaN."""
+        for x, name in zip(self.asked, ("Xi", "z0", "t")):
+            check_finite(x, name)
+
     def states(self, for_gradients: bool = False) -> Tensor:
         """z (*batch, T, n); for gradients, what they need again is kept."""
         layout, z0 = self.layout, self.asked[1]
@@ -262,11 +267,10 @@ class Evaluation:
             else:  # one more pass over z, but no wait
                 z = torch.where((times == 0)[..., None], starts[:, :, None], z)
         if not (self.is_moderate or is_finite(z)):
-            for x, name in zip(self.asked, ("Xi", "z0", "t")):
-                check_finite(x, name)
+            self._check_finite()
             z = _beyond_range(self.plan.Xi, widened(starts), times, widened(z))
         z = layout.batched(z) if layout.batch else z
-        return reshaped(z if z.dtype == z0.dtype else z.to(z0.dtype), layout.z_shape)
+        return _handed_over(z, z0.dtype, layout.z_shape)
 
     def gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """dL/dXi, dL/dz0 and, where wanted, dL/dt of L = sum Re<g, z>."""
@@ -284,14 +288,13 @@ class Evaluation:
         starts, times, cotangents = self.starts, self.times, layout.trajectories(self._own(g), 2)
         S, a = self.plan.vjp(starts, times, cotangents) if self.pullback is None else self.pullback(cotangents)
         if not is_finite(S):  # states that overflowed but do not matter to the loss
-            for x, name in zip(self.asked, ("Xi", "z0", "t")):
-                check_finite(x, name)
+            self._check_finite()
             times = torch.where((cotangents != 0).any(-1), times, 0)
             S, a = self.plan.vjp(starts, times, cotangents)
         dt = layout.batched(self._rates(times, cotangents)).sum_to_size(t.shape) if want_t else None
         if layout.batch:
             a = layout.batched(a).sum_to_size(z0.shape)
-        return _like(S, Xi), _like(a, z0), dt
+        return _handed_over(S, Xi.dtype, Xi.shape), _handed_over(a, z0.dtype, z0.shape), dt
 
     def _rates(self, times: Tensor, g: Tensor) -> Tensor:
         """dL/dt = Re<g, Xi z>, (S, R, T)."""
@@ -300,9 +303,9 @@ class Evaluation:
         return rates.real.clone() if rates.is_complex() else rates  # autograd takes no view
 
 
-def _like(x: Tensor, y: Tensor) -> Tensor:
-    """x, which nothing else uses, in the shape and dtype of y."""
-    return reshaped(x if x.dtype == y.dtype else x.to(y.dtype), y.shape)
+def _handed_over(x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """x, which nothing else uses, in the dtype and shape that the caller expects."""
+    return reshaped(x if x.dtype == dtype else x.to(dtype), shape)
 
 
 def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:
