@@ -170,11 +170,12 @@ def compiled_step(kind: int, S: int, n: int, T: int) -> float:
     limit = {small.EIG: 1e9, small.CHAIN: MAX_ROUNDING}[kind]
 
     def run() -> None:
-        plan, n_refused = small.make_plan(kind, Xi, limit, 5.0)
-        if n_refused:
-            raise RuntimeError(f"the compiled kernel refuses {n_refused} systems")
-        small.states(kind, plan, starts, times)
-        small.vjp(kind, plan, starts, times, g)
+        made = small.make_plans(kind, Xi, limit, 5.0)
+        if made is None or made.n_refused:
+            raise RuntimeError("the compiled kernel refuses some systems")
+        question = small.asked(starts, times)
+        question.states(made.plans)
+        question.vjp(made.plans, g)
 
     return seconds(run)
 

@@ -17,7 +17,7 @@ from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
 from .errors import OptionError, ShapeError
 from .forcing.total import Forcing, make_planners
-from .kernels.tensors import is_finite, largest_norm, widened
+from .kernels.tensors import is_finite, measured, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
@@ -140,7 +140,7 @@ class Solver(ABC):
             >>> ode.propagator(3.0).tolist()
             [[1.0, 1.0], [0.0, 1.0]]
         """
-        times, is_scalar = make_times(t, self.Xi, (self._Xi_batch,), self._names[:1])
+        times, is_scalar = make_times(t, self.Xi, lambda: {self._names[0]: self._Xi_batch})
         P = self._propagators(times)
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
 
@@ -162,7 +162,9 @@ class Solver(ABC):
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        return self._planner.plan(systems, Workload(layout.S, 1, 0, layout.n, largest_norm(systems), 0.0))
+        norm, is_diagonal = measured(systems)
+        work = Workload(layout.S, 1, 0, layout.n, norm, 0.0, systems.is_cpu, is_diagonal)
+        return self._planner.plan(systems, work)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -259,12 +261,11 @@ class Solver(ABC):
         return other
 
     def _times(self, t: Any) -> tuple[Tensor, bool]:
-        shapes: tuple[torch.Size, ...] = (self._Xi_batch, self.z0.shape[:-1])
-        names = self._names
-        if not self.forcing.is_nothing:
-            more = self.forcing.batches
-            shapes, names = (*shapes, *more.values()), (*names, *more)
-        return make_times(t, self.z0, shapes, names)
+        return make_times(t, self.z0, self._batches)
+
+    def _batches(self) -> dict[str, torch.Size]:
+        """Batch dimensions of all arguments but t, by name."""
+        return {**dict(zip(self._names, (self._Xi_batch, self.z0.shape[:-1]))), **self.forcing.batches}
 
     @property
     def _Xi_batch(self) -> torch.Size:
@@ -327,7 +328,8 @@ class LinearODE(Solver):
         rtol: float | None = None,
         names: tuple[str, str] = ("Xi", "z0"),
     ) -> None:
-        check_tolerance(rtol)
+        if rtol is not None:
+            check_tolerance(rtol)
         self.Xi, self.z0, self._is_numpy = make_system(Xi, z0, names)
         self._names = names
         self.C: Any = None  # of the output y = C z + D u; None: no output

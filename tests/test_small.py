@@ -41,9 +41,11 @@ def problem(
 
 def answers(kind: int, Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor, g: torch.Tensor) -> list[torch.Tensor]:
     limit = 1e9 if kind == small.EIG else 2.0**20
-    plan, n_refused = small.make_plan(kind, Xi, limit, float(t.max()) if t.numel() else 1.0)
-    assert n_refused == 0
-    return [small.states(kind, plan, z0, t), *small.vjp(kind, plan, z0, t, g)]
+    made = small.make_plans(kind, Xi, limit, float(t.max()) if t.numel() else 1.0)
+    assert made is not None
+    assert made.n_refused == 0
+    question = small.asked(z0, t)
+    return [question.states(made.plans), *question.vjp(made.plans, g)]
 
 
 def distance(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -58,9 +60,9 @@ both_kinds = pytest.mark.parametrize("kind", [small.EIG, small.CHAIN], ids=["eig
 def test_sine_and_cosine_are_true_to_two_units_of_rounding(scale: float):
     flint.ctx.prec = 300
     Xi = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]], dtype=torch.float64)
-    plan = linode.methods.Eig().plan(Xi).packed
+    plan = linode.methods.Eig().plan(Xi)
     t = torch.from_numpy(generator(f"angles {scale}").uniform(-scale, scale, (1, 1, 203)))
-    z = small.states(small.EIG, plan, torch.tensor([[[1.0, 0.0]]], dtype=torch.float64), t)[0, 0]
+    z = plan.evaluate(torch.tensor([[[1.0, 0.0]]], dtype=torch.float64), t)[0, 0]
     for (cosine, sine), time in zip(z.tolist(), t[0, 0].tolist()):
         angle = flint.arb(time)
         assert abs(float(angle.cos() - flint.arb(cosine))) <= 3 * EPS
@@ -70,9 +72,9 @@ def test_sine_and_cosine_are_true_to_two_units_of_rounding(scale: float):
 @needs_kernel
 def test_exponentials_are_true_to_two_units_of_rounding_down_to_the_smallest_number():
     flint.ctx.prec = 300
-    plan = linode.methods.Eig().plan(torch.ones(1, 1, 1, dtype=torch.float64)).packed
+    plan = linode.methods.Eig().plan(torch.ones(1, 1, 1, dtype=torch.float64))
     t = torch.cat([torch.linspace(-746, 710, 1501), torch.tensor([0.0, 1e-300, -1e-8, 709.78, -745.1])]).double()
-    z = small.states(small.EIG, plan, torch.ones(1, 1, 1, dtype=torch.float64), t[None, None])[0, 0, :, 0]
+    z = plan.evaluate(torch.ones(1, 1, 1, dtype=torch.float64), t[None, None])[0, 0, :, 0]
     for value, time in zip(z.tolist(), t.tolist()):
         true = flint.arb(time).exp()
         if time > 709.8:
@@ -157,34 +159,49 @@ def test_many_few_and_no_times(kind: int, shape: tuple[int, int, int]):
 @needs_kernel
 @pytest.mark.parametrize("times", [[-1.0], [1e9], [np.nan]])
 def test_times_that_a_chain_has_no_nodes_for_are_refused(times: list[float]):
-    Xi, z0, t, g = problem(1, 1, 1)
-    plan, _ = small.make_plan(small.CHAIN, Xi, 2.0**20, 5.0)
-    t = torch.tensor([[times]], dtype=torch.float64)
+    Xi, z0, _, g = problem(1, 1, 1)
+    plans = plans_of(small.CHAIN, Xi)
+    question = small.asked(z0, torch.tensor([[times]], dtype=torch.float64))
     with pytest.raises(ValueError, match="beyond those of the plan"):
-        small.states(small.CHAIN, plan, z0, t)
+        question.states(plans)
     with pytest.raises(ValueError, match="beyond those of the plan"):
-        small.vjp(small.CHAIN, plan, z0, t, g)
+        question.vjp(plans, g)
+
+
+def plans_of(kind: int, Xi: torch.Tensor) -> bytearray:
+    made = small.make_plans(kind, Xi, 2.0**20, 5.0)
+    assert made is not None
+    return made.plans
 
 
 @needs_kernel
 def test_nothing_that_does_not_fit_reaches_the_kernel():
     Xi, z0, t, g = problem()
-    plan, _ = small.make_plan(small.EIG, Xi, 1e9)
-    for bad in (
-        lambda: small.make_plan(small.EIG, Xi[:, :3], 1e9),
-        lambda: small.make_plan(small.EIG, Xi.to(torch.int64), 1e9),
-        lambda: small.make_plan(small.EIG, torch.eye(small.MOST_STATES + 1)[None], 1e9),
-        lambda: small.states(small.EIG, plan[:2], z0, t),
-        lambda: small.states(small.EIG, plan.mT.contiguous().mT, z0, t),
-        lambda: small.states(small.EIG, plan, z0[:, :1], t),
-        lambda: small.states(small.EIG, plan, z0, t.float()),
-        lambda: small.states(small.EIG, plan, z0.to(torch.complex128), t[:2]),
-        lambda: small.states(small.EIG, plan, z0.to("meta"), t),
-        lambda: small.vjp(small.EIG, plan, z0, t, g[:, :, :3]),
-        lambda: small.vjp(small.EIG, plan, z0, t, g.float()),
-    ):
+    for bad in (Xi[:, :3], Xi.to(torch.int64), torch.eye(small.MOST_STATES + 1)[None], Xi.to("meta")):
+        assert small.make_plans(small.EIG, bad, 1e9) is None
+    for starts, times in ((z0[:, :1], t), (z0, t.float()), (z0, t[:2]), (z0.to("meta"), t), (z0[0], t[0])):
         with pytest.raises(ValueError, match="the compiled kernel does not take"):
-            bad()
+            small.asked(starts, times)
+    question, plans = small.asked(z0, t), plans_of(small.EIG, Xi)
+    for wrong in (g[:, :, :3], g.float(), g.to("meta")):
+        with pytest.raises(ValueError, match="the compiled kernel does not take"):
+            question.vjp(plans, wrong)
+
+
+@needs_kernel
+@both_kinds
+def test_plans_of_other_systems_are_refused(kind: int):
+    Xi, z0, t, g = problem()
+    question = small.asked(z0, t)
+    complex_Xi, larger = Xi.to(torch.complex128), problem(n=6)[0]
+    plans = plans_of(kind, Xi)
+    for wrong in (plans_of(kind, complex_Xi), plans_of(kind, larger), plans_of(kind, Xi[:2]), plans[:-8], bytearray()):
+        with pytest.raises(ValueError, match="they are of other systems"):
+            question.states(wrong)
+        with pytest.raises(ValueError, match="they are of other systems"):
+            question.vjp(wrong, g)
+    with pytest.raises(TypeError, match="must be a bytearray"):
+        question.states(bytes(plans))  # type: ignore[arg-type]
 
 
 def test_an_environment_variable_turns_it_off():

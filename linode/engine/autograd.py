@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 from ..errors import NotDifferentiableError
-from ..kernels.private import forward_mode_depth, is_in_forward_mode, is_transforming
+from ..kernels.private import OutsideTransforms, forward_mode_depth, is_batched, is_in_forward_mode, is_transforming
 from . import compiled
 from .evaluation import Evaluation, Planner, evaluate, evaluate_vjp
 
@@ -35,12 +35,10 @@ def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
                 "torch loses the outer tangents of a custom function in nested forward mode (pytorch issue 197867): "
                 "use jacfwd(jacrev(f)), jacrev(jacfwd(f)) or hessian instead of jacfwd(jacfwd(f))"
             )
-    elif not (torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad)):
-        if not is_in_forward_mode():  # no derivative is asked for
-            with torch.no_grad():
-                return evaluate(planner, Xi, z0, t)
     elif not is_in_forward_mode():
-        return EagerTrajectory.apply(Xi, z0, t, planner)
+        if torch.is_grad_enabled() and (Xi.requires_grad or z0.requires_grad or t.requires_grad):
+            return EagerTrajectory.apply(Xi, z0, t, planner)  # type: ignore[attr-defined]
+        return evaluate(planner, Xi, z0, t)  # no derivative is asked for
     return Trajectory.apply(Xi, z0, t, planner)
 
 
@@ -89,19 +87,22 @@ class Trajectory(Function):
         return Trajectory.apply(*folded, planner.fresh()), 0
 
 
-class EagerTrajectory(Trajectory):
-    """The same in reverse mode alone, without setup_context, half of a small step; backward uses forward."""
+class EagerTrajectory(OutsideTransforms):
+    """The same in reverse mode alone, outside of transforms: half the time of a small step; backward uses forward."""
 
     @staticmethod
-    def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
         ctx.planner, ctx.evaluation = planner, Evaluation(planner, Xi, z0, t)
         ctx.save_for_backward(Xi, z0, t)
         return ctx.evaluation.states(for_gradients=True)
 
-    setup_context = Function.setup_context
-
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
+        if is_batched(g):
+            raise NotDifferentiableError(
+                "cotangents that autograd batches (is_grads_batched=True, jacobian with vectorize=True) cannot enter a "
+                "custom function: use torch.func.jacrev or torch.func.vmap"
+            )
         if torch.is_grad_enabled() or is_transforming():
             return Trajectory.backward(ctx, g)
         ctx.saved_tensors  # noqa: B018 - raises where one was changed in place

@@ -21,7 +21,7 @@ from ..kernels.memory import Memory
 from ..kernels.private import reshaped
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
 from ..kernels.taylor import DOUBLE
-from ..kernels.tensors import WIDE, extremes, is_finite, largest_norm, widened
+from ..kernels.tensors import WIDE, extremes, is_finite, measured, widened
 from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
 from ..methods.base import Gradients
 from .one_time import THETA, Short, makes_many
@@ -34,6 +34,9 @@ MOST_STATES, MOST_ENTRIES = 64, 2**19
 # |Xi| |t| up to which exp(|Xi| |t|) |z0| is a number, in double and in single precision, for |z0| up to MODERATE_SIZE
 SPAN, SPAN_OF_FLOATS, MODERATE_SIZE = 600.0, 50.0, 1e15
 MANY = 1024  # trajectories of one time each, up to which the compiled kernel is faster than products of them all
+
+
+Size = tuple[float, bool]  # of Xi, see `kernels.tensors.measured`
 
 
 class Planner:
@@ -52,8 +55,11 @@ class Planner:
         return f"({self.method.key}, {self.rtol!r})"
 
     def known(self, Xi: Tensor, t_max: float | None = None) -> Plan | None:
-        """The last plan, if it is for Xi (S, n, n) and good for such times."""
-        plan = self._last.known(Xi)
+        """The last plan, if it is for Xi (S, n, n), or (n, n) of one system, and good for such times."""
+        last = self._last.last
+        if last is None or (last.compiled is not None and not small.serves(Xi)):
+            return None
+        plan = self._last.known(Xi if Xi.ndim == 3 else Xi[None])
         return plan if plan is None or t_max is None or plan.t_needed <= t_max <= plan.t_most else None
 
     def plan(self, Xi: Tensor, work: Workload) -> Plan:
@@ -67,7 +73,7 @@ class Planner:
             if other is not None:
                 return self._last.keep(other.adjoint(), Xi)
         repeated = is_repeated(Xi)
-        own = (Xi[:1] if repeated else Xi).clone()
+        own = torch.stack((Xi,)) if Xi.ndim == 2 else (Xi[:1] if repeated else Xi).clone()
         plan = self.method.plan(own, self.rtol, work)
         if not plan.is_accepted:
             which = int((~plan.accepted).nonzero()[0])
@@ -81,22 +87,25 @@ class Planner:
         plan.one_norm = work.norm
         return self._last.keep(plan, own.expand(Xi.shape) if repeated else own, are_own=True)
 
-    def plan_for(self, Xi: Tensor, n_trajectories: int, n_times: int, least: float, most: float) -> Plan:
-        """A plan for times from least to most: a series where the one time is short enough for it, the plan that is
-        known, or a new one.
+    def plan_for(
+        self, Xi: Tensor, n_trajectories: int, n_times: int, least: float, most: float, size: Size | None = None
+    ) -> Plan:
+        """A plan for Xi (S, n, n), or (n, n) of one system, and times from least to most: a series where the one time
+        is short enough for it, the plan that is known, or a new one. size: of Xi, where it is known.
         """
-        t_max, norm = max(-least, most), None
+        t_max = most if most > -least else -least
         if n_times == 1 and isinstance(self.method, Auto) and not is_for_kernel(Xi, n_trajectories):
-            norm = largest_norm(Xi)
-            if norm * t_max <= THETA / 2:
-                return Short(Xi)
+            size = size or measured(Xi)
+            if size[0] * t_max <= THETA / 2:
+                return Short(Xi if Xi.ndim == 3 else Xi[None])
         plan = self.known(Xi, t_max)
         if plan is None:
-            n_systems = 1 if is_repeated(Xi) else Xi.shape[0]
-            norm = largest_norm(Xi) if norm is None else norm
+            norm, is_diagonal = size or measured(Xi)
             if not norm < torch.inf:
-                check_finite(Xi if len(Xi) > 1 else Xi[0], "Xi")
-            plan = self.plan(Xi, Workload(n_systems, n_trajectories, n_times, Xi.shape[-1], norm, t_max))
+                check_finite(Xi[0] if len(Xi) == 1 and Xi.ndim == 3 else Xi, "Xi")
+            n_systems, n = 1 if Xi.ndim == 2 or is_repeated(Xi) else len(Xi), Xi.shape[-1]
+            work = Workload(n_systems, n_trajectories, n_times, n, norm, t_max, Xi.is_cpu, is_diagonal)
+            plan = self.plan(Xi, work)
         if least >= 0 or plan.any_sign:
             return plan
         return BothWays(plan, self.mirrored.plan_for(-Xi, n_trajectories, n_times, 0.0, -least))
@@ -153,7 +162,7 @@ def is_for_kernel(Xi: Tensor, n_trajectories: int) -> bool:
 
 def is_repeated(Xi: Tensor) -> bool:
     """One system, repeated by expand()."""
-    return Xi.shape[0] > 1 and Xi.stride(0) == 0
+    return Xi.ndim == 3 and Xi.shape[0] > 1 and Xi.stride(0) == 0
 
 
 def columns(n: int, rank: int, like: Tensor) -> Tensor:
@@ -221,25 +230,41 @@ class Evaluation:
             self.device = Xi.device
             Xi, z0, t = moved((Xi, z0, t), torch.device("cpu"))
             self.asked = Xi, z0, t
-        least, most = extremes(t)
+        # one trajectory of one system stays in its shapes as long as it can: views would take more time than the kernel
+        systems, starts, times = widened(Xi), z0, t
+        if layout.batch:
+            systems = layout.systems(systems)
+            starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
+        self.question = question = small.Question.of(starts, times)
+        sizes = question.sizes(systems) if question is not None else None
+        least, most = sizes[3:] if sizes else extremes(t)
         if not most - least < torch.inf:
             check_finite(t, "t")
-        systems = systems_of(Xi, layout)
         many = None
         if t.shape[-1] == 1 and 2 * layout.n < layout.R and not is_for_kernel(systems, layout.R):
             many = makes_many(t, layout.n)
-        plan = planner.plan_for(systems, layout.n if many else layout.R, t.shape[-1], least, most)
+        plan = planner.plan_for(
+            systems, layout.n if many else layout.R, t.shape[-1], least, most, sizes[:2] if sizes else None
+        )
         self.plan = many(plan) if many else plan
+        self.compiled = self.plan.compiled if question is not None else None
         # |z| <= exp(|Xi| |t|) |z0|: where this is moderate, z need not be looked at
-        growth = plan.one_norm * max(-least, most)
-        most_growth = SPAN if z0.dtype in WIDE else SPAN_OF_FLOATS
-        self.is_moderate = growth < most_growth and small.looks_at(z0) and small.largest(z0) < MODERATE_SIZE
-        # whether states and cotangents keep the precision that they have
-        self.is_single = layout.n_entries >= self.plan.single_from
-        self.starts, self.times = layout.trajectories(self._own(z0), 1), layout.trajectories(t, 1)
+        growth, span = plan.one_norm * (most - least), SPAN if z0.dtype in WIDE else SPAN_OF_FLOATS
+        self.is_moderate = growth < span and sizes is not None and sizes.start < MODERATE_SIZE
 
-    def _own(self, x: Tensor) -> Tensor:
-        return x if self.is_single else widened(x)
+    @cached_property
+    def starts(self) -> Tensor:
+        """z0 (S, R, n) for the plan."""
+        return self.layout.trajectories(self._precise(self.asked[1]), 1)
+
+    @cached_property
+    def times(self) -> Tensor:
+        """t (S, R, T) for the plan."""
+        return self.layout.trajectories(self.asked[2], 1)
+
+    def _precise(self, x: Tensor) -> Tensor:
+        """z0 or g in the precision that the plan works in."""
+        return x if self.layout.n_entries >= self.plan.single_from else widened(x)
 
     def _check_finite(self) -> None:
         """Raise where an argument is what makes a result infinite or NaN."""
@@ -255,12 +280,15 @@ class Evaluation:
         return z if self.device is None else z.to(self.device)
 
     def _states(self, for_gradients: bool) -> Tensor:
-        layout, z0, starts, times = self.layout, self.asked[1], self.starts, self.times
-        if for_gradients:
-            z, self.pullback = self.plan.record(starts, times)
+        layout, z0 = self.layout, self.asked[1]
+        if self.question is not None and self.compiled is not None:
+            z = self.question.states(self.compiled)
+        elif for_gradients:
+            z, self.pullback = self.plan.record(self.starts, self.times)
         else:
-            z = self.plan.evaluate(starts, times)
+            z = self.plan.evaluate(self.starts, self.times)
         if not self.plan.keeps_start:  # z0 at time 0, to the last bit
+            starts, times = self.starts, self.times
             if z.is_cpu:
                 s, r, i = (times == 0).nonzero(as_tuple=True)
                 z[s, r, i] = starts[s, r]
@@ -268,9 +296,10 @@ class Evaluation:
                 z = torch.where((times == 0)[..., None], starts[:, :, None], z)
         if not (self.is_moderate or is_finite(z)):
             self._check_finite()
-            z = _beyond_range(self.plan.Xi, widened(starts), times, widened(z))
+            z = widened(z).reshape(layout.S, layout.R, *layout.z_shape[-2:])
+            z = _beyond_range(self.plan.Xi, widened(self.starts), self.times, z)
         z = layout.batched(z) if layout.batch else z
-        return _handed_over(z, z0.dtype, layout.z_shape)
+        return self._handed_over(z, z0.dtype, layout.z_shape)
 
     def gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """dL/dXi, dL/dz0 and, where wanted, dL/dt of L = sum Re<g, z>."""
@@ -285,27 +314,37 @@ class Evaluation:
 
     def _gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         layout, (Xi, z0, t) = self.layout, self.asked
-        starts, times, cotangents = self.starts, self.times, layout.trajectories(self._own(g), 2)
-        S, a = self.plan.vjp(starts, times, cotangents) if self.pullback is None else self.pullback(cotangents)
+        if self.question is not None and self.compiled is not None:
+            S, a = self.question.vjp(self.compiled, layout.trajectories(g, 2) if layout.batch else g)
+        else:
+            cotangents = layout.trajectories(self._precise(g), 2)
+            S, a = (self.pullback or self._vjp)(cotangents)
         if not is_finite(S):  # states that overflowed but do not matter to the loss
             self._check_finite()
-            times = torch.where((cotangents != 0).any(-1), times, 0)
-            S, a = self.plan.vjp(starts, times, cotangents)
-        dt = layout.batched(self._rates(times, cotangents)).sum_to_size(t.shape) if want_t else None
+            cotangents = layout.trajectories(self._precise(g), 2)
+            self.times = torch.where((cotangents != 0).any(-1), self.times, 0)
+            S, a = self._vjp(cotangents)
+        dt = None
+        if want_t:
+            dt = layout.batched(self._rates(layout.trajectories(g, 2))).sum_to_size(t.shape)
         if layout.batch:
             a = layout.batched(a).sum_to_size(z0.shape)
-        return _handed_over(S, Xi.dtype, Xi.shape), _handed_over(a, z0.dtype, z0.shape), dt
+        return self._handed_over(S, Xi.dtype, Xi.shape), self._handed_over(a, z0.dtype, z0.shape), dt
 
-    def _rates(self, times: Tensor, g: Tensor) -> Tensor:
+    def _vjp(self, g: Tensor) -> Gradients:
+        return self.plan.vjp(self.starts, self.times, g)
+
+    def _handed_over(self, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        """x, which nothing else uses, in the dtype and shape that the caller expects."""
+        if self.compiled is not None and x.shape == shape and not x._is_view():  # as the kernel wrote it
+            return x
+        return reshaped(x if x.dtype == dtype else x.to(dtype), shape)
+
+    def _rates(self, g: Tensor) -> Tensor:
         """dL/dt = Re<g, Xi z>, (S, R, T)."""
-        z = widened(self.plan.evaluate(self.starts, times))
+        z = widened(self.plan.evaluate(self.starts, self.times))
         rates = (widened(g).conj_physical() * (z @ self.plan.Xi.mT[:, None])).sum(-1)
         return rates.real.clone() if rates.is_complex() else rates  # autograd takes no view
-
-
-def _handed_over(x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """x, which nothing else uses, in the dtype and shape that the caller expects."""
-    return reshaped(x if x.dtype == dtype else x.to(dtype), shape)
 
 
 def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ these checks does not repeat them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
-from ..kernels import tensors
+from ..kernels import small, tensors
 from ..kernels.private import is_wrapped, untransformed, unwrapped
 from ..kernels.tensors import is_deferred, is_finite
 
@@ -95,50 +96,52 @@ def extremes(x: Tensor) -> tuple[float, float]:
 def make_matrix(A: Any, name: str) -> Tensor:
     """A checked square matrix, (*batch, n, n)."""
     matrix = as_tensor(A, name)
-    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
-        raise ShapeError(f"{name} has shape {tuple(matrix.shape)}; {name} must be (*batch, n, n)")
-    if matrix.shape[-1] == 0:
-        raise ShapeError(f"{name} has shape {tuple(matrix.shape)}; n must be at least 1")
+    shape = matrix.shape
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ShapeError(f"{name} has shape {tuple(shape)}; {name} must be (*batch, n, n)")
+    if shape[-1] == 0:
+        raise ShapeError(f"{name} has shape {tuple(shape)}; n must be at least 1")
     return matrix
 
 
 def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tuple[Tensor, Tensor, bool]:
     """Checked Xi and z0, and whether results are NumPy arrays. Tensors of a supported dtype are not copied."""
     is_numpy = not isinstance(Xi, Tensor) and not isinstance(z0, Tensor)
-    Xi_name, z0_name = names
-    Xi, z0 = make_matrix(Xi, Xi_name), as_tensor(z0, z0_name)
-    n = Xi.shape[-1]
-    if z0.ndim < 1:
-        raise ShapeError(f"{z0_name} is a scalar; {z0_name} must be (*batch, {n})")
-    if z0.shape[-1] != n:
-        raise ShapeError(
-            f"{z0_name} has last size {z0.shape[-1]}, but {Xi_name} is {n} x {n}; {z0_name} must be (*batch, {n})"
-        )
+    Xi, z0 = make_matrix(Xi, names[0]), as_tensor(z0, names[1])
+    shape, n = z0.shape, Xi.shape[-1]
+    if not shape or shape[-1] != n:
+        found = f"has last size {shape[-1]}, but {names[0]} is {n} x {n}" if shape else "is a scalar"
+        raise ShapeError(f"{names[1]} {found}; {names[1]} must be (*batch, {n})")
+    is_one, has_values = len(shape) == 1 and len(Xi.shape) == 2, not is_deferred()
+    if is_one and has_values and small.are_moderate(Xi, z0):  # the checks that follow, in one look
+        return Xi, z0, is_numpy
     if Xi.device != z0.device:
-        check_same_device({Xi_name: Xi, z0_name: z0})
-    if Xi.ndim > 2 and z0.ndim > 1:
-        broadcast({Xi_name: Xi.shape[:-2], z0_name: z0.shape[:-1]})
-    if not is_deferred() and (Xi.is_meta or z0.is_meta or not is_finite(Xi, z0)):
-        check_finite(Xi, Xi_name)
-        check_finite(z0, z0_name)
+        check_same_device(dict(zip(names, (Xi, z0))))
+    if not is_one:
+        broadcast(dict(zip(names, (Xi.shape[:-2], shape[:-1]))))
+    if has_values and (Xi.is_meta or z0.is_meta or not is_finite(Xi, z0)):
+        check_finite(Xi, names[0])
+        check_finite(z0, names[1])
     return Xi, z0, is_numpy
 
 
-def make_times(t: Any, Xi: Tensor, shapes: tuple[torch.Size, ...], names: tuple[str, ...]) -> tuple[Tensor, bool]:
+def make_times(t: Any, Xi: Tensor, batches: Callable[[], dict[str, torch.Size]]) -> tuple[Tensor, bool]:
     """Checked times (*batch, T), float64, and whether t was a scalar.
 
-    shapes: batch shapes that those of t must broadcast with. names: of the arguments that have them, for messages.
+    batches: gives the shapes, by argument, that batch dimensions of t must broadcast with; the first is that of Xi.
     """
     t = as_tensor(t, "t", integers_become=torch.float64)
-    if t.is_complex():
+    is_double = t.dtype == torch.float64
+    if not is_double and t.is_complex():
         raise DtypeError(f"t must be real, got {t.dtype}")
-    if Xi.device != t.device:
-        check_same_device({names[0]: Xi, "t": t})
-    is_scalar = t.ndim == 0
-    t = t[None] if is_scalar else t
-    if t.ndim > 1:
-        broadcast({" and ".join(names): common_shape(*shapes), "t": t.shape[:-1]})
-    return t if t.dtype == torch.float64 else t.to(torch.float64), is_scalar
+    if not (Xi.is_cpu and t.is_cpu) and Xi.device != t.device:
+        check_same_device({next(iter(batches())): Xi, "t": t})
+    rank = len(t.shape)
+    t = t if rank else t[None]
+    if rank > 1:
+        others = batches()
+        broadcast({" and ".join(others): common_shape(*others.values()), "t": t.shape[:-1]})
+    return t if is_double else t.to(torch.float64), not rank
 
 
 def check_tolerance(rtol: Any) -> None:

@@ -12,6 +12,9 @@ from torch.autograd import forward_ad
 _functorch = torch._C._functorch
 
 is_transforming = torch._C._are_functorch_transforms_active  # whether a torch.func transform is active
+# an autograd function without the checks for transforms that `Function.apply` makes: for calls outside of transforms
+OutsideTransforms = torch.autograd.function._SingleLevelFunction
+is_batched = _functorch.is_legacy_batchedtensor  # whether autograd has batched this cotangent (is_grads_batched)
 is_wrapped = _functorch.is_functorch_wrapped_tensor  # whether a transform has wrapped this tensor
 unwrapped = _functorch.get_unwrapped  # the tensor inside
 untransformed = torch._C._DisableFuncTorch  # context: transforms do not see what happens in it

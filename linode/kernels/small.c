@@ -44,8 +44,9 @@
 #define MOST_SIZE 1e90          /* of |Xi| and 1 / |Xi| */
 
 #define HEADER 6                /* numbers at the head of a plan: of eig, and of chain */
-enum { PAIRS, VERDICT, KAPPA, AMPLIFICATION, T_NEEDED };
+enum { PAIRS, VERDICT, KAPPA, AMPLIFICATION, T_NEEDED, KIND };
 enum { STEP, SHIFT, BOUND };
+enum { EIG, CHAIN, COMPLEX }; /* KIND of a plan: the method, and COMPLEX more for complex Xi */
 enum { REFUSED, ACCEPTED, WITH_DELICATE }; /* verdicts; the last: some pairs of modes are to be subtracted time by time */
 
 #define LOG2_E 1.4426950408889634
@@ -340,6 +341,8 @@ static double next_number(Reader *reader)
     return PyFloat_AsDouble(*reader->values++);
 }
 
+static const int MATRIX[3] = {0, 1, 3}, VECTOR[3] = {0, 1, 3}, TIMES[3] = {0, 1, 2}, STATES[4] = {0, 1, 2, 3};
+
 static Strided next_strided(Reader *reader, int code, int n_strides, const int *places)
 {
     Strided x = {(const char *)(intptr_t)next_integer(reader), {0, 0, 0, 0}, code};
@@ -386,54 +389,81 @@ static int structure_of(const Arguments *task)
     return is_diagonal ? 1 : is_hermitian ? 2 : 3;
 }
 
-static const int MATRIX[3] = {0, 1, 3}, VECTOR[3] = {0, 1, 3}, TIMES[3] = {0, 1, 2}, STATES[4] = {0, 1, 2, 3};
+/* Numbers of a plan of one system. */
+static long plan_numbers(const Arguments *task, int is_chain)
+{
+    return is_chain ? chain_numbers(task->n, task->is_complex) : eig_numbers(task->n);
+}
 
+/* The next matrices: their dtype, address and strides, how many they are, and n. */
+static void next_matrices(Reader *reader, Arguments *task)
+{
+    task->z_code = (int)next_integer(reader), task->is_complex = task->z_code >= COMPLEX_FLOAT;
+    task->A = next_strided(reader, task->z_code, 3, MATRIX);
+    task->S = (long)next_integer(reader), task->n = (long)next_integer(reader);
+}
+
+/* The plans of all systems, one after the other, as a bytearray; how many the method's own check refuses; the time that
+   its check holds from; and the structure of Xi, if `eig` is asked and there is one: then the plans are empty. */
 static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
     Reader reader = {values, count};
     Arguments task = {0};
-    int is_chain = next_integer(&reader) != 0, code = (int)next_integer(&reader);
-    task.A = next_strided(&reader, code, 3, MATRIX);
-    task.S = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
+    int is_chain = next_integer(&reader) != 0;
+    next_matrices(&reader, &task);
     task.limit = next_number(&reader), task.t_max = next_number(&reader);
-    task.plan = (double *)(intptr_t)next_integer(&reader);
     long threads = (long)next_integer(&reader), n_refused = 0;
-    task.is_complex = code >= COMPLEX_FLOAT, task.z_code = code;
     if (is_wrong(&task))
         return NULL;
-    int has_memory;
+    int has_memory = 1, kind = is_chain ? 0 : structure_of(&task);
+    long numbers = plan_numbers(&task, is_chain);
+    double t_needed = 0;
+    PyObject *plans = PyByteArray_FromStringAndSize(NULL, kind ? 0 : (Py_ssize_t)sizeof(double) * numbers * task.S);
+    if (!plans || kind)
+        return plans ? Py_BuildValue("(Nldi)", plans, task.S, t_needed, kind) : NULL;
+    task.plan = (double *)(void *)PyByteArray_AsString(plans);
     Py_BEGIN_ALLOW_THREADS
     has_memory = run(&task, kernels[is_chain].plan, kernels[is_chain].plan_doubles, 1, threads);
-    for (long s = 0; s < task.S; s++) {
-        const double *header = task.plan + s * (is_chain ? chain_numbers(task.n, task.is_complex) : eig_numbers(task.n));
+    for (long s = 0; has_memory && s < task.S; s++) {
+        double *header = task.plan + s * numbers;
         n_refused += !(is_chain ? header[BOUND] <= task.limit : header[VERDICT] != REFUSED);
+        t_needed = is_chain ? 0 : fmax(t_needed, header[T_NEEDED]);
+        header[KIND] = (is_chain ? CHAIN : EIG) + (task.is_complex ? COMPLEX : 0);
     }
     Py_END_ALLOW_THREADS
-    return answer(has_memory, n_refused);
+    if (has_memory)
+        return Py_BuildValue("(Nldi)", plans, n_refused, t_needed, kind);
+    Py_DECREF(plans);
+    return PyErr_NoMemory();
 }
 
-static PyObject *structure(PyObject *self, PyObject *const *values, Py_ssize_t count)
+/* The next dtype, sizes, z0 and t. */
+static void next_trajectories(Reader *reader, Arguments *task)
 {
-    (void)self;
-    Reader reader = {values, count};
-    Arguments task = {0};
-    task.z_code = (int)next_integer(&reader), task.is_complex = task.z_code >= COMPLEX_FLOAT;
-    task.A = next_strided(&reader, task.z_code, 3, MATRIX);
-    task.S = (long)next_integer(&reader), task.n = (long)next_integer(&reader);
-    return is_wrong(&task) ? NULL : PyLong_FromLong(structure_of(&task));
-}
-
-/* What `states` and `vjp` have in common: the method, its plan, sizes, z0 and t; whether the method is `chain`. */
-static int next_question(Reader *reader, Arguments *task)
-{
-    int is_chain = next_integer(reader) != 0;
-    task->z_code = (int)next_integer(reader), task->plan = (double *)(intptr_t)next_integer(reader);
-    task->is_complex = task->z_code >= COMPLEX_FLOAT;
+    task->z_code = (int)next_integer(reader), task->is_complex = task->z_code >= COMPLEX_FLOAT;
     task->S = (long)next_integer(reader), task->R = (long)next_integer(reader);
     task->T = (long)next_integer(reader), task->n = (long)next_integer(reader);
     task->z0 = next_strided(reader, task->z_code, 3, VECTOR);
     task->t = next_strided(reader, DOUBLE, 3, TIMES);
+}
+
+/* What `states` and `vjp` have in common: plans, and trajectories that they fit; whether the method is `chain`, or -1. */
+static int next_question(Reader *reader, Arguments *task)
+{
+    PyObject *plans = reader->left > 0 ? *reader->values : NULL;
+    if (!plans || !PyByteArray_Check(plans))
+        return PyErr_SetString(PyExc_TypeError, "plans must be a bytearray"), -1;
+    reader->values++, reader->left--;
+    next_trajectories(reader, task);
+    if (is_wrong(task))
+        return -1;
+    task->plan = (double *)(void *)PyByteArray_AsString(plans);
+    size_t bytes = (size_t)PyByteArray_Size(plans);
+    int kind = bytes >= HEADER * sizeof(double) ? (int)task->plan[KIND] : EIG, is_chain = kind % COMPLEX == CHAIN;
+    if (bytes != (size_t)plan_numbers(task, is_chain) * (size_t)task->S * sizeof(double) ||
+        (bytes && kind / COMPLEX != task->is_complex))
+        return PyErr_SetString(PyExc_ValueError, "the compiled kernel does not take these plans: they are of other systems"), -1;
     return is_chain;
 }
 
@@ -444,10 +474,12 @@ static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t coun
     Arguments task = {0};
     atomic_int failed = 0;
     int is_chain = next_question(&reader, &task);
+    if (is_chain < 0)
+        return NULL;
     task.z = (void *)(intptr_t)next_integer(&reader);
     long threads = (long)next_integer(&reader);
     task.failed = &failed;
-    if (is_wrong(&task))
+    if (PyErr_Occurred())
         return NULL;
     int has_memory;
     Py_BEGIN_ALLOW_THREADS
@@ -464,11 +496,13 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     Arguments task = {0};
     atomic_int failed = 0;
     int is_chain = next_question(&reader, &task);
+    if (is_chain < 0)
+        return NULL;
     task.g = next_strided(&reader, task.z_code, 4, STATES);
     task.S_out = (void *)(intptr_t)next_integer(&reader), task.a = (void *)(intptr_t)next_integer(&reader);
     long threads = (long)next_integer(&reader);
     task.failed = &failed;
-    if (is_wrong(&task))
+    if (PyErr_Occurred())
         return NULL;
     int has_memory = 1;
     Py_BEGIN_ALLOW_THREADS
@@ -484,23 +518,53 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     return answer(has_memory, atomic_load(&failed));
 }
 
-/* max |x| of `count` numbers in a row (of the larger part where they are complex), NaN where there is one. */
+/* max |x| of n numbers in a row (of the larger part where they are complex), NaN where there is one. */
+static double largest_of(int code, const void *data, long long n)
+{
+    double least = 0, most = 0;
+    n *= code >= COMPLEX_FLOAT ? 2 : 1;
+    int has_nan = code == DOUBLE || code == COMPLEX_DOUBLE ? look->sizes(data, n, &least, &most)
+                                                          : look->sizes_of_floats(data, n, &least, &most);
+    return has_nan ? NAN : most;
+}
+
+/* The largest |Xi|_1 of all systems, NaN where an entry is. */
+static double one_norm_of(const Arguments *task)
+{
+    long n = task->n, has_nan = 0;
+    double most = 0, sums[MOST_STATES], row[2 * MOST_STATES];
+    for (long s = 0; s < task->S; s++) {
+        memset(sums, 0, sizeof sums);
+        for (long i = 0; i < n; i++) {
+            read_rows(&task->A, s, i, 0, 1, n, row, 0);
+            for (long j = 0; j < n; j++)
+                sums[j] += task->is_complex ? hypot(row[2 * j], row[2 * j + 1]) : fabs(row[j]);
+        }
+        for (long j = 0; j < n; j++)
+            most = sums[j] > most ? sums[j] : most, has_nan |= sums[j] != sums[j];
+    }
+    return has_nan ? NAN : most;
+}
+
+static PyObject *structure(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    Arguments task = {0};
+    next_matrices(&reader, &task);
+    return is_wrong(&task) ? NULL : PyLong_FromLong(structure_of(&task));
+}
+
 static PyObject *largest(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
     Reader reader = {values, count};
     int code = (int)next_integer(&reader);
     const void *data = (const void *)(intptr_t)next_integer(&reader);
-    long long n = next_integer(&reader) * (code >= COMPLEX_FLOAT ? 2 : 1);
-    double least = 0, most = 0;
-    if (PyErr_Occurred())
-        return NULL;
-    int has_nan = code == DOUBLE || code == COMPLEX_DOUBLE ? look->sizes(data, n, &least, &most)
-                                                          : look->sizes_of_floats(data, n, &least, &most);
-    return PyFloat_FromDouble(has_nan ? NAN : most);
+    long long n = next_integer(&reader);
+    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(largest_of(code, data, n));
 }
 
-/* The smallest and the largest of 0 and `count` doubles in a row; NaN twice where there is one. */
 static PyObject *extremes(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
@@ -510,43 +574,55 @@ static PyObject *extremes(PyObject *self, PyObject *const *values, Py_ssize_t co
     double least = 0, most = 0;
     if (PyErr_Occurred())
         return NULL;
-    int has_nan = look->bounds(data, n, &least, &most);
-    PyObject *pair = PyTuple_New(2);
-    for (int i = 0; pair && i < 2; i++) {
-        PyObject *x = PyFloat_FromDouble(has_nan ? NAN : i ? most : least);
-        if (!x || PyTuple_SetItem(pair, i, x)) {
-            Py_DECREF(pair);
-            return NULL;
-        }
-    }
-    return pair;
+    if (look->bounds(data, n, &least, &most))
+        least = most = NAN;
+    return Py_BuildValue("(dd)", least, most);
 }
 
-/* The largest |Xi|_1 of S systems, NaN where an entry is. */
-static PyObject *one_norm(PyObject *self, PyObject *const *values, Py_ssize_t count)
+/* max |z0|, and min(0, t) and max(0, t), of all trajectories; NaN where there is one. What expand() repeats is read once. */
+static void look_over(const Arguments *task, double *largest, double *least, double *most)
+{
+    double row[2 * MOST_STATES], times[BLOCK], below = 0;
+    int has_nan = 0, z_has_nan = 0;
+    long n_doubles = task->n * (task->is_complex ? 2 : 1);
+    for (int of_times = 0; of_times < 2; of_times++) {
+        const Strided *x = of_times ? &task->t : &task->z0;
+        long S = x->stride[0] ? task->S : task->S > 0, R = x->stride[1] ? task->R : task->R > 0;
+        for (long s = 0; s < S; s++)
+            for (long r = 0; r < R; r++) {
+                if (!of_times) {
+                    read_rows(x, s, r, 0, 1, task->n, row, 0);
+                    z_has_nan |= look->sizes(row, n_doubles, &below, largest);
+                } else if (x->stride[2] == 1)
+                    has_nan |= look->bounds((const double *)x->data + s * x->stride[0] + r * x->stride[1], task->T, least, most);
+                else
+                    for (long i = 0; i < task->T; i += BLOCK) {
+                        long some = task->T - i < BLOCK ? task->T - i : BLOCK;
+                        read_times(x, s, r, i, some, times);
+                        has_nan |= look->bounds(times, some, least, most);
+                    }
+            }
+    }
+    *largest = z_has_nan ? NAN : *largest;
+    if (has_nan)
+        *least = *most = NAN;
+}
+
+/* All that a question is judged by: |Xi|_1, whether all Xi are diagonal, max |z0|, min(0, t) and max(0, t). */
+static PyObject *sizes(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
     Reader reader = {values, count};
-    int code = (int)next_integer(&reader);
-    Strided A = next_strided(&reader, code, 3, MATRIX);
-    long S = (long)next_integer(&reader), n = (long)next_integer(&reader);
-    double most = 0, sums[MOST_STATES], row[2 * MOST_STATES];
-    int has_nan = 0;
-    if (!PyErr_Occurred() && (n < 1 || n > MOST_STATES))
-        PyErr_SetString(PyExc_ValueError, "sizes beyond those of the compiled kernel");
-    if (PyErr_Occurred())
+    Arguments task = {0}, of_Xi = {0};
+    next_matrices(&reader, &of_Xi);
+    if (reader.left)
+        next_trajectories(&reader, &task);
+    double largest = 0, least = 0, most = 0;
+    if (is_wrong(&of_Xi) || (task.n && is_wrong(&task)))
         return NULL;
-    for (long s = 0; s < S; s++) {
-        memset(sums, 0, sizeof sums);
-        for (long i = 0; i < n; i++) {
-            read_rows(&A, s, i, 0, 1, n, row, 0);
-            for (long j = 0; j < n; j++)
-                sums[j] += code >= COMPLEX_FLOAT ? hypot(row[2 * j], row[2 * j + 1]) : fabs(row[j]);
-        }
-        for (long j = 0; j < n; j++)
-            most = sums[j] > most ? sums[j] : most, has_nan |= sums[j] != sums[j];
-    }
-    return PyFloat_FromDouble(has_nan ? NAN : most);
+    look_over(&task, &largest, &least, &most);
+    PyObject *is_diagonal = structure_of(&of_Xi) == 1 ? Py_True : Py_False;
+    return Py_BuildValue("(dOddd)", one_norm_of(&of_Xi), is_diagonal, largest, least, most);
 }
 
 /* Takes LAPACK's functions from the capsules of scipy.linalg.cython_lapack. */
@@ -569,13 +645,13 @@ static PyObject *use_lapack(PyObject *self, PyObject *capsules)
 }
 
 static PyMethodDef METHODS[] = {
-    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems; how many were refused."},
+    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems, and how many are refused."},
     {"structure", (PyCFunction)(void (*)(void))structure, METH_FASTCALL, "What makes all eigenvectors unitary, or 0."},
     {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z; 1 where times lie beyond the plan."},
     {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1 where times lie beyond the plan."},
     {"largest", (PyCFunction)(void (*)(void))largest, METH_FASTCALL, "max |x|."},
     {"extremes", (PyCFunction)(void (*)(void))extremes, METH_FASTCALL, "min(0, x) and max(0, x)."},
-    {"one_norm", (PyCFunction)(void (*)(void))one_norm, METH_FASTCALL, "max |Xi|_1."},
+    {"sizes", (PyCFunction)(void (*)(void))sizes, METH_FASTCALL, "|Xi|_1, is Xi diagonal, max |z0|, least and largest t."},
     {"use_lapack", use_lapack, METH_O, "Takes the functions of scipy.linalg.cython_lapack.__pyx_capi__."},
     {NULL, NULL, 0, NULL},
 };

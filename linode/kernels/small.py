@@ -4,27 +4,30 @@ Here is the one place where shapes, types and memory are checked before addresse
 module was not built, or LINODE_COMPILED=0 is set, `is_in_use` is false and methods take their torch kernels, which give
 the same numbers.
 Shapes: Xi (S, n, n), z0 (S, R, n), t (S, R, T) float64, z and g (S, R, T, n); strides are free, states and gradients
-keep the precision of z0.
+keep the precision of z0. Plans are a bytearray: the module checks that their size and kind fit.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.linalg import cython_lapack
 from torch import Tensor
 
-from .private import is_wrapped, n_dispatch_modes
+from .private import n_dispatch_modes
 
-EIG, CHAIN = 0, 1
+EIG, CHAIN, COMPLEX = 0, 1, 2  # the kind of a plan: one of the first two, and COMPLEX more for complex Xi
 PLAIN = (Tensor, torch.nn.Parameter)
+BEYOND = "times are negative or beyond those of the plan"
 STRUCTURES = (None, "diagonal", "Hermitian", "skew-Hermitian")
 MOST_ENTRIES = 2**20  # that one thread looks at; beyond, torch's threads are faster
 CODES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}
+REAL = (torch.float32, torch.float64)
 WORK_OF_A_THREAD = 2e6  # multiplications that take some 100 us, twice what it takes to start a thread, on an AMD EPYC
 
 
@@ -55,120 +58,197 @@ def is_in_use() -> bool:
 
 def serves(x: Tensor) -> bool:
     """Whether the kernel takes systems of x.shape[-1] states that are where x is."""
-    return 0 < x.shape[-1] <= MOST_STATES and _is_plain(x)
+    return 0 < x.shape[-1] <= MOST_STATES and _address(x) is not None
 
 
-def looks_at(x: Tensor) -> bool:
-    """Whether x is for `largest` and `extremes`: plain numbers in a row."""
-    fits = _small is not None and x.numel() <= MOST_ENTRIES and x.dtype in CODES
-    return fits and _is_plain(x) and x.is_contiguous() and not (x.is_conj() or x.is_neg())
+def largest(x: Tensor) -> float | None:
+    """max |x| (of real and imaginary parts where it is complex), NaN where there is one; None: not looked at here."""
+    row = _row(x)
+    return None if row is None else _small.largest(CODES[x.dtype], *row)
 
 
-def largest(x: Tensor) -> float:
-    """max |x| (of real and imaginary parts where it is complex), NaN where there is one."""
-    return _small.largest(CODES[x.dtype], x.data_ptr(), x.numel())
+def extremes(x: Tensor) -> tuple[float, float] | None:
+    """min(0, x) and max(0, x) of float64, NaN where there is one; None: not looked at here."""
+    row = _row(x)
+    return None if row is None else _small.extremes(*row)
 
 
-def extremes(x: Tensor) -> tuple[float, float]:
-    """min(0, x) and max(0, x) of float64, NaN where there is one."""
-    return _small.extremes(x.data_ptr(), x.numel())
+class Sizes(NamedTuple):
+    """What a question is judged by; NaN where there is one."""
+
+    norm: float  # the largest |Xi|_1
+    is_diagonal: bool  # every Xi is
+    start: float  # the largest |z0|
+    least: float  # of 0 and all times
+    most: float
 
 
-def one_norm(Xi: Tensor) -> float:
-    """The largest |Xi|_1."""
-    return _small.one_norm(CODES[Xi.dtype], Xi.data_ptr(), *Xi.stride(), len(Xi), Xi.shape[-1])
+class Question:
+    """Trajectories of systems: z0 (S, R, n), t (S, R, T) float64. One of one system may come as z0 (n,), t (T,)."""
+
+    def __init__(self, z0: Tensor, t: Tensor, places: tuple[int, int]) -> None:
+        *outer, self.n = z0.shape
+        *_, self.T = t.shape
+        self.z0, self.t, self.outer = z0, t, outer  # kept, as their memory is read
+        S, R = outer or (1, 1)
+        self.n_steps = S * R * self.T
+        (z0_place, t_place), skipped = places, () if outer else (0, 0)
+        self.arguments = (
+            *(CODES[z0.dtype], S, R, self.T, self.n),
+            *(z0_place, *skipped, *z0.stride(), t_place, *skipped, *t.stride()),
+        )
+
+    @classmethod
+    def of(cls, z0: Tensor, t: Tensor) -> Question | None:
+        """None where the kernel does not take them."""
+        z0, t = _plain(z0), _plain(t)
+        z0_place, t_place = _address(z0), _address(t)
+        *outer, n = z0.shape
+        fits = len(outer) in (0, 2) and t.shape[:-1] == (*outer,) and t.dtype == torch.float64 and z0.dtype in CODES
+        if not fits or z0_place is None or t_place is None or not 0 < n <= MOST_STATES:
+            return None
+        return cls(z0, t, (z0_place, t_place))
+
+    def sizes(self, Xi: Tensor) -> Sizes | None:
+        """Of Xi (S, n, n) or (n, n) too, in the dtype of z0; None: not looked at here."""
+        place = _address(Xi)
+        if place is None or self.n_steps > MOST_ENTRIES or Xi.shape[-1] != self.n:
+            return None
+        Xi = _plain(Xi)  # a name of its own: it must live while its memory is read
+        return Sizes(*_small.sizes(*_matrices(Xi), *self.arguments))
+
+    def states(self, plans: bytearray) -> Tensor:
+        """z (S, R, T, n), in the dtype of z0.
+
+        Raises:
+            ValueError: the plans are of other systems, or, with `CHAIN`, for times that are not negative nor as late.
+        """
+        z = self.z0.new_empty((*self.outer, self.T, self.n))
+        threads = _threads(self.n_steps * (20.0 + self.n) * self.n)
+        if _small.states(plans, *self.arguments, z.data_ptr(), threads):
+            raise ValueError(BEYOND)
+        return z
+
+    def vjp(self, plans: bytearray, g: Tensor) -> tuple[Tensor, Tensor]:
+        """S (S, n, n) and a (S, R, n) of sum Re<g, z>, for g of the shape and dtype of z. Raises as `states`."""
+        z0, n, outer, g = self.z0, self.n, self.outer, _plain(g)
+        place = _address(g)
+        if place is None or g.shape != (*outer, self.T, n) or g.dtype != z0.dtype:
+            raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
+        of_Xi, of_z0 = z0.new_empty((*outer[:1], n, n)), z0.new_empty(z0.shape)
+        places = place, *(() if outer else (0, 0)), *g.stride(), of_Xi.data_ptr(), of_z0.data_ptr()
+        if _small.vjp(plans, *self.arguments, *places, _threads(self.n_steps * (40.0 + n) * n)):
+            raise ValueError(BEYOND)
+        return of_Xi, of_z0
+
+
+def asked(z0: Tensor, t: Tensor) -> Question:
+    """The question.
+
+    Raises:
+        ValueError: the kernel does not take it.
+    """
+    question = Question.of(z0, t)
+    if question is None:
+        found = f"z0 {tuple(z0.shape)}, {z0.dtype} on {z0.device}, t {tuple(t.shape)}, {t.dtype} on {t.device}"
+        raise ValueError(f"the compiled kernel does not take {found}")
+    return question
+
+
+def measured(Xi: Tensor) -> tuple[float, bool] | None:
+    """The largest |Xi|_1, and whether all Xi (S, n, n) are diagonal; None: not looked at here."""
+    if not serves(Xi) or Xi.numel() > MOST_ENTRIES:
+        return None
+    Xi = _plain(Xi)
+    norm, is_diagonal, *_ = _small.sizes(*_matrices(Xi))
+    return norm, is_diagonal
+
+
+def are_moderate(Xi: Tensor, z0: Tensor) -> bool:
+    """Whether Xi (n, n) and z0 (n,) are plain, and all sums of their moduli are numbers."""
+    n, places = z0.shape[0], (_address(Xi), _address(z0))
+    if None in places or n > MOST_STATES or Xi.dtype not in CODES or z0.dtype not in CODES:
+        return False
+    Xi, z0 = _plain(Xi), _plain(z0)
+    no_times = 0, 0, 0, 0
+    found = _small.sizes(*_matrices(Xi), CODES[z0.dtype], 1, 1, 0, n, z0.data_ptr(), 0, 0, *z0.stride(), *no_times)
+    return found[0] < math.inf and found[2] < math.inf
 
 
 def structure(Xi: Tensor) -> str | None:
     """As `eigenpairs.structure`."""
-    return STRUCTURES[_small.structure(CODES[Xi.dtype], Xi.data_ptr(), *Xi.stride(), len(Xi), Xi.shape[-1])]
+    Xi = _plain(Xi)
+    return STRUCTURES[_small.structure(*_matrices(Xi))]
 
 
-def plan_size(kind: int, n: int, is_complex: bool) -> int:
-    """Numbers of a plan for one system: HEADER, then A and exp(A) with padded rows; or lam, V and V^-1 as complex
+class Made(NamedTuple):
+    """Plans of all systems: for each HEADER numbers, then A and exp(A) with padded rows; or lam, V and V^-1 as complex
     numbers and n^2 bytes, 1 for two modes to be subtracted time by time.
     """
-    if kind == EIG:
-        return HEADER + 2 * n + 4 * n * n + -(-n * n // 8)
-    w = 2 * n if is_complex else n
-    return HEADER + 2 * w * (-(-w // 4) * 4)
+
+    plans: bytearray
+    n_refused: int  # systems that the kernel's check refuses
+    t_needed: float  # from which time on the check holds
+    structure: str | None  # what all Xi are, where `EIG` was asked; there are no plans then
 
 
-def make_plan(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> tuple[Tensor, int]:
-    """The plans (S, plan_size) of all systems, and how many of them the kernel's check refuses."""
+def make_plans(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> Made | None:
+    """The plans for all Xi (S, n, n); None where the kernel does not take Xi."""
     S, n, columns = Xi.shape
     if n != columns or Xi.dtype not in CODES or not serves(Xi):
-        raise ValueError(f"the compiled kernel does not take Xi {tuple(Xi.shape)}, {Xi.dtype} on {Xi.device}")
-    Xi = _plain(Xi)
-    plan = torch.empty(S, plan_size(kind, n, Xi.is_complex()), dtype=torch.float64, device="cpu")
-    threads = _threads(S * 30.0 * n**3)
-    code, place = CODES[Xi.dtype], Xi.data_ptr()
-    n_refused = _small.plan(kind, code, place, *Xi.stride(), S, n, limit, t_max, plan.data_ptr(), threads)
-    return plan, n_refused
+        return None
+    Xi, threads = _plain(Xi), _threads(S * 30.0 * n**3)
+    plans, n_refused, t_needed, found = _small.plan(kind, *_matrices(Xi), limit, t_max, threads)
+    return Made(plans, n_refused, t_needed, STRUCTURES[found])
 
 
-def states(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> Tensor:
-    """z (S, R, T, n), in the dtype of z0; times of `CHAIN` are not negative and not beyond its plan."""
-    z0, t = _plain(z0), _plain(t)
-    S, R, n, T = _checked(kind, plan, z0, t)
-    z = torch.empty(S, R, T, n, dtype=z0.dtype, device="cpu")
-    threads = _threads(S * R * T * (20.0 + n) * n)
-    failed = _small.states(
-        *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr()),
-        *(*z0.stride(), t.data_ptr(), *t.stride(), z.data_ptr(), threads),
-    )
-    if failed:
-        raise ValueError("times are negative or beyond those of the plan")
-    return z
+def as_rows(plans: bytearray, S: int) -> Tensor:
+    """The numbers of S plans, a row each, in their memory."""
+    if not plans:
+        return torch.empty(S, HEADER, dtype=torch.float64, device="cpu")
+    return torch.frombuffer(plans, dtype=torch.float64).reshape(S, -1)
 
 
-def vjp(kind: int, plan: Tensor, z0: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """S (S, n, n) and a (S, R, n) of sum Re<g, z>."""
-    z0, t, g = _plain(z0), _plain(t), _plain(g)
-    S, R, n, T = _checked(kind, plan, z0, t)
-    if g.shape != (S, R, T, n) or g.dtype != z0.dtype or not serves(g):
-        raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
-    of_Xi, of_z0 = (
-        torch.empty(S, n, n, dtype=z0.dtype, device="cpu"),
-        torch.empty(S, R, n, dtype=z0.dtype, device="cpu"),
-    )
-    threads = _threads(S * R * T * (40.0 + n) * n)
-    failed = _small.vjp(
-        *(kind, CODES[z0.dtype], plan.data_ptr(), S, R, T, n, z0.data_ptr(), *z0.stride()),
-        *(t.data_ptr(), *t.stride(), g.data_ptr(), *g.stride()),
-        *(of_Xi.data_ptr(), of_z0.data_ptr(), threads),
-    )
-    if failed:
-        raise ValueError("times are negative or beyond those of the plan")
-    return of_Xi, of_z0
+def as_plans(rows: Tensor) -> bytearray:
+    """A copy of such rows."""
+    plans = bytearray(8 * rows.numel())
+    as_rows(plans, len(rows)).copy_(rows)
+    return plans
 
 
-def _checked(kind: int, plan: Tensor, z0: Tensor, t: Tensor) -> tuple[int, int, int, int]:
-    """S, R, n, T."""
-    S, R, n = z0.shape
-    T = t.shape[2]
-    if (
-        z0.dtype not in CODES
-        or t.shape[:2] != (S, R)
-        or t.dtype != torch.float64
-        or plan.shape != (S, plan_size(kind, n, z0.is_complex()))
-        or not (serves(z0) and _is_plain(t) and plan.is_contiguous())
-    ):
-        found = f"z0 {tuple(z0.shape)}, {z0.dtype} on {z0.device}, t {tuple(t.shape)}, {t.dtype} on {t.device}"
-        raise ValueError(f"the compiled kernel does not take {found} with a plan {tuple(plan.shape)}")
-    return S, R, n, T
+def _matrices(Xi: Tensor) -> tuple[int, ...]:
+    """Dtype, address, strides, number and size of plain Xi (S, n, n) or (n, n)."""
+    strides, n = Xi.stride(), Xi.shape[-1]
+    S, strides = (1, (0, *strides)) if len(strides) == 2 else (Xi.shape[0], strides)
+    return CODES[Xi.dtype], Xi.data_ptr(), *strides, S, n
 
 
-def _is_plain(x: Tensor) -> bool:
-    """Whether x is numbers in memory on the CPU, and nothing asks to see the operators that read them."""
-    return type(x) in PLAIN and x.is_cpu and not is_wrapped(x) and not n_dispatch_modes()
+def _address(x: Tensor) -> int | None:
+    """Where the numbers of x lie in memory; None where they do not, or something asks to see what operators read."""
+    if type(x) not in PLAIN or not x.is_cpu or n_dispatch_modes():
+        return None
+    try:
+        place = x.data_ptr()
+    except RuntimeError:  # a transform of torch.func has wrapped it
+        return None
+    return place if place or x.numel() == 0 else None
+
+
+def _row(x: Tensor) -> tuple[int, int] | None:
+    """Address and number of plain numbers in a row, where they are not too many."""
+    count, place = x.numel(), _address(x)
+    if _small is None or place is None or count > MOST_ENTRIES or x.dtype not in CODES:
+        return None
+    return (place, count) if x.is_contiguous() and not (x.is_neg() or x.is_conj()) else None
 
 
 def _plain(x: Tensor) -> Tensor:
     """Without a conjugation or a sign that torch has put off, and without a class that only adds to Tensor."""
     if type(x) not in PLAIN:
         x = x.as_subclass(Tensor)
-    return x.resolve_conj().resolve_neg() if x.is_conj() or x.is_neg() else x
+    if x.is_neg() or (x.dtype not in REAL and x.is_conj()):
+        return x.resolve_conj().resolve_neg()
+    return x
 
 
 def _threads(work: float) -> int:

@@ -58,11 +58,10 @@ class Auto(Method):
         parts: list[tuple[Tensor, Plan]] = []
         rejected: list[str] = []
         todo: Tensor | None = None  # all of them
-        tried: set[Method] = set()
-        ranked = self.ranked(work)
-        method: Method | None = next((method for method in ranked if method.suits(Xi)), ranked[0])
+        tried: list[Method] = []
+        method: Method | None = self.ranked(work)[0]
         while method is not None:
-            tried.add(method)
+            tried.append(method)
             plan = method.plan(Xi if todo is None else Xi[todo], rtol, work)
             if plan.is_accepted:
                 if todo is not None:
@@ -83,16 +82,25 @@ class Auto(Method):
     def ranked(self, work: Workload) -> list[Method]:
         """The candidates by estimated cost."""
         # rounded to 7 %, so that steps of training, whose spans differ little, find their order in the cache
-        span = round(10 * math.log2(min(work.span, LARGEST) + 1))
-        return _ranked(self.candidates, classes(), Workload(*work[:4], 2 ** (span / 10) - 1, 1.0, work.is_on_host))
+        span = round(10 * math.log2(work.span + 1 if work.span < LARGEST else LARGEST))
+        return _ranked(self.candidates, classes(), work[:4], span / 10, work.is_on_host, work.is_diagonal)
 
     def cost(self, work: Workload) -> float:
         return min(default(name).cost(work) for name in self.names)
 
 
 @lru_cache(maxsize=1024)
-def _ranked(candidates: tuple[str, ...] | None, known: tuple[type[Method], ...], work: Workload) -> list[Method]:
-    """known: all registered methods, so that a new one is ranked too."""
+def _ranked(
+    candidates: tuple[str, ...] | None,
+    known: tuple[type[Method], ...],
+    sizes: tuple[int, int, int, int],
+    octaves: float,
+    is_on_host: bool,
+    is_diagonal: bool,
+) -> list[Method]:
+    """known: all registered methods, so that a new one is ranked too. octaves: log2(span + 1)."""
+    n_systems, n_trajectories, n_times, n = sizes
+    work = Workload(n_systems, n_trajectories, n_times, n, 2**octaves - 1, 1.0, is_on_host, is_diagonal)
     methods = [default(name) for name in Auto(candidates).names]
     if work.n_times == 0:  # not known yet
         methods = [m for m in methods if not m.needs_times] or methods
@@ -110,10 +118,10 @@ def make_method(method: Any) -> Method:
         >>> linode.methods.make_method("eig")
         Eig(max_condition=1000.0)
     """
-    if isinstance(method, Method):
-        return method
     if isinstance(method, str) and method in registry():
         return default(method)
+    if isinstance(method, Method):
+        return method
     names = ", ".join(repr(name) for name in sorted(registry()))
     if not isinstance(method, str):
         raise MethodError(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import small
-from ..kernels.tensors import largest_norm
+from ..kernels.tensors import measured
 from .costs import (
     SECONDS_PER_BYTE,
     SECONDS_PER_ENTRY,
@@ -51,12 +51,13 @@ class Workload(NamedTuple):
     norm: float  # largest |Xi|_1
     t_max: float  # largest |t|
     is_on_host: bool = True  # Xi is on the CPU
+    is_diagonal: bool = False  # every Xi is
 
     @classmethod
     def of(cls, Xi: Tensor) -> Workload:
         """One trajectory of each system, at one time: that in which the largest of them turns or decays once."""
-        norm = largest_norm(Xi)
-        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0, Xi.is_cpu)
+        norm, is_diagonal = measured(Xi)
+        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0, Xi.is_cpu, is_diagonal)
 
     @property
     def span(self) -> float:
@@ -124,6 +125,7 @@ class Plan(ABC):
     t_most: float = torch.inf  # and at most this
     any_sign: bool = False  # times t < 0 are evaluated as accurately as others
     single_from: float = torch.inf  # entries of z from which on float32 and complex64 z0 and g may come as they are
+    compiled: bytearray | None = None  # what the compiled kernel needs, if it evaluates the plan
     keeps_start: bool = False  # z at t = 0 is z0 to the last bit; elsewhere the engine writes it
     evaluated_by: str = "torch"
 
@@ -169,24 +171,19 @@ class Plan(ABC):
 
 
 class CompiledPlan(Plan):
-    """A plan that the compiled kernel evaluates, in `packed`: see `kernels.small`."""
+    """A plan that the compiled kernel evaluates: see `kernels.small`."""
 
-    kind: int
-    packed: Tensor
+    compiled: bytearray
     single_from = 0
     keeps_start = True
     evaluated_by = "the compiled kernel"
-    n_refused: int = 0  # systems that the plan's own check refuses
-
-    @property
-    def is_accepted(self) -> bool:
-        return self.n_refused == 0
+    is_accepted = True
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        return small.states(self.kind, self.packed, z0, t)
+        return small.asked(z0, t).states(self.compiled)
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
-        return small.vjp(self.kind, self.packed, z0, t, g)
+        return small.asked(z0, t).vjp(self.compiled, g)
 
 
 @dataclass(frozen=True)
@@ -226,10 +223,6 @@ class Method(ABC):
     @abstractmethod
     def cost(self, work: Workload) -> float:
         """Estimated seconds for planning and one evaluation with its gradient."""
-
-    def suits(self, Xi: Tensor) -> bool:
-        """Whether this is the method for Xi whatever others cost."""
-        return False
 
 
 _REGISTRY: dict[str, type[Method]] = {}

@@ -70,9 +70,9 @@ class Chain(Method):
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
         t_max = SLACK * (work or Workload.of(Xi)).t_max
-        if small.serves(Xi):
-            packed, n_refused = small.make_plan(small.CHAIN, Xi, self.max_rounding, t_max)
-            return CompiledChainPlan(Xi, packed, self.max_rounding, t_max, n_refused)
+        made = small.make_plans(small.CHAIN, Xi, self.max_rounding, t_max)
+        if made:
+            return CompiledChainPlan(Xi, made.plans, self.max_rounding, t_max, made.n_refused == 0)
         step, size = make_step(Xi, t_max)
         n_nodes = t_max / step.H + 1.5
         bound = torch.full_like(step.H, torch.inf)
@@ -172,35 +172,39 @@ class CompiledChainPlan(CompiledPlan):
     """The same for the compiled kernel."""
 
     method = "chain"
-    kind = small.CHAIN
 
-    def __init__(self, Xi: Tensor, packed: Tensor, limit: float, t_most: float, n_refused: int = 0) -> None:
-        self.Xi, self.packed, self.limit, self.t_most, self.n_refused = Xi, packed, limit, t_most, n_refused
+    def __init__(self, Xi: Tensor, compiled: bytearray, limit: float, t_most: float, is_accepted: bool) -> None:
+        self.Xi, self.compiled, self.limit, self.t_most, self.is_accepted = Xi, compiled, limit, t_most, is_accepted
+
+    @property
+    def rows(self) -> Tensor:
+        """Step, shift and bound of each system, and what else the kernel needs."""
+        return small.as_rows(self.compiled, len(self.Xi))
 
     @property
     def accepted(self) -> Tensor:
-        return self.packed[:, 2] <= self.limit  # a NaN is not
+        return self.rows[:, 2] <= self.limit  # a NaN is not
 
     @property
     def reason(self) -> str:
-        return _reason(self.packed[:, 0], self.packed[:, 2], self.limit, self.t_most)
+        return _reason(self.rows[:, 0], self.rows[:, 2], self.limit, self.t_most)
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"step": self.packed[:, 0].tolist(), "rounding": self.packed[:, 2].tolist()}
+        return {"step": self.rows[:, 0].tolist(), "rounding": self.rows[:, 2].tolist()}
 
     def subset(self, index: Tensor) -> Plan:
-        own = CompiledChainPlan(self.Xi[index], self.packed[index], self.limit, self.t_most)
-        own.n_refused = int((~own.accepted).sum())
+        own = CompiledChainPlan(self.Xi[index], small.as_plans(self.rows[index]), self.limit, self.t_most, True)
+        own.is_accepted = bool(own.accepted.all())
         return own
 
     def adjoint(self) -> Plan:
         w = self.Xi.shape[-1] * (1 + self.Xi.is_complex())
-        header, rows = self.packed[:, : small.HEADER], self.packed[:, small.HEADER :]
+        header, rows = self.rows[:, : small.HEADER], self.rows[:, small.HEADER :]
         matrices = rows.reshape(len(rows), 2, w, -1).clone()  # their rows are padded
         matrices[..., :w] = matrices[..., :w].mT.clone()
-        packed = torch.cat([header, matrices.flatten(1)], 1)
-        return CompiledChainPlan(self.Xi.mT.conj_physical(), packed, self.limit, self.t_most, self.n_refused)
+        compiled = small.as_plans(torch.cat([header, matrices.flatten(1)], 1))
+        return CompiledChainPlan(self.Xi.mT.conj_physical(), compiled, self.limit, self.t_most, self.is_accepted)
 
 
 def _reason(H: Tensor, bound: Tensor, limit: float, t_most: float) -> str:

@@ -75,10 +75,9 @@ class Eig(Method):
             return plan
         return (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
 
-    def suits(self, Xi: Tensor) -> bool:
-        return structure(Xi.cpu()) == "diagonal"
-
     def cost(self, work: Workload) -> float:
+        if work.is_diagonal:  # exact, whatever others cost
+            return 0.0
         n, S, is_compiled = work.n, work.n_systems, work.n <= small.MOST_STATES
         if is_compiled:
             factors = COMPILED_CALL + S * (COMPILED_SYSTEM + COMPILED_EIG[0] * n**2 + COMPILED_EIG[1] * n**3)
@@ -98,12 +97,10 @@ class Eig(Method):
 
 def _plan(Xi: Tensor, limit: float, work: Workload | None) -> EigPlan | CompiledEigPlan:
     """On the CPU."""
-    kind = structure(Xi)
-    if kind is None and small.serves(Xi):
-        packed, n_refused = small.make_plan(small.EIG, Xi, limit, (work or Workload.of(Xi)).t_max)
-        if n_refused == 0:
-            return CompiledEigPlan(Xi, packed, limit)
-    return _compiled(_plan_by_torch(Xi, kind, limit, work))
+    made = small.make_plans(small.EIG, Xi, limit, (work or Workload.of(Xi)).t_max)
+    if made and made.n_refused == 0 and made.structure is None:
+        return CompiledEigPlan(Xi, made.plans, limit, t_needed=made.t_needed)
+    return _compiled(_plan_by_torch(Xi, made.structure if made else structure(Xi), limit, work))
 
 
 def _compiled(plan: EigPlan) -> EigPlan | CompiledEigPlan:
@@ -111,7 +108,7 @@ def _compiled(plan: EigPlan) -> EigPlan | CompiledEigPlan:
     sizes = one_norm(plan.Xi)  # the squares of moduli must be floats there
     in_range = (sizes == 0) | ((sizes >= 1 / MOST_SIZE) & (sizes <= MOST_SIZE))
     if small.serves(plan.Xi) and plan.is_accepted and bool(in_range.all()):
-        return CompiledEigPlan(plan.Xi, _packed(plan.modes), twin=plan)
+        return CompiledEigPlan(plan.Xi, _compiled_modes(plan.modes), twin=plan)
     return plan
 
 
@@ -197,22 +194,25 @@ class CompiledEigPlan(CompiledPlan):
     """Eigenpairs that the compiled kernel evaluates; `twin` has them as `Modes`, made when first asked for."""
 
     method = "eig"
-    kind = small.EIG
     any_sign = True
 
-    def __init__(self, Xi: Tensor, packed: Tensor, limit: float = torch.inf, twin: EigPlan | None = None) -> None:
-        self.Xi, self.packed, self.limit = Xi, packed, limit
-        if twin is None:
-            self.t_needed = max(packed[:, 4].tolist())
-        else:
+    def __init__(
+        self,
+        Xi: Tensor,
+        compiled: bytearray,
+        limit: float = torch.inf,
+        t_needed: float = 0.0,
+        twin: EigPlan | None = None,
+    ) -> None:
+        self.Xi, self.compiled, self.limit, self.t_needed = Xi, compiled, limit, t_needed
+        if twin is not None:
             self.twin, self.t_needed = twin, twin.t_needed
 
     @cached_property
     def twin(self) -> EigPlan:
-        _, _, kappa, amplification, t_needed, _ = self.packed[:, : small.HEADER].unbind(1)
-        plan = EigPlan(
-            self.Xi, _unpacked(self.packed, self.Xi), kappa, Check(kappa, amplification, self.limit, t_needed)
-        )
+        rows = small.as_rows(self.compiled, len(self.Xi))
+        _, _, kappa, amplification, t_needed, _ = rows[:, : small.HEADER].unbind(1)
+        plan = EigPlan(self.Xi, _modes(rows, self.Xi), kappa, Check(kappa, amplification, self.limit, t_needed))
         plan.t_needed = self.t_needed
         return plan
 
@@ -233,11 +233,11 @@ class CompiledEigPlan(CompiledPlan):
 
     def adjoint(self) -> Plan:
         twin = self.twin.adjoint()
-        return CompiledEigPlan(twin.Xi, _packed(twin.modes), twin=twin)
+        return CompiledEigPlan(twin.Xi, _compiled_modes(twin.modes), twin=twin)
 
 
-def _packed(modes: Modes) -> Tensor:
-    """As the compiled kernel has them: see `small.plan_size`."""
+def _compiled_modes(modes: Modes) -> bytearray:
+    """As the compiled kernel has them: see `small.Made`."""
     S, n = modes.lam.shape
     header = torch.zeros(S, small.HEADER, dtype=torch.float64, device="cpu")
     mask = torch.zeros(S, -(-n * n // 8) * 8, dtype=torch.uint8, device="cpu")
@@ -246,21 +246,24 @@ def _packed(modes: Modes) -> Tensor:
     header[:, 1] = 1 if modes.delicate is None else 2
     if modes.delicate is not None:
         mask[:, : modes.n_kept * n] = modes.delicate.flatten(1)
+    header[:, 5] = small.EIG if modes.is_real else small.EIG + small.COMPLEX
     wide = (x.to(torch.complex128).contiguous() for x in (modes.lam, modes.V, modes.V_inv))
-    return torch.cat([header, *(torch.view_as_real(x).flatten(1) for x in wide), mask.view(torch.float64)], 1)
+    numbers = (torch.view_as_real(x).flatten(1) for x in wide)
+    return small.as_plans(torch.cat([header, *numbers, mask.view(torch.float64)], 1))
 
 
-def _unpacked(packed: Tensor, Xi: Tensor) -> Modes:
+def _modes(rows: Tensor, Xi: Tensor) -> Modes:
+    """From the numbers of the compiled kernel."""
     S, n = Xi.shape[:2]
     stop = small.HEADER + 2 * n + 4 * n * n
-    numbers = torch.view_as_complex(packed[:, small.HEADER : stop].reshape(S, -1, 2))
+    numbers = torch.view_as_complex(rows[:, small.HEADER : stop].reshape(S, -1, 2))
     lam, V, V_inv = numbers[:, :n], numbers[:, n : n + n * n].reshape(S, n, n), numbers[:, n + n * n :].reshape(S, n, n)
-    counts, verdicts = packed[:, 0], packed[:, 1]
+    counts, verdicts = rows[:, 0], rows[:, 1]
     is_paired = not Xi.is_complex() and bool(counts.any())
     n_pairs = int(counts[0]) if is_paired and bool((counts == counts[0]).all()) else 0
     delicate = None
     if bool((verdicts == 2).any()):
-        mask = packed[:, stop:].contiguous().view(torch.uint8)[:, : n * n].reshape(S, n, n) == 1
+        mask = rows[:, stop:].contiguous().view(torch.uint8)[:, : n * n].reshape(S, n, n) == 1
         delicate = (mask & (verdicts == 2)[:, None, None])[:, : n - n_pairs]
     if is_paired or Xi.is_complex():
         return Modes(lam, V, V_inv, not Xi.is_complex(), n_pairs, delicate=delicate)
