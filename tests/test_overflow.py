@@ -9,6 +9,7 @@ import pytest
 import torch
 from flint import arb, ctx
 
+import linode
 from linode import LinearODE, Solution, Status
 from linode.methods import registry
 from tests import oracles
@@ -233,3 +234,106 @@ def test_a_rotation_without_a_sure_digit_keeps_its_norm_and_says_so(method: str,
     solution = solved(np.array([[0.0, 1.0], [-1.0, 0.0]]), [t], method)
     assert np.linalg.norm(solution.z) == pytest.approx(np.linalg.norm(start(np.eye(2))), rel=1e-12)
     assert solution.status is Status.ILL_CONDITIONED
+
+
+def true_gradients(Xi: np.ndarray, z0: np.ndarray, t: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
+    """S, a and dL/dt of sum <g, z>, real, by ball arithmetic; a sum of numbers too large for a float is infinite."""
+    n = len(Xi)
+    with ctx.workprec(4000):
+        A, start, S, a, rates = matrix(Xi), matrix(z0[:, None]), None, None, []
+        for time, row in zip(t, g):
+            right = matrix(row[:, None])
+            block = np.zeros((2 * n, 2 * n))
+            block[:n, :n] = block[n:, n:] = Xi.T
+            M = matrix(block)
+            outer = right * start.transpose()
+            for i in range(n):
+                for j in range(n):
+                    M[i, n + j] = outer[i, j]
+            E = (M * arb(float(time))).exp()  # [[exp(Xi^T t), integral], [0, exp(Xi^T t)]]
+            own = [E[i, n + j] for i in range(n) for j in range(n)]
+            S = own if S is None else [x + y for x, y in zip(S, own)]
+            back = ((A.transpose() * arb(float(time))).exp() * right).entries()
+            a = back if a is None else [x + y for x, y in zip(a, back)]
+            velocity = A * ((A * arb(float(time))).exp() * start)
+            rates.append(sum((x * y for x, y in zip(right.entries(), velocity.entries())), arb(0)))
+        of_Xi, of_z0, of_t = ([float(x.mid()) for x in values] for values in (S, a, rates))
+    return np.array(of_Xi).reshape(n, n), np.array(of_z0), np.array(of_t)
+
+
+def gradients(
+    Xi: np.ndarray, z0: np.ndarray, t: np.ndarray, g: np.ndarray, method: str = "auto"
+) -> tuple[np.ndarray, ...]:
+    x = [torch.tensor(part, dtype=torch.float64, requires_grad=True) for part in (Xi, z0, t)]
+    z = LinearODE(x[0], x[1], method=method)(x[2])
+    return tuple(part.numpy() for part in torch.autograd.grad(z, x, torch.from_numpy(g)))
+
+
+def assert_same_gradients(got: tuple[np.ndarray, ...], true: tuple[np.ndarray, ...], tolerance: float) -> None:
+    for x, y in zip(got, true):
+        assert np.array_equal(np.isinf(x), np.isinf(y))
+        finite = np.isfinite(y)
+        assert np.array_equal(np.sign(x[~finite]), np.sign(y[~finite]))
+        assert np.all(np.abs(x[finite] - y[finite]) <= tolerance * np.abs(y[finite]) + TINY)
+
+
+@every_method_for_long_times
+def test_a_growing_mode_that_is_not_excited_has_no_share_in_gradients(method: str):
+    t = np.linspace(0, 2000, 20)
+    got = gradients(GROW_AND_DECAY, np.array([0.0, 1.0]), t, np.tile([0.0, 1.0], (20, 1)), method)
+    assert np.all(got[0].ravel()[:3] == 0)
+    assert got[0][1, 1] == pytest.approx(np.sum(t * np.exp(-t)), rel=1e-12)
+    assert got[1].tolist() == [0.0, pytest.approx(np.sum(np.exp(-t)), rel=1e-12)]
+    assert got[2] == pytest.approx(-np.exp(-t), rel=1e-12, abs=1e-300)
+
+
+@every_method
+def test_a_gradient_that_overflows_is_infinite_in_its_own_entry(method: str):
+    Xi, z0 = np.diag([1000.0, -1.0]), np.array([0.0, 1.0])
+    if method in ("chain", "taylor"):
+        pytest.skip("refuses the span")
+    S, a, dt = gradients(Xi, z0, np.array([1.0]), np.ones((1, 2)), method)
+    decayed = pytest.approx(np.exp(-1.0), rel=1e-12)
+    assert S.tolist() == [[0.0, np.inf], [0.0, decayed]]
+    assert a.tolist() == [np.inf, decayed]
+    assert -dt == decayed
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_gradients_without_cancellation_are_true_entry_by_entry(seed: int):
+    # nothing is negative but the diagonal, so that no entry is a difference of larger numbers
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 5))
+    Xi = rng.choice([0.0, 0.0, 0.3, 2.0], (n, n))
+    Xi[np.arange(n), np.arange(n)] = rng.choice([-3.0, -1.0, 0.5, 4.0], n)
+    z0, t = rng.choice([0.0, 0.7, 1.3], n), np.sort(rng.choice([0.0, 0.5, 3.0, 200.0, 600.0, 1500.0], 4))
+    g = rng.choice([0.0, 1.0], (4, n))
+    got, true = gradients(Xi, z0, t, g), true_gradients(Xi, z0, t, g)
+    assert_same_gradients(got[:2], true[:2], 1e-10)
+
+
+@every_method_for_long_times
+@pytest.mark.parametrize("seed", range(10))
+def test_gradients_are_never_nan(method: str, seed: int):
+    rng = np.random.default_rng(100 + seed)
+    n = int(rng.integers(1, 5))
+    Xi = rng.choice([0.0, 0.0, 1.0, -1.0, 30.0, -700.0], (n, n)) * rng.choice([1.0, 1e-3, 1e3])
+    z0, t = rng.choice([0.0, 1.0, -2.0, 1e200], n), rng.choice([0.0, 1.0, -1.0, 30.0, -700.0, 1e5], 6)
+    g = rng.choice([0.0, 1.0, -1.0, 1e250], (6, n))
+    if method == "eig":
+        try:
+            LinearODE(Xi, z0, method=method)(t)
+        except linode.MethodError:
+            return
+    for gradient in gradients(Xi, z0, t, g, method):
+        assert not np.isnan(gradient).any()
+
+
+def test_infinite_cotangents_leave_what_they_do_not_reach_alone():
+    # the loss has squares, so that its own derivative overflows
+    Xi = torch.tensor(np.diag([1.0, -1.0]), requires_grad=True)
+    z0 = torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
+    (LinearODE(Xi, z0)([800.0, 1.0]) ** 2).sum().backward()
+    assert Xi.grad[0, 0] == z0.grad[0] == torch.inf
+    assert float(Xi.grad[1, 1]) == pytest.approx(2 * np.exp(-2.0), rel=1e-12)
+    assert not torch.isnan(Xi.grad).any()

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from ..errors import MethodError
 from ..kernels import small
-from ..kernels.arithmetic.ranged import Ranged
 from ..kernels.memory import Memory
 from ..kernels.private import reshaped
-from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
-from ..kernels.taylor import DOUBLE
 from ..kernels.tensors import WIDE, extremes, is_finite, measured, widened
 from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
 from ..methods.base import Gradients
+from . import overflow
 from .one_time import THETA, Short, makes_many
 from .problem import Layout, check_finite
 from .recurrence import exponents, is_steady, recur
@@ -77,7 +75,7 @@ class Planner:
         plan = self.method.plan(own, self.rtol, work)
         if not plan.is_accepted:
             which = int((~plan.accepted).nonzero()[0])
-            system = "" if Xi.shape[0] == 1 else f" (system {which} of the batch)"
+            system = "" if len(own) == 1 else f" (system {which} of the batch)"
             raise MethodError(
                 f"method {self.method.name!r} cannot be accurate for this Xi{system}: {plan.reason}; "
                 f"use method={self.method.alternative!r} or 'auto'"
@@ -297,7 +295,7 @@ class Evaluation:
         if not (self.is_moderate or is_finite(z)):
             self._check_finite()
             z = widened(z).reshape(layout.S, layout.R, *layout.z_shape[-2:])
-            z = _beyond_range(self.plan.Xi, widened(self.starts), self.times, z)
+            z = overflow.states(self.plan.Xi, widened(self.starts), self.times, z)
         z = layout.batched(z) if layout.batch else z
         return self._handed_over(z, z0.dtype, layout.z_shape)
 
@@ -315,24 +313,20 @@ class Evaluation:
     def _gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         layout, (Xi, z0, t) = self.layout, self.asked
         if self.question is not None and self.compiled is not None:
-            S, a = self.question.vjp(self.compiled, layout.trajectories(g, 2) if layout.batch else g)
+            S, a, is_fine = self.question.vjp(self.compiled, layout.trajectories(g, 2) if layout.batch else g)
         else:
             cotangents = layout.trajectories(self._precise(g), 2)
-            S, a = (self.pullback or self._vjp)(cotangents)
-        if not is_finite(S):  # states that overflowed but do not matter to the loss
+            S, a = self.pullback(cotangents) if self.pullback else self.plan.vjp(self.starts, self.times, cotangents)
+            is_fine = is_finite(S, a)
+        if not is_fine:
             self._check_finite()
-            cotangents = layout.trajectories(self._precise(g), 2)
-            self.times = torch.where((cotangents != 0).any(-1), self.times, 0)
-            S, a = self._vjp(cotangents)
+            S, a = self._beyond_range(S, a, layout.trajectories(widened(g), 2))
         dt = None
         if want_t:
-            dt = layout.batched(self._rates(layout.trajectories(g, 2))).sum_to_size(t.shape)
+            dt = layout.batched(self._rates(layout.trajectories(widened(g), 2))).sum_to_size(t.shape)
         if layout.batch:
             a = layout.batched(a).sum_to_size(z0.shape)
         return self._handed_over(S, Xi.dtype, Xi.shape), self._handed_over(a, z0.dtype, z0.shape), dt
-
-    def _vjp(self, g: Tensor) -> Gradients:
-        return self.plan.vjp(self.starts, self.times, g)
 
     def _handed_over(self, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """x, which nothing else uses, in the dtype and shape that the caller expects."""
@@ -340,24 +334,23 @@ class Evaluation:
             return x
         return reshaped(x if x.dtype == dtype else x.to(dtype), shape)
 
+    def _beyond_range(self, S: Tensor, a: Tensor, g: Tensor) -> Gradients:
+        """S and a, with the systems anew of which something overflowed."""
+        layout, plan = self.layout, self.plan
+        S, a = widened(S).reshape(plan.Xi.shape), widened(a).reshape(layout.S, layout.R, layout.n)
+        bad = ~(torch.isfinite(S).all(-1).all(-1) & torch.isfinite(a).all(-1).all(-1))
+        anew = overflow.gradients(*(x[bad] for x in (plan.Xi, widened(self.starts), self.times, g)))
+        for x, own in zip((S, a), anew):
+            x[bad] = own
+        return S, a
+
     def _rates(self, g: Tensor) -> Tensor:
         """dL/dt = Re<g, Xi z>, (S, R, T)."""
-        z = widened(self.plan.evaluate(self.starts, self.times))
-        rates = (widened(g).conj_physical() * (z @ self.plan.Xi.mT[:, None])).sum(-1)
-        return rates.real.clone() if rates.is_complex() else rates  # autograd takes no view
-
-
-def _beyond_range(Xi: Tensor, z0: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """Repeat the times at which something overflowed in arithmetic that cannot."""
-    bad = ~torch.isfinite(z).all(-1)
-    times = torch.where(bad, t, 0)
-    forth, back = (_ranged(sign * Xi, z0, (sign * times).clamp(min=0)) for sign in (1.0, -1.0))
-    return torch.where(bad[..., None], torch.where((times > 0)[..., None], forth, back), z)
-
-
-def _ranged(A: Tensor, z0: Tensor, t: Tensor) -> Tensor:
-    step = Stepper(Ranged(A), choose_step(*power_norm(A)), DOUBLE)
-    return scattered(step, Ranged(z0), t).round()
+        Xi, starts, times = self.plan.Xi, self.starts, self.times
+        z = widened(self.plan.evaluate(starts, times))
+        rates = (g.conj_physical() * (z @ Xi.mT[:, None])).sum(-1)
+        rates = rates.real.clone() if rates.is_complex() else rates  # autograd takes no view
+        return rates if is_finite(rates) else overflow.rates(Xi, widened(starts), times, g)
 
 
 @lru_cache(maxsize=64)

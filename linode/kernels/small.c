@@ -359,6 +359,8 @@ static int is_wrong(const Arguments *task)
     return PyErr_Occurred() != NULL;
 }
 
+enum { BEYOND_THE_PLAN = 1, NOT_FINITE }; /* answers of `states` and `vjp`, beside 0 */
+
 static PyObject *answer(int has_memory, long value)
 {
     return has_memory ? PyLong_FromLong(value) : PyErr_NoMemory();
@@ -489,6 +491,16 @@ static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t coun
     return answer(has_memory, atomic_load(&failed));
 }
 
+/* max |x| of n numbers in a row (of the larger part where they are complex), NaN where there is one. */
+static double largest_of(int code, const void *data, long long n)
+{
+    double least = 0, most = 0;
+    n *= code >= COMPLEX_FLOAT ? 2 : 1;
+    int has_nan = code == DOUBLE || code == COMPLEX_DOUBLE ? look->sizes(data, n, &least, &most)
+                                                          : look->sizes_of_floats(data, n, &least, &most);
+    return has_nan ? NAN : most;
+}
+
 static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
@@ -504,7 +516,7 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     task.failed = &failed;
     if (PyErr_Occurred())
         return NULL;
-    int has_memory = 1;
+    int has_memory = 1, is_finite;
     Py_BEGIN_ALLOW_THREADS
     const Kernel *own = &kernels[is_chain];
     task.parts = parts_of(&task, !is_chain);
@@ -514,18 +526,10 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     }
     has_memory = has_memory && run(&task, own->vjp, own->vjp_doubles, 1, threads);
     free(task.partial);
+    is_finite = isfinite(largest_of(task.z_code, task.S_out, (long long)task.S * task.n * task.n)) &&
+                isfinite(largest_of(task.z_code, task.a, (long long)task.S * task.R * task.n));
     Py_END_ALLOW_THREADS
-    return answer(has_memory, atomic_load(&failed));
-}
-
-/* max |x| of n numbers in a row (of the larger part where they are complex), NaN where there is one. */
-static double largest_of(int code, const void *data, long long n)
-{
-    double least = 0, most = 0;
-    n *= code >= COMPLEX_FLOAT ? 2 : 1;
-    int has_nan = code == DOUBLE || code == COMPLEX_DOUBLE ? look->sizes(data, n, &least, &most)
-                                                          : look->sizes_of_floats(data, n, &least, &most);
-    return has_nan ? NAN : most;
+    return answer(has_memory, atomic_load(&failed) ? BEYOND_THE_PLAN : is_finite ? 0 : NOT_FINITE);
 }
 
 /* The largest |Xi|_1 of all systems, NaN where an entry is. */
@@ -648,7 +652,7 @@ static PyMethodDef METHODS[] = {
     {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems, and how many are refused."},
     {"structure", (PyCFunction)(void (*)(void))structure, METH_FASTCALL, "What makes all eigenvectors unitary, or 0."},
     {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z; 1 where times lie beyond the plan."},
-    {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1 where times lie beyond the plan."},
+    {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1: times lie beyond the plan, 2: something overflowed."},
     {"largest", (PyCFunction)(void (*)(void))largest, METH_FASTCALL, "max |x|."},
     {"extremes", (PyCFunction)(void (*)(void))extremes, METH_FASTCALL, "min(0, x) and max(0, x)."},
     {"sizes", (PyCFunction)(void (*)(void))sizes, METH_FASTCALL, "|Xi|_1, is Xi diagonal, max |z0|, least and largest t."},

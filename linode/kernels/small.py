@@ -129,17 +129,21 @@ class Question:
             raise ValueError(BEYOND)
         return z
 
-    def vjp(self, plans: bytearray, g: Tensor) -> tuple[Tensor, Tensor]:
-        """S (S, n, n) and a (S, R, n) of sum Re<g, z>, for g of the shape and dtype of z. Raises as `states`."""
+    def vjp(self, plans: bytearray, g: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """S (S, n, n) and a (S, R, n) of sum Re<g, z>, for g of the shape and dtype of z, and whether they are finite.
+
+        Raises as `states`.
+        """
         z0, n, outer, g = self.z0, self.n, self.outer, _plain(g)
         place = _address(g)
         if place is None or g.shape != (*outer, self.T, n) or g.dtype != z0.dtype:
             raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
         of_Xi, of_z0 = z0.new_empty((*outer[:1], n, n)), z0.new_empty(z0.shape)
         places = place, *(() if outer else (0, 0)), *g.stride(), of_Xi.data_ptr(), of_z0.data_ptr()
-        if _small.vjp(plans, *self.arguments, *places, _threads(self.n_steps * (40.0 + n) * n)):
+        answer = _small.vjp(plans, *self.arguments, *places, _threads(self.n_steps * (40.0 + n) * n))
+        if answer == 1:
             raise ValueError(BEYOND)
-        return of_Xi, of_z0
+        return of_Xi, of_z0, answer == 0
 
 
 def asked(z0: Tensor, t: Tensor) -> Question:

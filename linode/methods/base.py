@@ -183,7 +183,7 @@ class CompiledPlan(Plan):
         return small.asked(z0, t).states(self.compiled)
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
-        return small.asked(z0, t).vjp(self.compiled, g)
+        return small.asked(z0, t).vjp(self.compiled, g)[:2]
 
 
 @dataclass(frozen=True)
