@@ -48,7 +48,7 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     if hold not in N_TERMS:
         raise OptionError(f"hold must be 'zero' or 'first', got {hold!r}")
     is_numpy = not any(isinstance(x, Tensor) for x in (Xi, B, dt))
-    A, G = make_matrix(Xi, "Xi"), as_tensor(B, "B")
+    A, G = make_matrix(Xi, "Xi", (B,)), as_tensor(B, "B", beside=(Xi,))
     step = as_tensor(dt, "dt", integers_become=torch.float64)
     n = A.shape[-1]
     if G.ndim < 2 or G.shape[-2] != n:

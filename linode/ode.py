@@ -391,11 +391,11 @@ class LinearODE(Solver):
         """
         n, B = self.Xi.shape[-1], self.forcing.B
         if B is None:
-            B = torch.zeros(n, 0) if self.forcing.is_nothing else torch.eye(n)
+            B = torch.zeros(n, 0) if self.forcing.is_nothing else torch.eye(n, dtype=torch.float64)
         for x, name in ((self.Xi, "Xi"), (B, "B")):
             if x.ndim > 2:
                 raise ShapeError(f"{name} has shape {tuple(x.shape)}; a state-space object has no batch dimensions")
-        C = torch.eye(n) if self.C is None else self.C
+        C = torch.eye(n, dtype=torch.float64) if self.C is None else self.C
         D = torch.zeros(C.shape[0], B.shape[-1]) if self.D is None else self.D
         return make_state_space(make, self.Xi, B, C, D)
 

@@ -55,7 +55,7 @@ class PiecewiseLinearODE(Solver):
         rtol: float | None = None,
     ) -> None:
         check_tolerance(rtol)
-        times, systems, is_numpy = _separated(pieces)
+        times, systems, is_numpy = _separated(pieces, z0)
         self.times, self.Xi = times, systems  # (J,), (*batch, J, n, n)
         self._names = ("Xi", "z0")
         _, self.z0, _ = make_system(systems[..., 0, :, :], z0)
@@ -85,7 +85,7 @@ class PiecewiseLinearODE(Solver):
         return self.Xi.shape[:-3]
 
 
-def _separated(pieces: Any) -> tuple[Tensor, Tensor, bool]:
+def _separated(pieces: Any, z0: Any) -> tuple[Tensor, Tensor, bool]:
     """Checked times (J,) and matrices (*batch, J, n, n), and whether none of them is a tensor."""
     try:
         times, systems = zip(*[(time, Xi) for time, Xi in pieces])
@@ -94,7 +94,7 @@ def _separated(pieces: Any) -> tuple[Tensor, Tensor, bool]:
     is_numpy = not any(isinstance(x, Tensor) for x in (*times, *systems))
     names = [f"time of piece {i}" for i in range(len(times))]
     starts = [as_tensor(x, name, integers_become=torch.float64) for x, name in zip(times, names)]
-    matrices = [as_tensor(Xi, f"Xi of piece {i}") for i, Xi in enumerate(systems)]
+    matrices = [as_tensor(Xi, f"Xi of piece {i}", beside=(z0, *systems)) for i, Xi in enumerate(systems)]
     for i, (start, name, Xi) in enumerate(zip(starts, names, matrices)):
         if start.is_complex():
             raise DtypeError(f"{name} must be real, got {start.dtype}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from torch import Tensor
 
@@ -91,7 +93,7 @@ def test_the_dtype_of_t_does_not_change_that_of_the_answer(t_dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
-def test_integers_become_the_default_dtype(default: torch.dtype):
+def test_integers_become_float64_and_in_tensors_the_dtype_of_the_others_or_the_default(default: torch.dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(default)
     try:
@@ -103,8 +105,38 @@ def test_integers_become_the_default_dtype(default: torch.dtype):
     finally:
         torch.set_default_dtype(before)
     assert (z.dtype, mixed.dtype) == (default, torch.float64)
-    assert array.dtype == torch.empty(0, dtype=default).numpy().dtype
+    assert array.dtype == np.float64
     assert torch.allclose(z.double(), torch.tensor([[np.cos(1.0), -np.sin(1.0)]]), rtol=1e-6)
+
+
+LARGE = [[0, 123456789], [-123456789, 0]]  # rounded to float32 it is another matrix
+TRUE = [np.cos(1234.56789), -np.sin(1234.56789)]
+
+
+@pytest.mark.parametrize(
+    "Xi", [LARGE, np.array(LARGE), torch.tensor(LARGE), np.array(LARGE, dtype=np.int32)]
+)
+@pytest.mark.parametrize("z0", [[1.0, 0.0], np.array([1.0, 0.0]), torch.tensor([1.0, 0.0], dtype=torch.float64)])
+def test_integers_lose_no_digit_beside_double_precision(Xi: Any, z0: Any):
+    z = np.asarray(linode.LinearODE(Xi, z0)([1e-5]))
+    assert z.dtype == np.float64
+    assert z[0] == pytest.approx(TRUE, rel=1e-12)
+    pieces = np.asarray(linode.PiecewiseLinearODE([(0, Xi), (1, Xi)], z0)([1e-5]))
+    assert pieces[0] == pytest.approx(TRUE, rel=1e-12)
+
+
+def test_integers_in_lists_and_arrays_are_numpys():
+    assert linode.expm([[0, 1], [0, 0]]).dtype == np.float64
+    assert linode.expm(torch.tensor([[0, 1], [0, 0]])).dtype == torch.get_default_dtype()
+    system = scipy.signal.StateSpace(
+        np.array([[0, 1], [-2, -3]]), np.array([[0], [1]]), np.array([[1, 0]]), np.array([[0]])
+    )
+    ode = linode.LinearODE.from_statespace(system, np.array([1, 0]), u=linode.ZeroOrderHold([0, 1], [[1], [0]]))
+    assert ode([0.5]).dtype == ode.output([0.5]).dtype == np.float64
+    back = ode.to_statespace()
+    assert {x.dtype for x in (back.A, back.B, back.C, back.D)} == {np.dtype(np.float64)}
+    step = linode.discretize(np.array([[0, 123456789], [-123456789, 0]]), torch.ones(2, 1, dtype=torch.float64), 1e-5)
+    assert float(step[0][0, 0]) == pytest.approx(TRUE[0], rel=1e-11)
 
 
 EXACT = {"generic": XI, "jordan": jordan(3, -0.5), "stiff": np.diag([-1e3, -1.0, 1.0]) + 0.1}

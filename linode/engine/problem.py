@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import prod
 from typing import Any
 
@@ -24,8 +24,12 @@ from ..kernels.tensors import is_deferred, is_finite
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
-def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> Tensor:
-    """x as a float32, float64, complex64 or complex128 tensor; integers become the default dtype if none is given."""
+def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None, beside: tuple[Any, ...] = ()) -> Tensor:
+    """x as a float32, float64, complex64 or complex128 tensor.
+
+    Integers in arrays and lists become float64; in a tensor, `integers_become`, or what the arguments `beside` it have
+    in common, or the default dtype.
+    """
     if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided:
         return x
     if isinstance(x, float):
@@ -41,15 +45,23 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
             raise DtypeError(f"{name} must hold real or complex numbers, got {type(x).__name__} of {array.dtype}")
         if (array.dtype.itemsize > 8 and array.dtype.kind == "f") or array.dtype.itemsize > 16:
             raise DtypeError(f"{name} is {array.dtype}; linode works in float32, float64, complex64 and complex128")
-        array = array.astype(array.dtype.newbyteorder("="), copy=True)
+        dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "fc" else np.dtype(np.float64)
+        array = array.astype(dtype, copy=True)
         x = torch.as_tensor(array)
     if x.layout != torch.strided or x.is_quantized:
         raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
     if not (x.is_floating_point() or x.is_complex()):
-        x = x.to(integers_become or torch.get_default_dtype())
+        x = x.to(integers_become or _common_dtype(beside) or torch.get_default_dtype())
     if x.dtype not in SUPPORTED:
         raise DtypeError(f"{name} is {x.dtype}; linode works in float32, float64, complex64 and complex128")
     return x
+
+
+def _common_dtype(xs: tuple[Any, ...]) -> torch.dtype | None:
+    """Of those that are not tensors of integers; None where there are none."""
+    known = [x for x in xs if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex()]
+    dtypes = [as_tensor(x, "an argument").dtype for x in known]
+    return reduce(torch.promote_types, dtypes) if dtypes else None
 
 
 def check_finite_anywhere(x: Tensor, name: str) -> None:
@@ -93,9 +105,9 @@ def extremes(x: Tensor) -> tuple[float, float]:
         return tensors.extremes(concrete(x))
 
 
-def make_matrix(A: Any, name: str) -> Tensor:
-    """A checked square matrix, (*batch, n, n)."""
-    matrix = as_tensor(A, name)
+def make_matrix(A: Any, name: str, beside: tuple[Any, ...] = ()) -> Tensor:
+    """A checked square matrix, (*batch, n, n). beside: as for `as_tensor`."""
+    matrix = as_tensor(A, name, beside=beside)
     shape = matrix.shape
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ShapeError(f"{name} has shape {tuple(shape)}; {name} must be (*batch, n, n)")
@@ -107,7 +119,7 @@ def make_matrix(A: Any, name: str) -> Tensor:
 def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tuple[Tensor, Tensor, bool]:
     """Checked Xi and z0, and whether results are NumPy arrays. Tensors of a supported dtype are not copied."""
     is_numpy = not isinstance(Xi, Tensor) and not isinstance(z0, Tensor)
-    Xi, z0 = make_matrix(Xi, names[0]), as_tensor(z0, names[1])
+    Xi, z0 = make_matrix(Xi, names[0], (z0,)), as_tensor(z0, names[1], beside=(Xi,))
     shape, n = z0.shape, Xi.shape[-1]
     if not shape or shape[-1] != n:
         found = f"has last size {shape[-1]}, but {names[0]} is {n} x {n}" if shape else "is a scalar"

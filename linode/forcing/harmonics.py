@@ -35,7 +35,10 @@ class Harmonics(Input):
 
     def __init__(self, rates: Any, amplitudes: Any) -> None:
         self.is_numpy = not isinstance(rates, Tensor) and not isinstance(amplitudes, Tensor)
-        self.rates, self.amplitudes = as_tensor(rates, "rates"), as_tensor(amplitudes, "amplitudes")
+        self.rates, self.amplitudes = (
+            as_tensor(rates, "rates", beside=(amplitudes,)),
+            as_tensor(amplitudes, "amplitudes", beside=(rates,)),
+        )
         check_same_device({"rates": self.rates, "amplitudes": self.amplitudes})
         if self.rates.ndim != 1:
             raise ShapeError(f"rates has shape {tuple(self.rates.shape)}; rates must be (J,)")

@@ -19,7 +19,10 @@ class Samples(Input):
 
     def __init__(self, times: Any, values: Any) -> None:
         self.is_numpy = not isinstance(times, Tensor) and not isinstance(values, Tensor)
-        self.times, self.values = as_tensor(times, "times", integers_become=torch.float64), as_tensor(values, "values")
+        self.times, self.values = (
+            as_tensor(times, "times", integers_become=torch.float64),
+            as_tensor(values, "values", beside=(times,)),
+        )
         self.tensors, self.dtype = (self.times, self.values), self.values.dtype
         check_same_device({"times": self.times, "values": self.values})
         if self.times.is_complex():

@@ -124,7 +124,7 @@ class Smooth(Input):
         return largest_of(got - true) / size if size else 0.0
 
     def _values(self, t: Tensor) -> Tensor:
-        u = as_tensor(self.function(t), "u(t)")
+        u = as_tensor(self.function(t), "u(t)", integers_become=t.dtype)
         if self.m == 1 and u.shape == t.shape:
             u = u[:, None]
         if u.ndim < 2 or u.shape[-2:] != (len(t), self.m):
