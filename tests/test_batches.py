@@ -360,3 +360,44 @@ def test_a_larger_batch_takes_no_more_evaluations_of_schur_forms(monkeypatch: py
         with_gradients(*(x[2:5].repeat(copies, *[1] * (x.ndim - 1)) for x in blocked()), "schur")
         counts.append(n_calls)
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("own_times", [False, True])
+@pytest.mark.parametrize("n", [3, 40])
+@pytest.mark.parametrize("method", sorted(linode.methods.registry()))
+def test_members_of_a_batch_are_independent(method: str, n: int, own_times: bool):
+    generator = torch.Generator().manual_seed(n)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    def answers(Xi: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+        z0, t, g = others
+        leaves = [x.clone().requires_grad_() for x in (Xi, z0)]
+        z = linode.LinearODE(*leaves, method=method)(t)
+        return [z.detach(), *torch.autograd.grad(z, leaves, g)]
+
+    S, T = 4, 9
+    Xi, z0, g = normal(S, n, n) / n**0.5, normal(S, n), normal(S, T, n)
+    t = 2 * torch.rand(*((S, T) if own_times else (T,)), dtype=torch.float64, generator=generator)
+    together = answers(Xi, z0, t, g)
+    for scale in (1.5, 100.0):
+        changed = Xi.clone()
+        changed[1] *= scale
+        try:
+            beside = answers(changed, z0, t, g)
+        except linode.MethodError:  # refused for the one that was changed
+            continue
+        for x, y in zip(together, beside):
+            for i in (0, 2, 3):
+                assert float((x[i] - y[i]).norm() / x[i].norm()) <= 2e-14
+    for i in range(S):
+        alone = answers(Xi[i], z0[i], t[i] if own_times else t, g[i])
+        for x, y in zip(together, alone):
+            assert float((x[i] - y).norm() / y.norm()) <= 2e-14
+
+
+def test_batched_expm_passes_gradcheck_to_second_order():
+    A = torch.randn(3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert torch.autograd.gradcheck(linode.expm, (A,))
+    assert torch.autograd.gradgradcheck(linode.expm, (A,))

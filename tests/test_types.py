@@ -113,9 +113,7 @@ LARGE = [[0, 123456789], [-123456789, 0]]  # rounded to float32 it is another ma
 TRUE = [np.cos(1234.56789), -np.sin(1234.56789)]
 
 
-@pytest.mark.parametrize(
-    "Xi", [LARGE, np.array(LARGE), torch.tensor(LARGE), np.array(LARGE, dtype=np.int32)]
-)
+@pytest.mark.parametrize("Xi", [LARGE, np.array(LARGE), torch.tensor(LARGE), np.array(LARGE, dtype=np.int32)])
 @pytest.mark.parametrize("z0", [[1.0, 0.0], np.array([1.0, 0.0]), torch.tensor([1.0, 0.0], dtype=torch.float64)])
 def test_integers_lose_no_digit_beside_double_precision(Xi: Any, z0: Any):
     z = np.asarray(linode.LinearODE(Xi, z0)([1e-5]))

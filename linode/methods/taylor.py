@@ -34,6 +34,7 @@ MAX_SHIFT = 4.0  # |mu| H: where a node underflows, states half a step before it
 MOST_ENTRIES = 2**22  # entries of vectors that are computed at once, and kept for the reverse: 32 MiB
 GUARD = 64.0  # where states are single precision, nodes are more accurate than them by this factor
 TYPICAL_TERMS = 30  # of a step: see THETA
+LIKE_STEPS = 3.0  # systems whose steps are within a factor 2^3 share one
 N_WAITS = 3  # of a step on a device, beside those of the engine and of the check: see tests/second_device.py
 
 
@@ -80,6 +81,11 @@ class Taylor(Method):
         product = n**2 * (SECONDS_PER_MATRIX_ENTRY + 2 * (work.n_trajectories - 1) * SECONDS_PER_FLOP)
         of_system = n_products * product + work.n_rows * work.polynomial(DOUBLE.n_terms, n_passes=5)
         return seconds + n_products * SECONDS_PER_CALL + work.n_systems * of_system
+
+
+def _exponent_of(t_max: float) -> float:
+    """log2 of the longest step that times up to t_max ask for."""
+    return math.frexp(t_max)[1] + 1.0 if t_max > 0 else 1000.0
 
 
 def _shift(A: Tensor) -> Tensor:
@@ -232,13 +238,19 @@ class TaylorPlan(Plan):
         good = self._is_short(t.amax((1, 2)))
         if self.Xi.shape[-1] <= EXTENDED_MAX_N:
             good &= self.whole.arithmetic(widened(z0), t) == 0
-        if bool(good.all()):
-            return replace(self, is_checked=True, n_products=0)
         if not bool(good.any()):
             return self.whole
-        index, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
-        own = replace(self.subset(index), is_checked=True)
-        return SplitPlan(self.Xi, [(index, own), (rest, self.whole.subset(rest))])
+        # steps that are much shorter than a system needs cost it digits: those of similar steps go together
+        like = torch.floor(torch.clamp(self.exponent, -1e3, _exponent_of(float(t.max()))) / LIKE_STEPS)
+        kinds = torch.where(good.cpu(), like, torch.nan).to(self.Xi.device)
+        groups = [(kinds == kind).nonzero()[:, 0] for kind in like[good.cpu()].unique().tolist()]
+        if len(groups[0]) == len(self.Xi):
+            return replace(self, is_checked=True, n_products=0)
+        parts: list[tuple[Tensor, Plan]] = [(x, replace(self.subset(x), is_checked=True)) for x in groups]
+        if not bool(good.all()):
+            rest = (~good).nonzero()[:, 0]
+            parts.append((rest, self.whole.subset(rest)))
+        return SplitPlan(self.Xi, parts)
 
     def _walk_of(self, z0: Tensor, t: Tensor) -> Walk:
         """Vectors from z0 up to the largest of t >= 0."""
@@ -265,8 +277,7 @@ class TaylorPlan(Plan):
         """One H for all systems, not far above the times: t / H must not underflow; terms for H / 2 to the unit
         roundoff of the states, and for H to less, for every node adds to the error.
         """
-        t_max = float(t.max())
-        exponent = min(float(self.exponent.min()), math.frexp(t_max)[1] + 1.0 if t_max > 0 else 1000.0, 1000.0)
+        exponent = min(float(self.exponent.min()), _exponent_of(float(t.max())))
         full = torch.full((len(self.Xi),), exponent, dtype=torch.float64, device="cpu")
         half = full - 1
         own = max(unit / GUARD, UNIT)
