@@ -99,7 +99,7 @@ class Stepper:
         """The gradient with respect to A, given those with respect to E^(2^level) and the Taylor powers."""
         G = gE[-1]
         for level in range(len(gE) - 2, -1, -1):
-            EH = self._E[level].mT.conj_physical()
+            EH = self.E(level).mT.conj_physical()
             of_square = EH @ G + G @ EH
             if len(self.H) > 1:  # of the systems that have this power; that of others may be infinite
                 used = (leading(G) != 0).any(-1, keepdim=True).any(-2, keepdim=True)
