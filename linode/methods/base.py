@@ -31,6 +31,7 @@ from .costs import (
 )
 
 SMALLEST = 1e-300  # |Xi| whose inverse is a float
+ROUNDINGS = 4 * 2.0**-53  # of |Xi|: what rounding does to eigenvalues; 0.2 to 10 units of it were seen, see `eig`
 MATRIX_SHARE = 0.4  # n x n arrays that an operator writes: 75 of the 228 of `eig`, 155 of the 361 of `chain` do
 
 
@@ -142,6 +143,13 @@ class Plan(ABC):
         """Figures of the decomposition, for `explain` and `Stats`."""
         return {}
 
+    def rounding(self, t_max: float) -> Tensor | None:
+        """Relative errors of states up to t_max that rounding may leave though Xi determines more digits, (S,).
+
+        None: no more than a few roundings, or than the condition explains. At most ROUNDINGS times |Xi| t_max.
+        """
+        return None
+
     @abstractmethod
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         """z_i = exp(Xi t_i) z0, (S, R, T, n)."""
@@ -227,8 +235,8 @@ class Method(ABC):
     def cost(self, work: Workload) -> float:
         """Estimated seconds for planning and one evaluation with its gradient."""
 
-    def suits(self, Xi: Tensor) -> bool:
-        """Whether this is the method for Xi whatever others cost."""
+    def suits(self, Xi: Tensor, work: Workload) -> Tensor | bool:
+        """Whether this is the method for Xi whatever others cost: for all systems alike, or (S,) bool."""
         return False
 
 

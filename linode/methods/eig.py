@@ -23,7 +23,7 @@ from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_
 from ..kernels.modes import Modes
 from ..kernels.private import LinAlgError
 from ..kernels.tensors import one_norm
-from .base import CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
+from .base import ROUNDINGS, CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
 from .costs import (
     COMPILED_CALL,
     COMPILED_EIG,
@@ -75,7 +75,7 @@ class Eig(Method):
             return plan
         return (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
 
-    def suits(self, Xi: Tensor) -> bool:
+    def suits(self, Xi: Tensor, work: Workload) -> bool:
         return structure(Xi.cpu()) == "diagonal"
 
     def cost(self, work: Workload) -> float:
@@ -164,6 +164,14 @@ class EigPlan(Plan):
     def details(self) -> dict[str, Any]:
         return {"kappa_V": self.kappa.tolist(), "eigenvalues": self.modes.lam.tolist()}
 
+    def rounding(self, t_max: float) -> Tensor | None:
+        """Of eigenvalues, at the time up to which their modes last."""
+        if self.check == "Xi is diagonal":
+            return None
+        lam = self.modes.lam if self.modes.on_host is None else self.modes.on_host
+        lasts = (1 / (-lam.real).clamp(min=SMALLEST)).clamp(max=t_max).amax(-1)
+        return ROUNDINGS * one_norm(self.Xi).cpu() * lasts
+
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         return self.modes.evaluate(z0, t)
 
@@ -227,6 +235,9 @@ class CompiledEigPlan(CompiledPlan):
     @property
     def details(self) -> dict[str, Any]:
         return self.twin.details
+
+    def rounding(self, t_max: float) -> Tensor | None:
+        return self.twin.rounding(t_max)
 
     def subset(self, index: Tensor) -> Plan:
         return self.twin.subset(index)

@@ -36,6 +36,8 @@ LARGEST, LEAST = 1e280, 1e-280  # of entries: products and quotients of them mus
 MOST_EXCESS = 16.0  # (c - growth) t: it costs so many roundings, and states are smaller by exp of it before c is undone
 LATE = 1.0  # |sum| t from which on a column sum that is rounding is taken for 0: amounts would double or vanish
 LITTLE = 1.0  # c t below which no weights are looked for
+MOST_STATES, MOST_SECONDS = 256, 1.0  # for which `auto` takes it: else it says what it passed over
+SMALL = 1e-3  # of the largest component: other methods keep 13 digits of larger ones
 PART_ENTRIES = 2**21  # coefficients of times that are computed at once: 16 MiB
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 N_PASSES = 12  # over n x n matrices for a squaring and its reverse, beside the products
@@ -63,9 +65,22 @@ class Metzler(Method):
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> MetzlerPlan:
         t_max = (work or Workload.of(Xi)).t_max
         host = Xi.cpu()
-        applies = is_metzler(host) & (host.abs().amax((1, 2)) <= LARGEST)
+        applies = host.abs().amax((1, 2)) <= LARGEST
+        if host.is_complex() or host.shape[-1] > 1:
+            applies &= False if host.is_complex() else off_diagonal(host).amin((1, 2)) >= 0
         systems = Closed.of(host.real if host.is_complex() else host, applies, t_max)
         return MetzlerPlan(Xi, systems.map(lambda x: x.to(Xi.device)), t_max)
+
+    def suits(self, Xi: Tensor, work: Workload) -> Tensor | bool:
+        """Where components may be so small that methods that round relative to the largest lose their digits."""
+        if Xi.is_complex() or not 1 < work.n <= MOST_STATES:
+            return False
+        if len(Xi) == 1 and Xi.is_cpu and min(Xi[0, 0, 1:].tolist()) < 0:  # most others are told by their first row
+            return False
+        least = off_diagonal(Xi).amin((1, 2))
+        if not 0 <= float(least.max()) < SMALL * work.norm or self.cost(work) > MOST_SECONDS:
+            return False
+        return (least >= 0) & (smallest_part(Xi) < SMALL)
 
     def cost(self, work: Workload) -> float:
         levels, n = math.log2(work.span + 2.0) + 2, work.n + 1
@@ -77,17 +92,30 @@ class Metzler(Method):
         return seconds + work.n_systems * (powers + work.n_rows * per_row)
 
 
-def is_metzler(Xi: Tensor) -> Tensor:
-    """(S,) bool: real, and no negative entry off the diagonal."""
-    if Xi.is_complex():
-        return torch.zeros(len(Xi), dtype=torch.bool, device=Xi.device)
-    return (off_diagonal(Xi) >= 0).flatten(1).all(1)
-
-
 def off_diagonal(Xi: Tensor) -> Tensor:
     """A view of the entries off the diagonal, (S, n - 1, n): those between two diagonal ones follow each other."""
+    Xi = Xi.contiguous()
     S, n, _ = Xi.shape
-    return Xi.contiguous().flatten(1)[:, 1:].reshape(S, n - 1, n + 1)[..., :-1]
+    return Xi.as_strided((S, n - 1, n), (n * n, n + 1, 1), Xi.storage_offset() + 1)
+
+
+def smallest_part(Xi: Tensor) -> Tensor:
+    """How small a component may become beside the largest, roughly, (S,): the ratio of rates, for every step of the
+    longest way from one state to another.
+    """
+    size, n = Xi.abs(), Xi.shape[-1]
+    ratio = torch.where(size > 0, size, torch.inf).amin((1, 2)) / size.amax((1, 2))
+    ratio = torch.where(ratio < 1, ratio, 1.0)  # inf / 0 of a matrix of zeros
+    if float(ratio.min()) ** (n - 1) >= SMALL:
+        return torch.ones_like(ratio)
+    step = (size + torch.eye(n, dtype=size.dtype, device=size.device) > 0).to(size.dtype)
+    reached, part = step, ratio
+    while True:
+        further = (reached @ step > 0).to(size.dtype)
+        grows = (further != reached).flatten(1).any(1)
+        if not bool(grows.any()):
+            return part
+        part, reached = torch.where(grows, part * ratio, part), further
 
 
 @dataclass
