@@ -116,7 +116,7 @@ def operators() -> Measured:
     checked, close = count("propagator", SMALL), count("eig", LARGE)
     small.MOST_STATES = most
     return {
-        "OPERATORS": (counts, "of torch in a step of training, unchecked"),
+        "OPERATORS": (counts, "of torch in a training step"),
         "OPERATORS_OF_CHECK": (checked - counts["propagator"], "more of them where `propagator` checks its rounding"),
         "OPERATORS_OF_PAIRS": (
             close - counts["eig"],

@@ -1,4 +1,4 @@
-"""Powers of exp(G t) for G with entries >= 0 off its diagonal and columns that sum to 0: no subtraction of like numbers.
+"""Powers of exp(G t) for G >= 0 off its diagonal with columns that sum to 0: no subtraction of like numbers.
 
 Such a G moves amounts between states and keeps their sum. All that is stored are its flows, the entries off the
 diagonal; what leaves a state is their sum. With s the largest outflow, B = G + s I has no negative entry, and

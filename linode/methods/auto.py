@@ -85,10 +85,9 @@ class Choice:
 
     def __init__(self, Xi: Tensor, rtol: float | None, work: Workload, candidates: list[Method]) -> None:
         self.Xi, self.rtol, self.work = Xi, rtol, work
-        self.ceiling = math.inf  # of rounding
-        if work.n_systems * work.n_rows <= FEW_STATES and work.n <= EXTENDED_MAX_N:
-            if any(isinstance(method, Propagator) for method in candidates):  # whose arithmetic keeps rounding below it
-                self.ceiling = max(CEILING, rtol or 0.0)
+        is_few = work.n_systems * work.n_rows <= FEW_STATES and work.n <= EXTENDED_MAX_N
+        has_careful = is_few and any(isinstance(method, Propagator) for method in candidates)
+        self.ceiling = max(CEILING, rtol or 0.0) if has_careful else math.inf  # of rounding, which `propagator` keeps
         self.parts: list[tuple[Tensor, Plan]] = []
         self.whole: Plan | None = None  # one for all systems
         self.rejected: list[str] = []
