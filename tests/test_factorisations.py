@@ -14,7 +14,7 @@ from linode.kernels.stepping import Stepper, choose_step, power_norm
 from linode.kernels.taylor import DOUBLE
 from linode.kernels.triangular import divided_difference
 from linode.methods import Schur
-from linode.methods.schur import schur_forms
+from linode.methods.schur import QuasiTriangularStepper, schur_forms
 from tests import oracles
 from tests.accuracy import EPS, norm
 from tests.case_builders import direct_sum, generator, grcar, jordan, normal, real_jordan_pair, rotated, similar
@@ -95,7 +95,7 @@ STEPPED = [name for name in MATRICES if name not in ("one", "zero")]
 def test_diagonals_of_every_power_of_a_triangular_step_are_exact(name: str, level: int):
     T, _, _ = schur_forms(torch.tensor(triangle("upper") if name == "graded" else MATRICES[name])[None])
     H = choose_step(*power_norm(T))
-    E, T, h = Stepper(T, H, DOUBLE).E(level)[0].numpy(), T[0].numpy(), float(H) * 2**level
+    E, T, h = QuasiTriangularStepper(T, H, DOUBLE).E(level)[0].numpy(), T[0].numpy(), float(H) * 2**level
     true = oracles.expm(T * h)
     starts = np.append(np.diag(T, -1) != 0, False)  # of 2 x 2 blocks
     i = 0

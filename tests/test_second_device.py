@@ -31,7 +31,7 @@ LIMITS = {
     "256 systems, many times": (398, 13, 1, 0, 131072),
 }
 TOLERANCE = {"float32": 2e-6}  # relative to the largest entry; some ten roundings
-REFUSES = {"eig", "chain", "taylor", "schur"}  # methods that may say that they cannot be accurate
+REFUSES = {"eig", "chain", "metzler", "taylor", "schur"}  # methods that may say that they cannot be accurate
 
 
 @pytest.fixture(scope="module")

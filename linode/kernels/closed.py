@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arithmetic import leading
 from .stepping import Stepper
 from .taylor import Degree
 
@@ -64,7 +65,7 @@ class Turned(Stepper):
     def __init__(self, step: Stepper, is_turned: Tensor) -> None:
         self.__dict__.update(step.__dict__)
         self._step, self._is_turned = step, is_turned[:, None, None]
-        self.A = self._turned(step.A)
+        self.A = self._turned(leading(step.A))
         self.P, self._partial = ([self._turned(x) for x in xs] for xs in (step.P, step._partial))
         self._E = {}
 

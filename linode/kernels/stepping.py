@@ -79,8 +79,10 @@ class Stepper:
         return out
 
     def _closed_forms(self) -> ClosedForms | None:
-        """Of entries of powers in double, real or with amplified rounding."""
-        is_double = isinstance(self.A, Tensor | Noisy)
+        """Of entries of powers in double, as they are or with amplified rounding; elsewhere than on a CPU it would
+        take a wait to know whether A is triangular.
+        """
+        is_double = isinstance(self.A, Tensor | Noisy) and leading(self.A).is_cpu
         return ClosedForms.of(leading(self.A), self.H, self.shift) if is_double else None
 
     def _with_closed_forms(self, power: Any, level: int) -> Any:

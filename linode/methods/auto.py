@@ -58,10 +58,10 @@ class Auto(Method):
         if work.is_on_host != Xi.is_cpu:
             work = work._replace(is_on_host=Xi.is_cpu)
         ranked = self.ranked(work)
-        choice = Choice(Xi, rtol, work, ranked)
-        for method in ranked:  # whose kind of matrix some of the systems are
-            suited = method.suits(choice.systems, work)
-            if suited is not False and choice.attempt(method, None if suited is True else suited):
+        choice, host = Choice(Xi, rtol, work, ranked), Xi.cpu()
+        for method in ranked:
+            suited = method.suits(host if choice.todo is None else host[choice.todo.cpu()], work)
+            if suited is not False and choice.attempt(method, None if suited is True else suited.to(Xi.device)):
                 return choice.plan()
         untried: Method | None = ranked[0]
         while untried is not None:
@@ -98,10 +98,6 @@ class Choice:
     def indices(self) -> Tensor:
         """Of the systems without a plan."""
         return torch.arange(len(self.Xi), device=self.Xi.device) if self.todo is None else self.todo
-
-    @property
-    def systems(self) -> Tensor:
-        return self.Xi if self.todo is None else self.Xi[self.todo]
 
     def attempt(self, method: Method, suited: Tensor | None = None) -> bool:
         """Try a method for the systems left, or for the suited among them; whether all systems have a plan then."""

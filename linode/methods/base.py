@@ -236,7 +236,7 @@ class Method(ABC):
         """Estimated seconds for planning and one evaluation with its gradient."""
 
     def suits(self, Xi: Tensor, work: Workload) -> Tensor | bool:
-        """Whether this is the method for Xi whatever others cost: for all systems alike, or (S,) bool."""
+        """Whether this is the method for Xi, on the CPU, whatever others cost: for all systems alike, or (S,) bool."""
         return False
 
 
@@ -271,7 +271,7 @@ def registry() -> dict[str, type[Method]]:
     Example:
         >>> import linode
         >>> sorted(linode.methods.registry())
-        ['auto', 'chain', 'eig', 'propagator', 'schur', 'taylor']
+        ['auto', 'chain', 'eig', 'metzler', 'propagator', 'schur', 'taylor']
     """
     return dict(_REGISTRY)
 

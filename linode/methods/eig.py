@@ -76,7 +76,7 @@ class Eig(Method):
         return (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
 
     def suits(self, Xi: Tensor, work: Workload) -> bool:
-        return structure(Xi.cpu()) == "diagonal"
+        return structure(Xi) == "diagonal"
 
     def cost(self, work: Workload) -> float:
         n, S, is_compiled = work.n, work.n_systems, work.n <= small.MOST_STATES

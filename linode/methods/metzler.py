@@ -72,10 +72,10 @@ class Metzler(Method):
         return MetzlerPlan(Xi, systems.map(lambda x: x.to(Xi.device)), t_max)
 
     def suits(self, Xi: Tensor, work: Workload) -> Tensor | bool:
-        """Where components may be so small that methods that round relative to the largest lose their digits."""
+        """Where components may be so small that methods that round relative to the largest one lose their digits."""
         if Xi.is_complex() or not 1 < work.n <= MOST_STATES:
             return False
-        if len(Xi) == 1 and Xi.is_cpu and min(Xi[0, 0, 1:].tolist()) < 0:  # most others are told by their first row
+        if len(Xi) == 1 and min(Xi[0, 0, 1:].tolist()) < 0:  # most others are told by their first row
             return False
         least = off_diagonal(Xi).amin((1, 2))
         if not 0 <= float(least.max()) < SMALL * work.norm or self.cost(work) > MOST_SECONDS:

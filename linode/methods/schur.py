@@ -21,11 +21,13 @@ import torch
 from scipy.linalg import LinAlgError, schur
 from torch import Tensor
 
+from ..kernels.arithmetic import leading
 from ..kernels.arithmetic.noisy import DATA_AMPLITUDE, N_COPIES, Noise, Noisy
 from ..kernels.balance import balance
 from ..kernels.memory import Memory
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
 from ..kernels.taylor import DOUBLE
+from ..kernels.triangular import ClosedForms
 from .base import Gradients, Method, Plan, SplitPlan, Workload, register
 from .costs import GEES
 from .propagator import CEILING, EXTENDED_MAX_N, N_PROBES, SLACK, Propagator, PropagatorPlan
@@ -63,6 +65,13 @@ class Schur(Method):
         return Propagator().cost(work) + 2 * work.n_systems * (GEES[0] * work.n**2 + GEES[1] * work.n**3)
 
 
+class QuasiTriangularStepper(Stepper):
+    """Powers of exp(T H) for T in LAPACK's standard form: 2 x 2 blocks have equal diagonal entries."""
+
+    def _closed_forms(self) -> ClosedForms:
+        return ClosedForms(leading(self.A), self.H, self.shift, is_lower=False)
+
+
 def schur_forms(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """T, Q (S, n, n) and |Q T Q^H - A| (S,), the Frobenius norm, inf where LAPACK's iteration does not converge."""
     host = A.cpu()
@@ -89,7 +98,7 @@ class TriangularPlan(PropagatorPlan):
 
     def _stepper(self, t: Tensor) -> Stepper:
         H = self._step_for(t)
-        return self._double.of(lambda: Stepper(self.balanced, H, DOUBLE), H)
+        return self._double.of(lambda: QuasiTriangularStepper(self.balanced, H, DOUBLE), H)
 
 
 @dataclass
@@ -185,7 +194,10 @@ class SchurPlan(Plan):
         probes = t.abs().sort(dim=2).values[:, :, pick]
         H = form.powers._step_for(probes).repeat(N_COPIES)
         y0 = Noisy.exact(z0 / form.D[:, None], noise) @ noisy_Q.conj_physical()
-        y = scattered(Stepper(noisy_T, H, DOUBLE), y0, probes.repeat(N_COPIES, 1, 1)) @ noisy_Q[:, None].mT
+        y = (
+            scattered(QuasiTriangularStepper(noisy_T, H, DOUBLE), y0, probes.repeat(N_COPIES, 1, 1))
+            @ noisy_Q[:, None].mT
+        )
         data, rounding = (y * Noisy.exact(form.D[:, None, None], noise)).spreads()
         bound = (SLACK * data).clamp(max=CEILING).clamp(min=self.whole.floor)
         passed = (rounding <= bound) & ((data <= CEILING) | (form.residual == 0)[:, None, None])  # a NaN is not
