@@ -35,6 +35,7 @@ from .costs import (
     SECONDS_PER_ENTRY,
     SECONDS_PER_EXP,
 )
+from .propagator import CEILING
 
 MAX_CONDITION = 1000.0
 SMALLEST = 1e-150  # of |Xi|: MKL's geev, of torch 2.13, may write beyond its memory where entries lie below
@@ -71,9 +72,10 @@ class Eig(Method):
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
         plan = _plan(Xi.cpu(), limit, work)
-        if Xi.is_cpu:
-            return plan
-        return (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
+        if not Xi.is_cpu:
+            plan = (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
+        plan.t_asked = (work or Workload.of(Xi)).t_max
+        return plan
 
     def suits(self, Xi: Tensor, work: Workload) -> bool:
         return structure(Xi) == "diagonal"
@@ -147,6 +149,7 @@ class EigPlan(Plan):
     passed: Tensor | None = None  # (S,) bool: accepted; None: all
     method = "eig"
     any_sign = True
+    t_asked = 0.0  # the largest time asked for when it was made
 
     @property
     def accepted(self) -> Tensor:
@@ -158,7 +161,11 @@ class EigPlan(Plan):
 
     @property
     def reason(self) -> str:
-        return str(self.check)
+        """The check, and what was traded for speed."""
+        rounding = self.rounding(self.t_asked)
+        worst = 0.0 if rounding is None or len(rounding) == 0 else float(rounding.max())
+        traded = f"; rounding may leave {worst:.1g}, 'propagator' leaves less" if worst > CEILING else ""
+        return f"{self.check}{traded}"
 
     @property
     def details(self) -> dict[str, Any]:
@@ -192,7 +199,7 @@ class EigPlan(Plan):
         check = self.check if isinstance(self.check, str) else self.check.subset(host)
         passed = None if self.passed is None else self.passed[host]
         plan = EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[host], check, passed)
-        plan.t_needed = self.t_needed
+        plan.t_needed, plan.t_asked = self.t_needed, self.t_asked
         return _compiled(plan)
 
     def adjoint(self) -> EigPlan:
@@ -207,6 +214,7 @@ class CompiledEigPlan(CompiledPlan):
     method = "eig"
     kind = small.EIG
     any_sign = True
+    t_asked = 0.0
 
     def __init__(self, Xi: Tensor, packed: Tensor, limit: float = torch.inf, twin: EigPlan | None = None) -> None:
         self.Xi, self.packed, self.limit = Xi, packed, limit
@@ -230,6 +238,7 @@ class CompiledEigPlan(CompiledPlan):
 
     @property
     def reason(self) -> str:
+        self.twin.t_asked = self.t_asked
         return self.twin.reason
 
     @property

@@ -36,7 +36,7 @@ LARGEST, LEAST = 1e280, 1e-280  # of entries: products and quotients of them mus
 MOST_EXCESS = 16.0  # (c - growth) t: it costs so many roundings, and states are smaller by exp of it before c is undone
 LATE = 1.0  # |sum| t from which on a column sum that is rounding is taken for 0: amounts would double or vanish
 LITTLE = 1.0  # c t below which no weights are looked for
-MOST_STATES, MOST_SECONDS = 256, 1.0  # for which `auto` takes it: else it says what it passed over
+MOST_STATES, MOST_SECONDS = 256, 1.0  # up to which `auto` takes it for its accuracy
 SMALL = 1e-3  # of the largest component: other methods keep 13 digits of larger ones
 PART_ENTRIES = 2**21  # coefficients of times that are computed at once: 16 MiB
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
@@ -241,30 +241,25 @@ class MetzlerPlan(Plan):
         return MetzlerPlan(self.Xi.mT, replace(own, is_turned=~own.is_turned, D=1 / own.D), self.t_asked)
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
-        D = self.systems.D[:, None]
-        y0 = with_sink(z0 / D)
-        parts = []
+        D, c = self.systems.D[:, None], self.systems.c[:, None, None]
+        y0, parts = with_sink(z0 / D), []
         for some in self._chunks(t):
             y = (dense if self._is_dense(some) else scattered)(self.step, y0, some)
-            parts.append(y[..., :-1] * self._factors(some))
+            parts.append(grown(y[..., :-1] * D[:, None], (c * some)[..., None]))
         return torch.cat(parts, 2)
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
-        D = self.systems.D[:, None]
+        D, c = self.systems.D[:, None], self.systems.c[:, None, None]
         y0, S, a = with_sink(z0 / D), torch.zeros_like(self.Xi), torch.zeros_like(z0)
+        last = t.amax((1, 2), keepdim=True)  # relative to which cotangents grow, so that they do not overflow
         chunks = self._chunks(t)
         for some, h in zip(chunks, g.split([part.shape[2] for part in chunks], 2)):
             reverse = dense_vjp if self._is_dense(some) else scattered_vjp
-            own_S, own_a = reverse(self.step, y0, some, with_sink(h * self._factors(some)))
+            cotangents = h * D[:, None] * torch.exp(c * (some - last))[..., None]
+            own_S, own_a = reverse(self.step, y0, some, with_sink(cotangents))
             S, a = S + own_S[:, :-1, :-1], a + own_a[..., :-1]
-        D = self.systems.D
-        return S / D[:, :, None] * D[:, None, :], a / D[:, None]
-
-    def _factors(self, t: Tensor) -> Tensor:
-        """What states of the closed system are multiplied by, (S, R, T, n)."""
-        D = self.systems.D[:, None, None]
-        c = self.systems.c[:, None, None]
-        return D * torch.exp(c * t)[..., None]
+        S = S / D.mT * D
+        return grown(S, c * last), grown(a / D, c * last)
 
     def _is_dense(self, t: Tensor) -> bool:
         return float((t.amax((1, 2)) / self.step.H).max()) < DENSE_NODES * t.shape[2]
@@ -272,6 +267,12 @@ class MetzlerPlan(Plan):
     def _chunks(self, t: Tensor) -> tuple[Tensor, ...]:
         S, R, _ = t.shape
         return t.split(max(1, PART_ENTRIES // max(1, S * R * self.step.degree.n_terms)), 2)
+
+
+def grown(x: Tensor, exponent: Tensor) -> Tensor:
+    """x exp(exponent) for exponents >= 0, without overflow before it must be, and with zeros that stay zero."""
+    half = torch.exp(exponent / 2)
+    return torch.where(x == 0, x, x * half * half)
 
 
 def with_sink(x: Tensor) -> Tensor:
