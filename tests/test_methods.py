@@ -65,6 +65,15 @@ def test_explain_says_why_eigenvectors_were_passed_over_and_how_bad_they_are():
     assert 1e5 / 5 < float(found[1]) < 1e5 * 5  # 1-norm against 2-norm, n = 5
 
 
+@pytest.mark.parametrize("n", [3, 15])
+def test_explain_shows_the_eigenvalues_of_every_system_of_a_batch(n: int):
+    Xi = generator("shown").standard_normal((2, n, n))
+    found = solver(Xi[0], method=Eig(max_condition=1e9)).decomposition.details["eigenvalues"]
+    ode = LinearODE(Xi, np.ones(n), method=Eig(max_condition=1e9))
+    assert ode.decomposition.details["eigenvalues"][0] == found[0]
+    assert "eigenvalues:" in ode.explain()
+
+
 def test_explain_passes_nothing_over_where_the_first_choice_applies():
     ode = solver(np.diag([-1.0, 2.0]))
     assert "passed over" not in ode.explain()

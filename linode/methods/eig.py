@@ -273,7 +273,7 @@ def _packed(modes: Modes) -> Tensor:
 def _unpacked(packed: Tensor, Xi: Tensor) -> Modes:
     S, n = Xi.shape[:2]
     stop = small.HEADER + 2 * n + 4 * n * n
-    numbers = torch.view_as_complex(packed[:, small.HEADER : stop].reshape(S, -1, 2))
+    numbers = torch.view_as_complex(packed[:, small.HEADER : stop].contiguous().view(S, -1, 2))  # rows may be odd
     lam, V, V_inv = numbers[:, :n], numbers[:, n : n + n * n].reshape(S, n, n), numbers[:, n + n * n :].reshape(S, n, n)
     counts, verdicts = packed[:, 0], packed[:, 1]
     is_paired = not Xi.is_complex() and bool(counts.any())

@@ -34,6 +34,7 @@ from .costs import OPERATORS, SECONDS_PER_ENTRY
 
 LARGEST, LEAST = 1e280, 1e-280  # of entries: products and quotients of them must be floats
 MOST_EXCESS = 16.0  # (c - growth) t: it costs so many roundings, and states are smaller by exp of it before c is undone
+MOST_GROWTH = 300.0  # c t: components are computed without this growth and must not underflow
 LATE = 1.0  # |sum| t from which on a column sum that is rounding is taken for 0: amounts would double or vanish
 LITTLE = 1.0  # c t below which no weights are looked for
 MOST_STATES, MOST_SECONDS = 256, 1.0  # up to which `auto` takes it for its accuracy
@@ -146,7 +147,8 @@ class Closed:
         for s in (c * t_max > LITTLE).nonzero()[:, 0].tolist():
             w, own_c, own_losses, growth = weighed(A[s], t_max)
             if own_c < c[s]:
-                D[s], c[s], losses[s], excess[s] = 1 / w, own_c, own_losses, own_c - growth
+                D[s], c[s], losses[s] = 1 / w, own_c, own_losses
+            excess[s] = (c[s] - growth).clamp(min=0)
         flows = torch.zeros(len(A), A.shape[1] + 1, A.shape[1] + 1, dtype=A.dtype, device=A.device)
         flows[:, :-1, :-1] = A * D[:, None] / D[:, :, None]
         flows[:, -1, :-1] = losses
@@ -154,7 +156,8 @@ class Closed:
         fits = applies & torch.isfinite(flows).flatten(1).all(1)
         flows = torch.where(fits[:, None, None], flows, 0)
         D = torch.where(is_turned[:, None], 1 / D, D)
-        t_most = torch.where(fits, torch.minimum(t_most, MOST_EXCESS / excess), -1.0)
+        t_most = torch.minimum(t_most, torch.minimum(MOST_EXCESS / excess, MOST_GROWTH / c))
+        t_most = torch.where(fits, t_most, -1.0)
         return cls(flows, is_turned, D, c, t_least, t_most)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Closed:
@@ -186,17 +189,17 @@ def weighed(A: Tensor, t_max: float) -> tuple[Tensor, float, Tensor, float]:
 
     c is infinite where there are no weights.
     """
-    none = torch.ones(len(A), dtype=A.dtype), math.inf, torch.zeros(len(A), dtype=A.dtype), 0.0
+    w, growth = torch.ones(len(A), dtype=A.dtype), 0.0
     try:
         growth = float(torch.linalg.eigvals(A).real.max())
         alpha = (growth + 1 / t_max) * torch.eye(len(A), dtype=A.dtype)
         w = torch.linalg.solve(alpha - A.mT, torch.ones(len(A), dtype=A.dtype))
     except LinAlgError:
-        return none
+        return w, math.inf, torch.zeros_like(w), max(0.0, growth)
     w = w / w.max()
     product, rest = two_prod(A, w[:, None])
     if not (bool((w > LEAST).all()) and bool(torch.isfinite(rest).all())):
-        return none
+        return w, math.inf, torch.zeros_like(w), max(0.0, growth)
     sums = exact_sums(torch.cat([product, rest])[None])[0]
     c = max(0.0, float((sums / w).max()))
     return w, c, (c - sums / w).clamp(min=0), max(0.0, growth)
@@ -226,7 +229,7 @@ class MetzlerPlan(Plan):
         if bool((self.systems.t_most < 0).any()):
             return "Xi is complex, has a negative entry off its diagonal, or leaves the range of floats"
         if not self.is_accepted:
-            return f"columns of Xi grow by {float(self.systems.c.max()):.3g} a time, much faster than its states"
+            return f"states grow by up to exp({float(self.systems.c.max()):.3g} t), or columns of Xi faster than states"
         return "Xi has no negative entry off its diagonal"
 
     @property
@@ -245,21 +248,18 @@ class MetzlerPlan(Plan):
         y0, parts = with_sink(z0 / D), []
         for some in self._chunks(t):
             y = (dense if self._is_dense(some) else scattered)(self.step, y0, some)
-            parts.append(grown(y[..., :-1] * D[:, None], (c * some)[..., None]))
+            parts.append(y[..., :-1] * D[:, None] * torch.exp(c * some)[..., None])
         return torch.cat(parts, 2)
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
         D, c = self.systems.D[:, None], self.systems.c[:, None, None]
         y0, S, a = with_sink(z0 / D), torch.zeros_like(self.Xi), torch.zeros_like(z0)
-        last = t.amax((1, 2), keepdim=True)  # relative to which cotangents grow, so that they do not overflow
         chunks = self._chunks(t)
         for some, h in zip(chunks, g.split([part.shape[2] for part in chunks], 2)):
             reverse = dense_vjp if self._is_dense(some) else scattered_vjp
-            cotangents = h * D[:, None] * torch.exp(c * (some - last))[..., None]
-            own_S, own_a = reverse(self.step, y0, some, with_sink(cotangents))
+            own_S, own_a = reverse(self.step, y0, some, with_sink(h * D[:, None] * torch.exp(c * some)[..., None]))
             S, a = S + own_S[:, :-1, :-1], a + own_a[..., :-1]
-        S = S / D.mT * D
-        return grown(S, c * last), grown(a / D, c * last)
+        return S / D.mT * D, a / D
 
     def _is_dense(self, t: Tensor) -> bool:
         return float((t.amax((1, 2)) / self.step.H).max()) < DENSE_NODES * t.shape[2]
@@ -267,12 +267,6 @@ class MetzlerPlan(Plan):
     def _chunks(self, t: Tensor) -> tuple[Tensor, ...]:
         S, R, _ = t.shape
         return t.split(max(1, PART_ENTRIES // max(1, S * R * self.step.degree.n_terms)), 2)
-
-
-def grown(x: Tensor, exponent: Tensor) -> Tensor:
-    """x exp(exponent) for exponents >= 0, without overflow before it must be, and with zeros that stay zero."""
-    half = torch.exp(exponent / 2)
-    return torch.where(x == 0, x, x * half * half)
 
 
 def with_sink(x: Tensor) -> Tensor:
