@@ -27,6 +27,7 @@ from .taylor import Degree
 
 REACH = 0.25  # s H: then the 14th term beyond a state's distance is below 0.25^14 / 14! = 4e-20 of the first
 N_BEYOND, MOST_DISTANCE = 14, 64  # terms of the polynomial beyond the longest distance; longer ones take several steps
+MOST_EXPONENT = 1000  # of a step, 2^this
 MOST_NODES = 2.0**1000  # later times count as this one
 HALF = 0.5
 
@@ -37,7 +38,7 @@ class ClosedStepper(Stepper):
     def __init__(self, flows: Tensor) -> None:
         outflow = flows.sum(-2)
         s = outflow.amax(-1)
-        exponent = torch.frexp(s / REACH).exponent.to(s.dtype)
+        exponent = torch.frexp(s / REACH).exponent.to(s.dtype).clamp(min=-MOST_EXPONENT)
         H = torch.exp2(-torch.where(s > 0, exponent, 0.0))
         B = flows.clone()
         B.diagonal(dim1=-2, dim2=-1).copy_(s[:, None] - outflow)
