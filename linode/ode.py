@@ -162,8 +162,8 @@ class Solver(ABC):
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        norm, is_diagonal = measured(systems)
-        work = Workload(layout.S, 1, 0, layout.n, norm, 0.0, systems.is_cpu, is_diagonal)
+        norm, *kinds = measured(systems)
+        work = Workload(layout.S, 1, 0, layout.n, norm, 0.0, systems.is_cpu, *kinds)
         return self._planner.plan(systems, work)
 
     @property
@@ -288,7 +288,7 @@ class LinearODE(Solver):
         B: input matrix, (*batch, n, m); None: u acts on the states themselves, m = n. Without u it has no effect.
         u: input of m channels: `ZeroOrderHold`, `FirstOrderHold`, `Impulses`, `Harmonics`, a sum of these, or a smooth
             function of t (see `Smooth`).
-        method: "auto", "eig", "chain", "taylor", "propagator", "schur", or a method object such as
+        method: "auto", "eig", "chain", "taylor", "propagator", "metzler", "schur", or a method object such as
             `linode.methods.Eig(max_condition=10.0)`.
         rtol: relative error allowed: `auto` then accepts eigenvectors of larger condition. None: rounding only.
         names: what error messages call Xi and z0.

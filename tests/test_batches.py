@@ -16,9 +16,10 @@ from linode.methods import schur as schur_module
 from linode.methods.propagator import PropagatorPlan
 from linode.methods.schur import SchurForm, TriangularPlan
 from tests import oracles
+from tests.accuracy import GENERAL
 from tests.case_builders import direct_sum, generator, jordan, normal, real_jordan_pair, rotated, scaled_basis, similar
 
-METHODS = sorted(linode.methods.registry())
+METHODS = GENERAL
 every_method = pytest.mark.parametrize("method", METHODS)
 ROUNDING = 1e-12  # relative to the norm; problems of condition below a hundred
 N = 3
@@ -379,6 +380,7 @@ def test_members_of_a_batch_are_independent(method: str, n: int, own_times: bool
 
     S, T = 4, 9
     Xi, z0, g = normal(S, n, n) / n**0.5, normal(S, n), normal(S, T, n)
+    Xi = Xi.abs() if method == "metzler" else Xi
     t = 2 * torch.rand(*((S, T) if own_times else (T,)), dtype=torch.float64, generator=generator)
     together = answers(Xi, z0, t, g)
     for scale in (1.5, 100.0):
@@ -390,11 +392,11 @@ def test_members_of_a_batch_are_independent(method: str, n: int, own_times: bool
             continue
         for x, y in zip(together, beside):
             for i in (0, 2, 3):
-                assert float((x[i] - y[i]).norm() / x[i].norm()) <= 2e-14
+                assert float((x[i] - y[i]).norm() / x[i].norm()) <= 5e-14
     for i in range(S):
         alone = answers(Xi[i], z0[i], t[i] if own_times else t, g[i])
         for x, y in zip(together, alone):
-            assert float((x[i] - y).norm() / y.norm()) <= 2e-14
+            assert float((x[i] - y).norm() / y.norm()) <= 5e-14
 
 
 def test_batched_expm_passes_gradcheck_to_second_order():

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 import linode
 from linode.engine import evaluation
+from tests.accuracy import GENERAL
 from tests.compiling import TARGET, TIMES, XI, Z0, compile_, leaves, misfit, quiet, same, with_gradients
 
 pytestmark = quiet
 
-METHODS = sorted(linode.methods.registry())
+METHODS = GENERAL
 CHOICES = [*METHODS, linode.methods.Eig(max_condition=20.0), linode.methods.Propagator(precision="double")]
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 import linode
 from linode.kernels.balance import balance
-from linode.kernels.stepping import choose_step, power_norm
+from linode.kernels.stepping import Stepper, choose_step, power_norm
 from linode.kernels.taylor import DOUBLE
+from linode.kernels.triangular import divided_difference
 from linode.methods import Schur
-from linode.methods.schur import TriangularStepper, divided_difference, schur_forms
+from linode.methods.schur import QuasiTriangularStepper, schur_forms
 from tests import oracles
 from tests.accuracy import EPS, norm
 from tests.case_builders import direct_sum, generator, grcar, jordan, normal, real_jordan_pair, rotated, similar
@@ -73,6 +74,19 @@ def test_a_triangular_matrix_in_any_order_of_its_states_has_an_exact_schur_form(
     assert np.array_equal(np.sort(Q[0].abs().numpy(), axis=0)[-1], np.ones(7))
 
 
+@pytest.mark.parametrize("kind", ["upper", "lower", "complex"])
+@pytest.mark.parametrize("shift", [None, -0.7])
+def test_closed_forms_of_triangular_steps_follow_subsets_adjoints_and_shifts(kind: str, shift: float | None):
+    A = torch.tensor(triangle(kind))[None]
+    H = choose_step(*power_norm(A))
+    step = Stepper(A, H, DOUBLE, shift=None if shift is None else torch.tensor([shift], dtype=torch.float64))
+    for own, B in ((step, A), (step.subset(torch.tensor([0])), A), (step.adjoint(), A.mT.conj_physical())):
+        for level in (0, 6):
+            true = np.exp((np.diagonal(B[0].numpy()) + (shift or 0.0)) * float(H) * 2**level)
+            got = own.E(level)[0].diagonal().numpy()
+            assert np.all(np.abs(got - true) <= 8 * EPS * np.abs(true))
+
+
 STEPPED = [name for name in MATRICES if name not in ("one", "zero")]
 
 
@@ -81,7 +95,7 @@ STEPPED = [name for name in MATRICES if name not in ("one", "zero")]
 def test_diagonals_of_every_power_of_a_triangular_step_are_exact(name: str, level: int):
     T, _, _ = schur_forms(torch.tensor(triangle("upper") if name == "graded" else MATRICES[name])[None])
     H = choose_step(*power_norm(T))
-    E, T, h = TriangularStepper(T, H, DOUBLE).E(level)[0].numpy(), T[0].numpy(), float(H) * 2**level
+    E, T, h = QuasiTriangularStepper(T, H, DOUBLE).E(level)[0].numpy(), T[0].numpy(), float(H) * 2**level
     true = oracles.expm(T * h)
     starts = np.append(np.diag(T, -1) != 0, False)  # of 2 x 2 blocks
     i = 0
@@ -110,15 +124,31 @@ def test_divided_differences_have_no_cancellation_and_overflow_only_where_they_m
         assert abs(complex(divided_difference(a, b)) - true) <= 8 * EPS * (1 + abs(np.imag(gap))) * abs(true)
 
 
-def test_powers_of_a_schur_form_keep_the_digits_of_a_large_graded_triangle_that_plain_powers_lose():
+def large_triangle() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A graded one with entries of both signs, its z0 and times; larger than `propagator` has doubled precision for."""
     rng = generator("large triangle")
-    n, t = 66, np.array([0.3, 1.0, 4.0])  # more states than `propagator` has doubled precision for
-    Xi = np.triu(10.0 ** rng.uniform(0, 4, (n, n)), 1) - np.diag(np.geomspace(1.0, 1e6, n))
-    z0 = normal(rng, n)
+    n, signs = 66, np.sign(normal(rng, 66, 66))
+    Xi = np.triu(signs * 10.0 ** rng.uniform(0, 4, (n, n)), 1) - np.diag(np.geomspace(1.0, 1e6, n))
+    return Xi, normal(rng, n), np.array([0.3, 1.0, 4.0])
+
+
+def error_of(method: str, Xi: np.ndarray, z0: np.ndarray, t: np.ndarray) -> float:
     true = oracles.trajectory(Xi, z0, t)
-    errors = {m: norm(linode.LinearODE(Xi, z0, method=m)(t) - true) / norm(true) for m in ("schur", "propagator")}
-    assert errors["schur"] < 1e-14
-    assert errors["propagator"] > 100 * errors["schur"]
+    return norm(linode.LinearODE(Xi, z0, method=method)(t) - true) / norm(true)
+
+
+def test_powers_of_a_schur_form_keep_the_digits_of_a_large_graded_triangle_that_plain_powers_lose():
+    Xi, z0, t = large_triangle()
+    order = generator("order").permutation(len(Xi))  # in which no entry has a closed form
+    Xi, z0 = Xi[np.ix_(order, order)], z0[order]
+    assert error_of("schur", Xi, z0, t) < 1e-13
+    assert error_of("propagator", Xi, z0, t) > 100 * error_of("schur", Xi, z0, t)
+
+
+@pytest.mark.parametrize("is_lower", [False, True])
+def test_powers_of_a_triangular_step_keep_digits_without_a_schur_form(is_lower: bool):
+    Xi, z0, t = large_triangle()
+    assert error_of("propagator", np.ascontiguousarray(Xi.T) if is_lower else Xi, z0, t) < 1e-13
 
 
 def test_only_systems_whose_schur_form_is_accurate_go_by_it():

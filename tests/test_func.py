@@ -13,11 +13,12 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
 import linode
+from tests.accuracy import GENERAL
 
 # torch's own, raised once per process by the first forward-mode call
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
-METHODS = sorted(linode.methods.registry())
+METHODS = GENERAL
 every_method = pytest.mark.parametrize("method", METHODS)
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}  # well-conditioned problems of norm about one
 

@@ -11,9 +11,8 @@ from flint import arb, ctx
 
 import linode
 from linode import LinearODE, Solution, Status
-from linode.methods import registry
 from tests import oracles
-from tests.accuracy import EPS, relative_error
+from tests.accuracy import EPS, GENERAL, relative_error
 from tests.balls import matrix, real_parts
 
 GROW_AND_DECAY = np.diag([1.0, -1.0])
@@ -32,13 +31,13 @@ SYSTEMS = {
 }
 # for their eigenvectors, for their long times
 REFUSED = {"eig": ("blocks", "defective"), "taylor": tuple(SYSTEMS), "chain": tuple(SYSTEMS)}
-ACCEPTED = [(method, name) for method in sorted(registry()) for name in SYSTEMS if name not in REFUSED.get(method, ())]
+ACCEPTED = [(method, name) for method in GENERAL for name in SYSTEMS if name not in REFUSED.get(method, ())]
 TIMES = np.array([1000.0, 1.0, -1000.0, 709.0, 0.0, 3.0, 2000.0, -2.0])
 TINY = float(np.finfo(float).tiny)
 every_system = pytest.mark.parametrize(("method", "name"), ACCEPTED)
 two_systems = pytest.mark.parametrize(("method", "name"), [x for x in ACCEPTED if x[1] in ("coupled", "defective")])
-every_method = pytest.mark.parametrize("method", sorted(registry()))
-every_method_for_long_times = pytest.mark.parametrize("method", sorted(registry().keys() - {"taylor", "chain"}))
+every_method = pytest.mark.parametrize("method", GENERAL)
+every_method_for_long_times = pytest.mark.parametrize("method", sorted({*GENERAL} - {"taylor", "chain"}))
 
 
 def start(Xi: np.ndarray) -> np.ndarray:

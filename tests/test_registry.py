@@ -134,5 +134,5 @@ def test_auto_ranks_the_same_candidates_wherever_the_data_are():
     work = Workload(n_systems=1, n_trajectories=1, n_times=1000, n=6, norm=1.0, t_max=10.0)
     for is_on_host in (True, False):
         names = [method.name for method in Auto().ranked(work._replace(is_on_host=is_on_host))]
-        assert set(names) == {"chain", "eig", "propagator", "taylor"}
+        assert set(names) == {"chain", "eig", "metzler", "propagator", "taylor"}
     assert names[0] == "eig"

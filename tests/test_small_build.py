@@ -67,7 +67,7 @@ for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
                 continue
             z, of_Xi, of_z0 = np.empty((S, R, T, n), dtype), np.empty((S, n, n), dtype), np.empty((S, R, n), dtype)
             head = (plans, code, S, R, T, n, *at(z0), *at(t))
-            norm, is_diagonal, start, least, most = small.sizes(code, *at(Xi), S, n, *head[1:])
+            norm, is_diagonal, is_metzler, start, least, most = small.sizes(code, *at(Xi), S, n, *head[1:])
             assert np.isclose(norm, np.abs(Xi).sum(1).max()) and is_diagonal == (n == 1 or repeated)
             assert (least, most) == (0, t.max(initial=0)) and start > 0
             assert small.states(*head, z.ctypes.data, threads) == 0

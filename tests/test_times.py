@@ -11,6 +11,7 @@ from torch import Tensor
 
 import linode
 from tests import oracles
+from tests.accuracy import GENERAL
 from tests.case_builders import jordan, real_jordan_pair
 
 EPS = 2.0**-52
@@ -22,7 +23,7 @@ MATRICES = {
     "zero": np.zeros((2, 2)),
     "complex": np.array([[0.5j, 1.0], [0.25, -0.5 + 1j]]),
 }
-METHODS = sorted(linode.methods.registry())
+METHODS = GENERAL
 FEW = torch.tensor([0.75, -0.5, 0.0, 3.0, 0.75, -2.0, 1e-9, 0.0], dtype=torch.float64)
 MANY = torch.linspace(-2.0, 3.0, 400, dtype=torch.float64) ** 3 / 9  # irregular, dense
 TIMES = {"few": FEW, "many": MANY}

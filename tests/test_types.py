@@ -13,9 +13,10 @@ from torch import Tensor
 
 import linode
 from tests import oracles
+from tests.accuracy import GENERAL
 from tests.case_builders import jordan
 
-METHODS = sorted(linode.methods.registry())
+METHODS = GENERAL
 XI = np.array([[-1.0, 0.2, 0.0], [0.0, 0.2, 1.5], [0.1, -1.5, 0.2]])
 Z0 = np.array([1.0, -0.5, 0.25])
 TIMES = np.array([0.5, -0.25, 0.0, 2.0])

@@ -267,7 +267,7 @@ def test_tensors_without_values_are_refused():
 @pytest.mark.parametrize("solver", ["LinearODE", "odeint", "expm", "expm_multiply"])
 def test_methods_that_are_none_are_refused_with_the_names_of_those_that_are(solver: str, method: object):
     args = {"expm": (XI,), "odeint": (XI, Z0, TIMES)}.get(solver, (XI, Z0))
-    with pytest.raises(linode.MethodError, match="'auto', 'chain', 'eig', 'propagator', 'schur', 'taylor'"):
+    with pytest.raises(linode.MethodError, match="'auto', 'chain', 'eig', 'metzler', 'propagator', 'schur', 'taylor'"):
         getattr(linode, solver)(*args, method=method)
 
 

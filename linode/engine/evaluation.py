@@ -18,7 +18,7 @@ from ..errors import MethodError
 from ..kernels import small
 from ..kernels.memory import Memory
 from ..kernels.private import reshaped
-from ..kernels.tensors import WIDE, extremes, is_finite, measured, widened
+from ..kernels.tensors import WIDE, Size, extremes, is_finite, measured, widened
 from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
 from ..methods.base import Gradients
 from . import overflow
@@ -32,9 +32,6 @@ MOST_STATES, MOST_ENTRIES = 64, 2**19
 # |Xi| |t| up to which exp(|Xi| |t|) |z0| is a number, in double and in single precision, for |z0| up to MODERATE_SIZE
 SPAN, SPAN_OF_FLOATS, MODERATE_SIZE = 600.0, 50.0, 1e15
 MANY = 1024  # trajectories of one time each, up to which the compiled kernel is faster than products of them all
-
-
-Size = tuple[float, bool]  # of Xi, see `kernels.tensors.measured`
 
 
 class Planner:
@@ -98,11 +95,11 @@ class Planner:
                 return Short(Xi if Xi.ndim == 3 else Xi[None])
         plan = self.known(Xi, t_max)
         if plan is None:
-            norm, is_diagonal = size or measured(Xi)
+            norm, *kinds = size or measured(Xi)
             if not norm < torch.inf:
                 check_finite(Xi[0] if len(Xi) == 1 and Xi.ndim == 3 else Xi, "Xi")
             n_systems, n = 1 if Xi.ndim == 2 or is_repeated(Xi) else len(Xi), Xi.shape[-1]
-            work = Workload(n_systems, n_trajectories, n_times, n, norm, t_max, Xi.is_cpu, is_diagonal)
+            work = Workload(n_systems, n_trajectories, n_times, n, norm, t_max, Xi.is_cpu, *kinds)
             plan = self.plan(Xi, work)
         if least >= 0 or plan.any_sign:
             return plan
@@ -235,14 +232,14 @@ class Evaluation:
             starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
         self.question = question = small.Question.of(starts, times)
         sizes = question.sizes(systems) if question is not None else None
-        least, most = sizes[3:] if sizes else extremes(t)
+        least, most = sizes[4:] if sizes else extremes(t)
         if not most - least < torch.inf:
             check_finite(t, "t")
         many = None
         if t.shape[-1] == 1 and 2 * layout.n < layout.R and not is_for_kernel(systems, layout.R):
             many = makes_many(t, layout.n)
         plan = planner.plan_for(
-            systems, layout.n if many else layout.R, t.shape[-1], least, most, sizes[:2] if sizes else None
+            systems, layout.n if many else layout.R, t.shape[-1], least, most, Size(*sizes[:3]) if sizes else None
         )
         self.plan = many(plan) if many else plan
         self.compiled = self.plan.compiled if question is not None else None

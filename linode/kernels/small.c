@@ -612,7 +612,25 @@ static void look_over(const Arguments *task, double *largest, double *least, dou
         *least = *most = NAN;
 }
 
-/* All that a question is judged by: |Xi|_1, whether all Xi are diagonal, max |z0|, min(0, t) and max(0, t). */
+/* Whether a system is real and has no negative entry off its diagonal. */
+static int has_metzler(const Arguments *task)
+{
+    double row[2 * MOST_STATES];
+    for (long s = 0; !task->is_complex && s < task->S; s++) {
+        int is_metzler = 1;
+        for (long i = 0; is_metzler && i < task->n; i++) {
+            read_rows(&task->A, s, i, 0, 1, task->n, row, 0);
+            for (long j = 0; j < task->n; j++)
+                is_metzler &= i == j || row[j] >= 0;
+        }
+        if (is_metzler)
+            return 1;
+    }
+    return 0;
+}
+
+/* All that a question is judged by: |Xi|_1, whether all Xi are diagonal, whether one is a Metzler matrix, max |z0|,
+   min(0, t) and max(0, t). */
 static PyObject *sizes(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
@@ -625,8 +643,8 @@ static PyObject *sizes(PyObject *self, PyObject *const *values, Py_ssize_t count
     if (is_wrong(&of_Xi) || (task.n && is_wrong(&task)))
         return NULL;
     look_over(&task, &largest, &least, &most);
-    PyObject *is_diagonal = structure_of(&of_Xi) == 1 ? Py_True : Py_False;
-    return Py_BuildValue("(dOddd)", one_norm_of(&of_Xi), is_diagonal, largest, least, most);
+    PyObject *is_diagonal = structure_of(&of_Xi) == 1 ? Py_True : Py_False, *is_metzler = has_metzler(&of_Xi) ? Py_True : Py_False;
+    return Py_BuildValue("(dOOddd)", one_norm_of(&of_Xi), is_diagonal, is_metzler, largest, least, most);
 }
 
 /* Takes LAPACK's functions from the capsules of scipy.linalg.cython_lapack. */
@@ -655,7 +673,7 @@ static PyMethodDef METHODS[] = {
     {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1: times lie beyond the plan, 2: something overflowed."},
     {"largest", (PyCFunction)(void (*)(void))largest, METH_FASTCALL, "max |x|."},
     {"extremes", (PyCFunction)(void (*)(void))extremes, METH_FASTCALL, "min(0, x) and max(0, x)."},
-    {"sizes", (PyCFunction)(void (*)(void))sizes, METH_FASTCALL, "|Xi|_1, is Xi diagonal, max |z0|, least and largest t."},
+    {"sizes", (PyCFunction)(void (*)(void))sizes, METH_FASTCALL, "|Xi|_1, kinds of Xi, max |z0|, least and largest t."},
     {"use_lapack", use_lapack, METH_O, "Takes the functions of scipy.linalg.cython_lapack.__pyx_capi__."},
     {NULL, NULL, 0, NULL},
 };

@@ -78,6 +78,7 @@ class Sizes(NamedTuple):
 
     norm: float  # the largest |Xi|_1
     is_diagonal: bool  # every Xi is
+    has_metzler: bool  # an Xi is real and has no negative entry off its diagonal
     start: float  # the largest |z0|
     least: float  # of 0 and all times
     most: float
@@ -159,13 +160,12 @@ def asked(z0: Tensor, t: Tensor) -> Question:
     return question
 
 
-def measured(Xi: Tensor) -> tuple[float, bool] | None:
-    """The largest |Xi|_1, and whether all Xi (S, n, n) are diagonal; None: not looked at here."""
+def measured(Xi: Tensor) -> tuple[float, bool, bool] | None:
+    """The first three of `Sizes` for Xi (S, n, n); None: not looked at here."""
     if not serves(Xi) or Xi.numel() > MOST_ENTRIES:
         return None
     Xi = _plain(Xi)
-    norm, is_diagonal, *_ = _small.sizes(*_matrices(Xi))
-    return norm, is_diagonal
+    return _small.sizes(*_matrices(Xi))[:3]
 
 
 def are_moderate(Xi: Tensor, z0: Tensor) -> bool:
@@ -176,7 +176,7 @@ def are_moderate(Xi: Tensor, z0: Tensor) -> bool:
     Xi, z0 = _plain(Xi), _plain(z0)
     no_times = 0, 0, 0, 0
     found = _small.sizes(*_matrices(Xi), CODES[z0.dtype], 1, 1, 0, n, z0.data_ptr(), 0, 0, *z0.stride(), *no_times)
-    return found[0] < math.inf and found[2] < math.inf
+    return found[0] < math.inf and found[3] < math.inf
 
 
 def structure(Xi: Tensor) -> str | None:

@@ -7,6 +7,7 @@ many times per step). Reverse mode multiplies the cotangents by the transposed p
 exponential. Works for float64, complex128 and DoubleDouble. Powers in DoubleDouble may go with states in double: then
 squaring does not amplify rounding, and the products with states cost little more.
 Sources: Higham (2008), Functions of Matrices, 10.3; Al-Mohy & Higham (2011), SIAM J. Sci. Comput. 33, 488 (the step).
+Where A is triangular, entries of its powers that have closed forms are set to them (`kernels.triangular`).
 A multiple of I, the shift, may have been subtracted from A: states are then multiplied by its exponential, a number.
 Shapes: A (S, n, n) systems, z0 (S, R, n) trajectories, t (S, R, T) >= 0, results (S, R, T, n).
 """
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .arithmetic import Array, Wrapped, convert, leading, row_product, scale, where, zeros_like
+from .arithmetic.noisy import Noisy
 from .taylor import (
     Degree,
     action_terms,
@@ -31,6 +33,7 @@ from .taylor import (
     powers,
     powers_vjp,
 )
+from .triangular import ClosedForms
 
 SEGMENT = 4  # levels between kept states in the reverse of `scattered`: about K/4 + 4 arrays of T x n
 MAX_NODE = 2.0**61  # later times count as this one: no digit of |A| t is known there, but states still decay or grow
@@ -51,7 +54,8 @@ class Stepper:
         self.shift = shift
         self.P = powers(scale(A, H[:, None, None]), degree)
         E, self._partial = polynomial(self.P, self.of_step)
-        self._E = {0: E if shift is None else E * torch.exp(shift * H)[:, None, None]}
+        self._closed = self._closed_forms()
+        self._E = {0: self._with_closed_forms(E if shift is None else E * torch.exp(shift * H)[:, None, None], 0)}
         self.n_products = degree.q + self.of_step.n_blocks - 2
 
     def subset(self, index: Tensor | slice) -> Stepper:
@@ -61,6 +65,7 @@ class Stepper:
         out.shift, out.n_products = None if self.shift is None else self.shift[index], self.n_products
         out.P, out._partial = [x[index] for x in self.P], [x[index] for x in self._partial]
         out._E = {level: E[index] for level, E in list(self._E.items())}
+        out._closed = out._closed_forms()
         return out
 
     def adjoint(self) -> Stepper:
@@ -70,13 +75,26 @@ class Stepper:
         out.A = self.A.mT.conj_physical()
         out.P, out._partial = ([x.mT.conj_physical() for x in xs] for xs in (self.P, self._partial))
         out._E = {level: E.mT.conj_physical() for level, E in list(self._E.items())}
+        out._closed = out._closed_forms()
         return out
+
+    def _closed_forms(self) -> ClosedForms | None:
+        """Of entries of powers in double, as they are or with amplified rounding; elsewhere than on a CPU it would
+        take a wait to know whether A is triangular.
+        """
+        is_double = isinstance(self.A, Tensor | Noisy) and leading(self.A).is_cpu
+        return ClosedForms.of(leading(self.A), self.H, self.shift) if is_double else None
+
+    def _with_closed_forms(self, power: Any, level: int) -> Any:
+        if self._closed is not None:
+            self._closed.put(leading(power), level)
+        return power
 
     def E(self, level: int) -> Any:
         """E^(2^level), (S, n, n)."""
         for k in range(1, level + 1):
             if k not in self._E:  # by its number: two threads may compute it, and store the same
-                self._E[k] = self._E[k - 1] @ self._E[k - 1]
+                self._E[k] = self._with_closed_forms(self._E[k - 1] @ self._E[k - 1], k)
                 self.n_products += 1
                 if isinstance(self._E[k - 1], Wrapped):
                     self._E[k - 1].release()  # there may be many powers
@@ -99,7 +117,7 @@ class Stepper:
         """The gradient with respect to A, given those with respect to E^(2^level) and the Taylor powers."""
         G = gE[-1]
         for level in range(len(gE) - 2, -1, -1):
-            EH = self._E[level].mT.conj_physical()
+            EH = self.E(level).mT.conj_physical()
             of_square = EH @ G + G @ EH
             if len(self.H) > 1:  # of the systems that have this power; that of others may be infinite
                 used = (leading(G) != 0).any(-1, keepdim=True).any(-2, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import math
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,17 +63,23 @@ def one_norm(A: Tensor) -> Tensor:
     return A.abs().sum(-2).amax(-1)
 
 
-def measured(A: Tensor) -> tuple[float, bool]:
-    """The largest |A|_1 (S, n, n), NaN where there is one and 0 of no matrices; and whether all are diagonal, but for
-    entries below the rounding of their columns' norms.
-    """
+class Size(NamedTuple):
+    """What a choice of methods must know of matrices A (S, n, n), beside their number."""
+
+    norm: float  # the largest |A|_1, NaN where there is one; 0 of no matrices
+    is_diagonal: bool  # every A is
+    has_metzler: bool  # an A is real and has no negative entry off its diagonal
+
+
+def measured(A: Tensor) -> Size:
+    """Of A (S, n, n), or (n, n)."""
+    A = A.cpu()
     found = small.measured(A)
     if found is not None:
-        return found
+        return Size(*found)
     if len(A) == 0:
-        return 0.0, True
-    moduli = A.abs()
-    sums = moduli.sum(-2)
-    beside = sums - moduli.diagonal(dim1=-2, dim2=-1)
-    norm, beside = torch.stack((sums, beside)).amax(tuple(range(1, A.ndim))).tolist()  # one wait for a device
-    return norm, beside == 0
+        return Size(0.0, True, False)
+    beside = A.clone()
+    beside.diagonal(dim1=-2, dim2=-1).zero_()
+    has_metzler = not A.is_complex() and bool((beside.flatten(-2).amin(-1) >= 0).any())
+    return Size(float(one_norm(A).amax()), not bool(beside.any()), has_metzler)

@@ -9,6 +9,7 @@ from .auto import Auto, make_method
 from .base import Method, Plan, Pullback, Workload, register, registry
 from .chain import Chain
 from .eig import Eig
+from .metzler import Metzler
 from .propagator import Propagator
 from .schur import Schur
 from .taylor import Taylor
@@ -18,6 +19,7 @@ __all__ = [
     "Chain",
     "Eig",
     "Method",
+    "Metzler",
     "Plan",
     "Propagator",
     "Pullback",

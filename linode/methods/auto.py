@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ..errors import MethodError, OptionError
-from .base import Method, Plan, SplitPlan, Workload, classes, default, register, registry
+from .base import ROUNDINGS, Method, Plan, SplitPlan, Workload, classes, default, register, registry
+from .propagator import CEILING, EXTENDED_MAX_N, Propagator
 
+FEW_STATES = 16  # asked for, up to which digits count for more than time
 LARGEST = 1e300  # costs of larger spans are those of this one
 
 
@@ -55,29 +57,20 @@ class Auto(Method):
         work = work or Workload.of(Xi)
         if work.is_on_host != Xi.is_cpu:
             work = work._replace(is_on_host=Xi.is_cpu)
-        parts: list[tuple[Tensor, Plan]] = []
-        rejected: list[str] = []
-        todo: Tensor | None = None  # all of them
-        tried: list[Method] = []
-        method: Method | None = self.ranked(work)[0]
-        while method is not None:
-            tried.append(method)
-            plan = method.plan(Xi if todo is None else Xi[todo], rtol, work)
-            if plan.is_accepted:
-                if todo is not None:
-                    parts.append((todo, plan))
-                    plan = parts[0][1] if len(parts) == 1 else SplitPlan(Xi, parts)
-                plan.rejected = tuple(rejected)
-                return plan
-            rejected.append(f"{method.name}: {plan.reason}")
-            todo = torch.arange(len(Xi), device=Xi.device) if todo is None else todo
-            good, bad = plan.accepted.nonzero()[:, 0], (~plan.accepted).nonzero()[:, 0]
-            if len(good):
-                parts.append((todo[good], plan.subset(good)))
-            todo = todo[bad]
-            work = work._replace(n_systems=len(todo))
-            method = next((method for method in self.ranked(work) if method not in tried), None)
-        raise MethodError(f"no method of {self.names!r} is accurate for this Xi: {'; '.join(rejected)}")
+        ranked = self.ranked(work)
+        choice = Choice(Xi, rtol, work, ranked)
+        for method in ranked:
+            if type(method).suits is Method.suits:
+                continue
+            suited = method.suits(Xi if choice.todo is None else Xi[choice.todo], work)
+            if suited is not False and choice.attempt(method, None if suited is True else suited.to(Xi.device)):
+                return choice.plan()
+        untried: Method | None = ranked[0]
+        while untried is not None:
+            if untried not in choice.tried and choice.attempt(untried):
+                return choice.plan()
+            untried = next((method for method in self.ranked(choice.work) if method not in choice.tried), None)
+        raise MethodError(f"no method of {self.names!r} is accurate for this Xi: {'; '.join(choice.rejected)}")
 
     def ranked(self, work: Workload) -> list[Method]:
         """The candidates by estimated cost."""
@@ -87,6 +80,75 @@ class Auto(Method):
 
     def cost(self, work: Workload) -> float:
         return min(default(name).cost(work) for name in self.names)
+
+
+class Choice:
+    """Systems with the plans that were accepted for them, and what was passed over."""
+
+    def __init__(self, Xi: Tensor, rtol: float | None, work: Workload, candidates: list[Method]) -> None:
+        self.Xi, self.rtol, self.work = Xi, rtol, work
+        is_few = work.n_systems * work.n_rows <= FEW_STATES and work.n <= EXTENDED_MAX_N
+        has_careful = is_few and any(isinstance(method, Propagator) for method in candidates)
+        self.ceiling = max(CEILING, rtol or 0.0) if has_careful else math.inf  # of rounding, which `propagator` keeps
+        self.parts: list[tuple[Tensor, Plan]] = []
+        self.whole: Plan | None = None  # one for all systems
+        self.rejected: list[str] = []
+        self.tried: set[Method] = set()  # for all systems that were left
+        self.todo: Tensor | None = None  # None: all
+
+    @property
+    def indices(self) -> Tensor:
+        """Of the systems without a plan."""
+        return torch.arange(len(self.Xi), device=self.Xi.device) if self.todo is None else self.todo
+
+    def attempt(self, method: Method, suited: Tensor | None = None) -> bool:
+        """Try a method for the systems left, or for the suited among them; whether all systems have a plan then."""
+        index = self.todo
+        if suited is None or bool(suited.all()):
+            self.tried.add(method)
+        elif bool(suited.any()):
+            index = self.indices[suited]
+        else:
+            return False
+        work = self.work if index is None else self.work._replace(n_systems=len(index))
+        plan = method.plan(self.Xi if index is None else self.Xi[index], self.rtol, work)
+        accepted = self.judged(plan, method.name)
+        if index is None:
+            if accepted is None:
+                self.whole = plan
+                return True
+            index = self.indices
+        if accepted is None:
+            self.parts.append((index, plan))
+        elif bool(accepted.any()):
+            good = accepted.nonzero()[:, 0]
+            index = index[good]
+            self.parts.append((index, plan.subset(good)))
+        else:
+            index = index[:0]
+        left = self.indices
+        self.todo = left[~torch.isin(left, index)]
+        self.work = self.work._replace(n_systems=len(self.todo))
+        return len(self.todo) == 0
+
+    def judged(self, plan: Plan, name: str) -> Tensor | None:
+        """(S,) bool: whether the plan is accepted for each system; None: for all. Others are noted with the reason."""
+        accepted = None if plan.is_accepted else plan.accepted
+        if accepted is not None:
+            self.rejected.append(f"{name}: {plan.reason}")
+        if self.work.span * ROUNDINGS > self.ceiling:  # else no plan has so much rounding
+            rounding = plan.rounding(self.work.t_max)
+            if rounding is not None and not bool((rounding <= self.ceiling).all()):
+                self.rejected.append(f"{name}: rounding of {float(rounding.max()):.1g} > {self.ceiling:.1g}")
+                accepted = plan.accepted & (rounding <= self.ceiling).to(self.Xi.device)
+        return accepted
+
+    def plan(self) -> Plan:
+        plan = self.whole
+        if plan is None:
+            plan = self.parts[0][1] if len(self.parts) == 1 else SplitPlan(self.Xi, self.parts)
+        plan.rejected = tuple(self.rejected)
+        return plan
 
 
 @lru_cache(maxsize=1024)

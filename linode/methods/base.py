@@ -31,6 +31,7 @@ from .costs import (
 )
 
 SMALLEST = 1e-300  # |Xi| whose inverse is a float
+ROUNDINGS = 4 * 2.0**-53  # of |Xi|: what rounding does to eigenvalues; 0.2 to 10 units of it were seen, see `eig`
 MATRIX_SHARE = 0.4  # n x n arrays that an operator writes: 75 of the 228 of `eig`, 155 of the 361 of `chain` do
 
 
@@ -52,12 +53,13 @@ class Workload(NamedTuple):
     t_max: float  # largest |t|
     is_on_host: bool = True  # Xi is on the CPU
     is_diagonal: bool = False  # every Xi is
+    has_metzler: bool = False  # an Xi has no negative entry off its diagonal
 
     @classmethod
     def of(cls, Xi: Tensor) -> Workload:
         """One trajectory of each system, at one time: that in which the largest of them turns or decays once."""
-        norm, is_diagonal = measured(Xi)
-        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0, Xi.is_cpu, is_diagonal)
+        norm, *kinds = measured(Xi)
+        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0, Xi.is_cpu, *kinds)
 
     @property
     def span(self) -> float:
@@ -144,6 +146,13 @@ class Plan(ABC):
         """Figures of the decomposition, for `explain` and `Stats`."""
         return {}
 
+    def rounding(self, t_max: float) -> Tensor | None:
+        """Relative errors of states up to t_max that rounding may leave though Xi determines more digits, (S,).
+
+        None: no more than a few roundings, or than the condition explains. At most ROUNDINGS times |Xi| t_max.
+        """
+        return None
+
     @abstractmethod
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         """z_i = exp(Xi t_i) z0, (S, R, T, n)."""
@@ -224,6 +233,10 @@ class Method(ABC):
     def cost(self, work: Workload) -> float:
         """Estimated seconds for planning and one evaluation with its gradient."""
 
+    def suits(self, Xi: Tensor, work: Workload) -> Tensor | bool:
+        """Whether this is the method for Xi whatever others cost: for all systems alike, or (S,) bool."""
+        return False
+
 
 _REGISTRY: dict[str, type[Method]] = {}
 _DEFAULTS: dict[str, Method] = {}
@@ -256,7 +269,7 @@ def registry() -> dict[str, type[Method]]:
     Example:
         >>> import linode
         >>> sorted(linode.methods.registry())
-        ['auto', 'chain', 'eig', 'propagator', 'schur', 'taylor']
+        ['auto', 'chain', 'eig', 'metzler', 'propagator', 'schur', 'taylor']
     """
     return dict(_REGISTRY)
 

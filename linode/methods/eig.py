@@ -23,7 +23,7 @@ from ..kernels.eigenpairs import GRADIENT_SLACK, eigenpairs, structure, unitary_
 from ..kernels.modes import Modes
 from ..kernels.private import LinAlgError
 from ..kernels.tensors import one_norm
-from .base import CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
+from .base import ROUNDINGS, CompiledPlan, Gradients, Method, Plan, Pullback, Workload, register
 from .costs import (
     COMPILED_CALL,
     COMPILED_EIG,
@@ -35,6 +35,7 @@ from .costs import (
     SECONDS_PER_ENTRY,
     SECONDS_PER_EXP,
 )
+from .propagator import CEILING
 
 MAX_CONDITION = 1000.0
 SMALLEST = 1e-150  # of |Xi|: MKL's geev, of torch 2.13, may write beyond its memory where entries lie below
@@ -71,9 +72,10 @@ class Eig(Method):
         if rtol is not None:  # kappa(V) eps is the error to expect
             limit = max(limit, rtol / (100 * torch.finfo(torch.float64).eps))
         plan = _plan(Xi.cpu(), limit, work)
-        if Xi.is_cpu:
-            return plan
-        return (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
+        if not Xi.is_cpu:
+            plan = (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
+        plan.t_asked = (work or Workload.of(Xi)).t_max
+        return plan
 
     def cost(self, work: Workload) -> float:
         if work.is_diagonal:  # exact, whatever others cost
@@ -144,6 +146,7 @@ class EigPlan(Plan):
     passed: Tensor | None = None  # (S,) bool: accepted; None: all
     method = "eig"
     any_sign = True
+    t_asked = 0.0  # the largest time asked for when it was made
 
     @property
     def accepted(self) -> Tensor:
@@ -155,11 +158,23 @@ class EigPlan(Plan):
 
     @property
     def reason(self) -> str:
-        return str(self.check)
+        """The check, and what was traded for speed."""
+        rounding = self.rounding(self.t_asked)
+        worst = 0.0 if rounding is None or len(rounding) == 0 else float(rounding.max())
+        traded = f"; rounding may leave {worst:.1g}, 'propagator' leaves less" if worst > CEILING else ""
+        return f"{self.check}{traded}"
 
     @property
     def details(self) -> dict[str, Any]:
         return {"kappa_V": self.kappa.tolist(), "eigenvalues": self.modes.lam.tolist()}
+
+    def rounding(self, t_max: float) -> Tensor | None:
+        """Of eigenvalues, at the time up to which their modes last."""
+        if self.check == "Xi is diagonal":
+            return None
+        lam = self.modes.lam if self.modes.on_host is None else self.modes.on_host
+        lasts = (1 / (-lam.real).clamp(min=SMALLEST)).clamp(max=t_max).amax(-1)
+        return ROUNDINGS * one_norm(self.Xi).cpu() * lasts
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         return self.modes.evaluate(z0, t)
@@ -181,7 +196,7 @@ class EigPlan(Plan):
         check = self.check if isinstance(self.check, str) else self.check.subset(host)
         passed = None if self.passed is None else self.passed[host]
         plan = EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[host], check, passed)
-        plan.t_needed = self.t_needed
+        plan.t_needed, plan.t_asked = self.t_needed, self.t_asked
         return _compiled(plan)
 
     def adjoint(self) -> EigPlan:
@@ -195,6 +210,7 @@ class CompiledEigPlan(CompiledPlan):
 
     method = "eig"
     any_sign = True
+    t_asked = 0.0
 
     def __init__(
         self,
@@ -222,11 +238,15 @@ class CompiledEigPlan(CompiledPlan):
 
     @property
     def reason(self) -> str:
+        self.twin.t_asked = self.t_asked
         return self.twin.reason
 
     @property
     def details(self) -> dict[str, Any]:
         return self.twin.details
+
+    def rounding(self, t_max: float) -> Tensor | None:
+        return self.twin.rounding(t_max)
 
     def subset(self, index: Tensor) -> Plan:
         return self.twin.subset(index)
@@ -256,7 +276,7 @@ def _modes(rows: Tensor, Xi: Tensor) -> Modes:
     """From the numbers of the compiled kernel."""
     S, n = Xi.shape[:2]
     stop = small.HEADER + 2 * n + 4 * n * n
-    numbers = torch.view_as_complex(rows[:, small.HEADER : stop].reshape(S, -1, 2))
+    numbers = torch.view_as_complex(rows[:, small.HEADER : stop].contiguous().view(S, -1, 2))  # rows may be odd
     lam, V, V_inv = numbers[:, :n], numbers[:, n : n + n * n].reshape(S, n, n), numbers[:, n + n * n :].reshape(S, n, n)
     counts, verdicts = rows[:, 0], rows[:, 1]
     is_paired = not Xi.is_complex() and bool(counts.any())

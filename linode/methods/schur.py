@@ -3,8 +3,8 @@
 Use when Xi is triangular in some order of its states (chains, cascades) and stiff, graded or overscaled: T is exact
 then. For other stiff Xi without good eigenvectors it is faster than `propagator`, but the error is that of the Schur
 form: 1 to 20 eps |Xi|, measured up to n = 80.
-Of every power of exp(T H) the diagonal, the 2 x 2 diagonal blocks and the first superdiagonal are set to their closed
-forms, so that rounding errors do not grow in the squarings.
+Of every power of exp(T H) the diagonal, the 2 x 2 diagonal blocks and the first superdiagonal have closed forms
+(`kernels.triangular`), so that rounding errors do not grow in the squarings.
 Cost: two Schur forms of about 25 n^3, on the CPU, one matrix at a time, and that of `propagator` in double.
 Check: rounding in the powers is small beside the effect of the Schur form's error, and both below a ceiling. Systems
 that fail it go to `propagator`.
@@ -21,19 +21,19 @@ import torch
 from scipy.linalg import LinAlgError, schur
 from torch import Tensor
 
-from ..kernels.arithmetic import Array, leading
+from ..kernels.arithmetic import leading
 from ..kernels.arithmetic.noisy import DATA_AMPLITUDE, N_COPIES, Noise, Noisy
 from ..kernels.balance import balance
 from ..kernels.memory import Memory
 from ..kernels.stepping import Stepper, choose_step, power_norm, scattered
-from ..kernels.taylor import DOUBLE, Degree
+from ..kernels.taylor import DOUBLE
+from ..kernels.triangular import ClosedForms
 from .base import Gradients, Method, Plan, SplitPlan, Workload, register
 from .costs import GEES
 from .propagator import CEILING, EXTENDED_MAX_N, N_PROBES, SLACK, Propagator, PropagatorPlan
 
 # of |Xi|: balancing that leaves more may hide a defective Xi in D (Watkins 2006, A case where balancing is harmful)
 WORTH_BALANCING = 0.1
-N_LEVELS = 63  # powers 2^0 to 2^62 of a step: MAX_NODE of `stepping` has 62 binary digits
 
 
 @register
@@ -65,56 +65,11 @@ class Schur(Method):
         return Propagator().cost(work) + 2 * work.n_systems * (GEES[0] * work.n**2 + GEES[1] * work.n**3)
 
 
-class TriangularStepper(Stepper):
-    """Powers of exp(T H) whose diagonal, 2 x 2 diagonal blocks and first superdiagonal are exact to rounding.
+class QuasiTriangularStepper(Stepper):
+    """Powers of exp(T H) for T in LAPACK's standard form: 2 x 2 blocks have equal diagonal entries."""
 
-    T (S, n, n) is quasi-triangular in LAPACK's standard form: 2 x 2 blocks have equal diagonal entries.
-    """
-
-    def __init__(self, T: Array, H: Tensor, degree: Degree) -> None:
-        super().__init__(T, H, degree)
-        A = leading(T)
-        above, below = A.diagonal(1, -2, -1), A.diagonal(-1, -2, -1)
-        near = torch.nn.functional.pad(is_block := below != 0, (1, 1))
-        self._is_closed = is_block | ~(near[:, :-2] | near[:, 2:])  # not between a 2 x 2 block and its neighbour
-        h = (H * 2.0 ** torch.arange(N_LEVELS, dtype=H.dtype, device=H.device)[:, None])[..., None]  # (N_LEVELS, S, 1)
-        x = quasi_triangular_eigenvalues(A) * h
-        diagonal, factor = torch.exp(x), h * divided_difference(x[..., :-1], x[..., 1:])
-        if not A.is_complex():
-            diagonal, factor = diagonal.real, factor.real
-        self._closed = {0: diagonal, 1: factor * above, -1: factor * below}
-        self._E[0] = self._with_closed_forms(self._E[0], 0)
-
-    def E(self, level: int) -> Any:
-        for k in range(1, level + 1):
-            if k not in self._E:  # by its number: two threads may compute it, and store the same
-                self._E[k] = self._with_closed_forms(self._E[k - 1] @ self._E[k - 1], k)
-                self.n_products += 1
-        return self._E[level]
-
-    def _with_closed_forms(self, power: Any, level: int) -> Any:
-        E = leading(power)
-        above = torch.where(self._is_closed, self._closed[1][level], E.diagonal(1, -2, -1))
-        for k, entries in ((0, self._closed[0][level]), (-1, self._closed[-1][level]), (1, above)):
-            E.diagonal(k, -2, -1).copy_(entries)
-        return power
-
-
-def divided_difference(x: Tensor, y: Tensor) -> Tensor:
-    """(exp(x) - exp(y)) / (x - y) for complex x and y, without cancellation and without needless overflow."""
-    swap = x.real < y.real
-    x, y = torch.where(swap, y, x), torch.where(swap, x, y)
-    gap = y - x  # its real part is not positive
-    return torch.exp(x) * torch.where(gap == 0, 1.0, torch.expm1(gap) / torch.where(gap == 0, 1.0, gap))
-
-
-def quasi_triangular_eigenvalues(T: Tensor) -> Tensor:
-    """Of T (S, n, n) in LAPACK's standard form, position by position, complex."""
-    lam = T.diagonal(dim1=-2, dim2=-1).to(torch.complex128, copy=True)
-    above, below = (T.diagonal(k, -2, -1).to(lam.dtype).sqrt() for k in (1, -1))  # the product may overflow
-    lam[:, :-1] += above * below
-    lam[:, 1:] -= above * below
-    return lam
+    def _closed_forms(self) -> ClosedForms:
+        return ClosedForms(leading(self.A), self.H, self.shift, is_lower=False)
 
 
 def schur_forms(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,7 +98,7 @@ class TriangularPlan(PropagatorPlan):
 
     def _stepper(self, t: Tensor) -> Stepper:
         H = self._step_for(t)
-        return self._double.of(lambda: TriangularStepper(self.balanced, H, DOUBLE), H)
+        return self._double.of(lambda: QuasiTriangularStepper(self.balanced, H, DOUBLE), H)
 
 
 @dataclass
@@ -239,7 +194,10 @@ class SchurPlan(Plan):
         probes = t.abs().sort(dim=2).values[:, :, pick]
         H = form.powers._step_for(probes).repeat(N_COPIES)
         y0 = Noisy.exact(z0 / form.D[:, None], noise) @ noisy_Q.conj_physical()
-        y = scattered(TriangularStepper(noisy_T, H, DOUBLE), y0, probes.repeat(N_COPIES, 1, 1)) @ noisy_Q[:, None].mT
+        y = (
+            scattered(QuasiTriangularStepper(noisy_T, H, DOUBLE), y0, probes.repeat(N_COPIES, 1, 1))
+            @ noisy_Q[:, None].mT
+        )
         data, rounding = (y * Noisy.exact(form.D[:, None, None], noise)).spreads()
         bound = (SLACK * data).clamp(max=CEILING).clamp(min=self.whole.floor)
         passed = (rounding <= bound) & ((data <= CEILING) | (form.residual == 0)[:, None, None])  # a NaN is not
