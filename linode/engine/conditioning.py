@@ -22,25 +22,26 @@ def relative_condition(Xi: Tensor, z: Tensor, jvp: Map, vjp: Map) -> Tensor:
     if z.numel() == 0:
         return torch.zeros(batch, dtype=torch.float64, device=z.device)
     rank = len(batch)
-    size, norm = _norm(z, rank), _norm(Xi, rank)
+    size, norm = norms(z, rank), norms(Xi, rank)
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(Xi.shape, generator=generator, dtype=torch.float64).to(Xi) - 0.5
     direction = _unit(Xi / _like(_positive(norm), Xi) + noise, rank)
     estimate = torch.zeros_like(norm)
+    is_finite = torch.isfinite(z).flatten(rank).all(-1)  # of z and its derivative, which may overflow where z does not
     for _ in range(N_ITERATIONS):
         dz = jvp(direction * _like(_positive(norm), Xi))  # as large as Xi: the block system is then well scaled
-        last, estimate = estimate, _norm(dz, rank) / _positive(norm)
-        direction = _unit(vjp(dz / _like(_positive(_norm(dz, rank)), dz)), rank)
-        if bool(((estimate - last).abs() <= CONVERGED * estimate).all()):
+        last, estimate = estimate, norms(dz, rank) / _positive(norm)
+        direction = _unit(vjp(dz / _like(_positive(norms(dz, rank)), dz)), rank)
+        is_finite = is_finite & estimate.isfinite() & torch.isfinite(direction).flatten(rank).all(-1)
+        if bool((~is_finite | ((estimate - last).abs() <= CONVERGED * estimate)).all()):
             break
-    relative = estimate * norm / size
-    relative = torch.where(estimate * norm == 0, 0, relative)
-    finite = torch.isfinite(z).flatten(rank).all(-1)
-    return torch.where(finite & ~relative.isnan(), relative, torch.inf)
+        direction = torch.where(_like(is_finite, direction), direction, 0)
+    relative = torch.where(estimate * norm == 0, 0, estimate * norm / size)
+    return torch.where(is_finite & ~relative.isnan(), relative, torch.inf)
 
 
 def _unit(x: Tensor, rank: int) -> Tensor:
-    return x / _like(_positive(_norm(x, rank)), x)
+    return x / _like(_positive(norms(x, rank)), x)
 
 
 def _like(x: Tensor, y: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def _positive(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 1)
 
 
-def _norm(x: Tensor, rank: int) -> Tensor:
+def norms(x: Tensor, rank: int) -> Tensor:
     """2-norm over all but the first `rank` dimensions, scaled so that squares neither overflow nor underflow."""
     flat = x.flatten(rank)
     scale = _positive(flat.abs().amax(-1))

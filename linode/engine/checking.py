@@ -1,0 +1,187 @@
+"""The error of a trajectory: how far it is from answers to the same question by other arithmetic.
+
+What differs is rounding error, since the data are the same to the last bit. Two computations with independent roundings
+that agree are right, so the error is taken from the one that agrees best, and more careful ones are asked for only
+where it is not small. With many times some of them are compared.
+`Careful` has about 30 digits: compiled where there is a kernel, else `propagator` in double-double; beyond its sizes it
+has those of double. `Again` is double arithmetic with other rounding: `propagator` for the states in reversed order and
+with half the step, so that sums have another order and there is one squaring more. Both take Xi to the last bit.
+Neither is registered: they give no gradients, and nobody asks for them by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..kernels import wide
+from ..kernels.balance import balance
+from ..kernels.embedding import complex_vector, real_matrix, real_vector
+from ..kernels.memory import Memory
+from ..kernels.stepping import choose_step, power_norm
+from ..kernels.tensors import widened
+from ..methods import Method, Plan, Propagator, Workload
+from ..methods.base import Gradients
+from ..methods.propagator import EXTENDED_MAX_N, PropagatorPlan
+from .conditioning import norms
+
+SHARE = 0.25  # of the step of `propagator`: the polynomials of the compiled arithmetic are for |A| H <= 1/4
+MOST_NUMBERS = 2**23  # of powers that are kept: 64 MiB
+MOST_STATES = 256  # up to which double-double is tried at all: 200 states take a second
+N_TIMES = 8  # that are compared
+SMALL = 1e-13  # relative difference up to which no other answer is asked for
+ROUNDINGS = 4.0  # the least error, in units: that of the last operations and of the answer itself
+SAFETY = 2.0  # times the difference: the other answer has an error too
+
+
+@dataclass(frozen=True)
+class Again(Method):
+    """Double precision with other rounding than any method has."""
+
+    name: ClassVar[str] = "again"
+    summary: ClassVar[str] = "powers of half a step, states in reversed order"
+
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
+        plan = Propagator(precision="double").plan(Xi.flip(-2, -1))
+        return Reversed(Xi, replace(plan, H=plan.H / 2))
+
+    def cost(self, work: Workload) -> float:
+        return Propagator(precision="double").cost(work)
+
+
+@dataclass
+class Reversed(Plan):
+    """A plan for the states in reversed order."""
+
+    Xi: Tensor
+    plan: PropagatorPlan
+    method: str = "again"
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        return self.plan.evaluate(z0.flip(-1), t).flip(-1)
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
+        S, a = self.plan.vjp(z0.flip(-1), t, g.flip(-1))
+        return S.flip(-2, -1), a.flip(-1)
+
+    def subset(self, index: Tensor) -> Plan:
+        return Reversed(self.Xi[index], self.plan.subset(index))
+
+
+@dataclass(frozen=True)
+class Careful(Method):
+    """States to about 30 digits, where there are few enough."""
+
+    name: ClassVar[str] = "careful"
+    summary: ClassVar[str] = "powers of one step in double-double"
+    needs_times: ClassVar[bool] = True
+
+    def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
+        if not is_compiled(Xi):
+            return Propagator(precision="double-double" if Xi.shape[-1] <= MOST_STATES else "double").plan(Xi)
+        balanced, D = balance(Xi)
+        A = real_matrix(balanced) if balanced.is_complex() else balanced
+        t_max = (work or Workload.of(Xi)).t_max
+        longest = 2.0 ** min(math.frexp(t_max)[1] + 1, 1000) if t_max > 0 else 1.0  # t / H must not underflow
+        H = (SHARE * choose_step(*power_norm(balanced))).clamp(max=longest)
+        levels = wide.n_levels(t_max, float(H.min()))
+        return CarefulPlan(Xi, A, None if bool((D == 1).all()) else D, H, levels)
+
+    def cost(self, work: Workload) -> float:
+        return Propagator(precision="double").cost(work)
+
+
+@dataclass
+class CarefulPlan(Plan):
+    """Powers of the step of every system, by the compiled arithmetic."""
+
+    Xi: Tensor
+    A: Tensor  # D^-1 Xi D, real
+    D: Tensor | None  # (S, n); None: ones
+    H: Tensor  # (S,)
+    levels: int
+    method: str = "careful"
+    _powers: Memory[Tensor] = field(default_factory=Memory, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.levels < wide.MOST_LEVELS and len(self.H):
+            self.t_most = float(self.H.min()) * (2.0**self.levels - 1)
+
+    def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
+        D = self.D
+        y0 = z0 if D is None else z0 / D[:, None]
+        y0 = real_vector(y0) if z0.is_complex() else y0
+        S, n = self.A.shape[:2]
+        most = max(1, MOST_NUMBERS // (2 * (self.levels + 1) * n * (n + 3)))
+        if most >= S:
+            y = wide.states(self._powers.of(lambda: wide.make_plan(self.A, self.H, self.levels)), self.H, y0, t)
+        else:
+            parts = zip(*(x.split(most) for x in (self.A, self.H, y0, t)))
+            y = torch.cat([wide.states(wide.make_plan(A, H, self.levels), H, *own) for A, H, *own in parts])
+        y = complex_vector(y) if z0.is_complex() else y
+        return y if D is None else y * D[:, None, None]
+
+    def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
+        raise TypeError("careful gives no gradients")
+
+    def subset(self, index: Tensor) -> Plan:
+        return CarefulPlan(
+            self.Xi[index], self.A[index], None if self.D is None else self.D[index], self.H[index], self.levels
+        )
+
+
+def is_compiled(Xi: Tensor, n: int | None = None) -> bool:
+    """Whether the compiled arithmetic takes Xi (..., n, n), or a system of n states beside it."""
+    n = Xi.shape[-1] if n is None else n
+    return wide.is_in_use() and Xi.is_cpu and n * (1 + Xi.is_complex()) <= wide.MOST_STATES
+
+
+def references(Xi: Tensor) -> tuple[Method, ...]:
+    """What to compare with, in this order, as long as the difference is not small."""
+    n = Xi.shape[-1]
+    if is_compiled(Xi) and n <= EXTENDED_MAX_N:
+        return (Careful(),)
+    return (Again(), Careful()) if n <= MOST_STATES else (Again(),)
+
+
+def relative_error(z: Tensor, t: Tensor, answers: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+    """The error of z (*batch, T, n) in its norm over all times, relative to that norm, (*batch,), estimated.
+
+    answers: functions that give the states, float64 or complex128, at times (*batch, K), cheap ones first. The error is
+    infinite where z is not finite, 0 where z is exactly 0, and elsewhere at least some units of rounding.
+    """
+    rank, T, kind = z.ndim - 2, z.shape[-2], torch.finfo(z.dtype)
+    error = torch.full(z.shape[:-2], 0.0 if z.numel() == 0 else torch.inf, dtype=torch.float64, device=z.device)
+    if z.numel() == 0:
+        return error
+    own, size, times = widened(z), None, t
+    if T > N_TIMES:
+        size = norms(own, rank)
+        places = _places(t, own)
+        own, times = own[..., places, :], t[..., places]
+    weight = SAFETY * math.sqrt(T / own.shape[-2])
+    lost = kind.tiny * math.sqrt(own.shape[-2] * own.shape[-1])  # what underflow may take
+    for answer in answers:
+        other = answer(times)
+        difference, scale = norms(other - own, rank), norms(other, rank) if size is None else size
+        difference = (difference - lost).clamp(min=0)
+        found = torch.where(difference == 0, 0.0, weight * difference / scale)
+        found = torch.where(scale > 0, found.clamp(min=ROUNDINGS * kind.eps / 2), found)
+        error = torch.minimum(error, torch.where(found.isnan(), torch.inf, found))
+        if bool((error <= max(SMALL, ROUNDINGS * kind.eps)).all()):
+            break
+    return torch.where(torch.isfinite(z).flatten(rank).all(-1), error, torch.inf)
+
+
+def _places(t: Tensor, z: Tensor) -> Tensor:
+    """Indices of the times to compare: evenly from the earliest to the latest, and where z is largest."""
+    T = t.shape[-1]
+    late = t.abs().reshape(-1, T).amax(0)
+    size = z.abs().amax(-1).reshape(-1, T).amax(0)
+    evenly = late.argsort()[torch.linspace(0, T - 1, N_TIMES - 1, device=t.device).round().to(torch.int64)]
+    return torch.cat([evenly, size.argmax()[None]]).unique()
