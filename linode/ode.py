@@ -76,16 +76,17 @@ class Solver(ABC):
         times, is_scalar = self._times(t)
         z = self._evaluate(times)
         plan = self.decomposition
-        error = self._error(times, z)
+        errors = self._errors(times, z)
         input_error = self._input_error(times, z)
         if not is_finite(z.detach()):
             status = Status.OVERFLOW
         elif input_error is not None and not input_error <= ENOUGH:
             status = Status.UNRESOLVED_INPUT
-        elif bool((error > ENOUGH).any()):
+        elif errors and max(errors) > ENOUGH:
             status = Status.ILL_CONDITIONED
         else:
             status = Status.OK
+        error = torch.tensor(errors, dtype=torch.float64, device=z.device).reshape(z.shape[:-2])
         snapshot, at = self._snapshot(), times.detach().clone()
 
         def stats() -> Stats:
@@ -250,7 +251,7 @@ class Solver(ABC):
             Xi, jvp, vjp = self._derivatives(times, z)
             return relative_condition(Xi, z, jvp, vjp)
 
-    def _error(self, times: Tensor, z: Tensor) -> Tensor:
+    def _errors(self, times: Tensor, z: Tensor) -> list[float]:
         with torch.no_grad():
             answers = (self._by(method)._evaluate for method in references(self.Xi))
             return relative_error(z.detach(), times.detach(), answers)

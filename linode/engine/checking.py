@@ -24,7 +24,7 @@ from ..kernels.balance import balance
 from ..kernels.embedding import complex_vector, real_matrix, real_vector
 from ..kernels.memory import Memory
 from ..kernels.stepping import choose_step, power_norm
-from ..kernels.tensors import widened
+from ..kernels.tensors import is_finite, widened
 from ..methods import Method, Plan, Propagator, Workload
 from ..methods.base import Gradients
 from ..methods.propagator import EXTENDED_MAX_N, PropagatorPlan
@@ -36,7 +36,7 @@ MOST_STATES = 256  # up to which double-double is tried at all: 200 states take 
 N_TIMES = 8  # that are compared
 SMALL = 1e-13  # relative difference up to which no other answer is asked for
 ROUNDINGS = 4.0  # the least error, in units: that of the last operations and of the answer itself
-SAFETY = 2.0  # times the difference: the other answer has an error too
+SAFETY = 4.0  # times the difference: the other answer may have half of the error, and both together less than one
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class CarefulPlan(Plan):
     H: Tensor  # (S,)
     levels: int
     method: str = "careful"
+    keeps_start = True
     _powers: Memory[Tensor] = field(default_factory=Memory, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,33 +150,45 @@ def references(Xi: Tensor) -> tuple[Method, ...]:
     return (Again(), Careful()) if n <= MOST_STATES else (Again(),)
 
 
-def relative_error(z: Tensor, t: Tensor, answers: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
-    """The error of z (*batch, T, n) in its norm over all times, relative to that norm, (*batch,), estimated.
+def relative_error(z: Tensor, t: Tensor, answers: Iterable[Callable[[Tensor], Tensor]]) -> list[float]:
+    """The error of z (*batch, T, n) in its norm over all times, relative to that norm, estimated; of every trajectory.
 
     answers: functions that give the states, float64 or complex128, at times (*batch, K), cheap ones first. The error is
     infinite where z is not finite, 0 where z is exactly 0, and elsewhere at least some units of rounding.
     """
-    rank, T, kind = z.ndim - 2, z.shape[-2], torch.finfo(z.dtype)
-    error = torch.full(z.shape[:-2], 0.0 if z.numel() == 0 else torch.inf, dtype=torch.float64, device=z.device)
+    rank, (T, n), kind = z.ndim - 2, z.shape[-2:], torch.finfo(z.dtype)
     if z.numel() == 0:
-        return error
-    own, size, times = widened(z), None, t
+        return [0.0] * math.prod(z.shape[:-2])
+    own, times, sizes = widened(z), t, None
     if T > N_TIMES:
-        size = norms(own, rank)
+        sizes = norms(own, rank).reshape(-1).tolist()
         places = _places(t, own)
         own, times = own[..., places, :], t[..., places]
-    weight = SAFETY * math.sqrt(T / own.shape[-2])
-    lost = kind.tiny * math.sqrt(own.shape[-2] * own.shape[-1])  # what underflow may take
+    weight, floor = SAFETY * math.sqrt(T / own.shape[-2]), ROUNDINGS * kind.eps / 2
+    lost = 16 * kind.tiny * kind.eps * math.sqrt(own.shape[-2] * n)  # what underflow may take
+    errors = [math.inf] * math.prod(z.shape[:-2])
     for answer in answers:
-        other = answer(times)
-        difference, scale = norms(other - own, rank), norms(other, rank) if size is None else size
-        difference = (difference - lost).clamp(min=0)
-        found = torch.where(difference == 0, 0.0, weight * difference / scale)
-        found = torch.where(scale > 0, found.clamp(min=ROUNDINGS * kind.eps / 2), found)
-        error = torch.minimum(error, torch.where(found.isnan(), torch.inf, found))
-        if bool((error <= max(SMALL, ROUNDINGS * kind.eps)).all()):
+        pairs = _distances(own, answer(times), rank)
+        for i, (difference, size) in enumerate(pairs):
+            size = size if sizes is None else sizes[i]
+            difference = weight * max(difference - lost, 0.0)
+            error = difference / size if size > 0 else (math.inf if difference > 0 else 0.0)
+            error = max(error, floor) if size > 0 else error
+            errors[i] = min(errors[i], error) if error == error else errors[i]
+        if max(errors) <= max(SMALL, 2 * floor):
             break
-    return torch.where(torch.isfinite(z).flatten(rank).all(-1), error, torch.inf)
+    if is_finite(z):
+        return errors
+    finite = torch.isfinite(z).flatten(rank).all(-1).reshape(-1).tolist()
+    return [error if good else math.inf for error, good in zip(errors, finite)]
+
+
+def _distances(x: Tensor, y: Tensor, rank: int) -> list[list[float]]:
+    """|x - y| and |y| over all but the first `rank` dimensions, for every index of those."""
+    if wide.is_in_use() and x.is_cpu and x.dtype == y.dtype:
+        rows = (torch.view_as_real(a.resolve_conj()) if a.is_complex() else a for a in (x, y))
+        return wide.distances(*(a.reshape(-1, a.shape[rank:].numel()) for a in rows)).tolist()
+    return torch.stack([norms(y - x, rank), norms(y, rank)], -1).reshape(-1, 2).tolist()
 
 
 def _places(t: Tensor, z: Tensor) -> Tensor:

@@ -7,6 +7,7 @@
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,9 +116,39 @@ static PyObject *make_states(PyObject *self, PyObject *arguments)
     return PyLong_FromLong(failed);
 }
 
+/* distances(x, y, count, size, out): 2-norms of x - y and of y, for `count` vectors of `size` numbers each. They are
+   scaled, as squares may leave the range of floats. */
+static PyObject *distances(PyObject *self, PyObject *arguments)
+{
+    (void)self;
+    long long at_x, at_y, at_out;
+    long count, size;
+    if (!PyArg_ParseTuple(arguments, "LLllL", &at_x, &at_y, &count, &size, &at_out))
+        return NULL;
+    const double *x = (const double *)(intptr_t)at_x, *y = (const double *)(intptr_t)at_y;
+    double *out = (double *)(intptr_t)at_out;
+    Py_BEGIN_ALLOW_THREADS
+    for (long i = 0; i < count; i++, x += size, y += size)
+        for (int which = 0; which < 2; which++) {
+            double most = 0, sum = 0;
+            for (long j = 0; j < size; j++) {
+                double own = fabs(which ? y[j] : x[j] - y[j]);
+                most = own > most || own != own ? own : most;
+            }
+            for (long j = 0; j < size && most > 0 && most <= DBL_MAX; j++) {
+                double own = (which ? y[j] : x[j] - y[j]) / most;
+                sum += own * own;
+            }
+            out[2 * i + which] = sum > 0 ? most * sqrt(sum) : most;
+        }
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef METHODS[] = {
     {"plan", make_plan, METH_VARARGS, "Powers of the step of all systems."},
     {"states", make_states, METH_VARARGS, "z; 1 where times lie beyond the plan."},
+    {"distances", distances, METH_VARARGS, "2-norms of differences and of the second vectors."},
     {NULL, NULL, 0, NULL},
 };
 

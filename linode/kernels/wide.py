@@ -73,3 +73,13 @@ def states(plan: Tensor, H: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     if _wide.states(*own):
         raise ValueError("times are negative or beyond those of the plan")
     return z
+
+
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x - y| and |y| in the 2-norm, (..., 2), for x and y (..., size), float64."""
+    if _wide is None or x.shape != y.shape or any(a.dtype != torch.float64 or not a.is_cpu for a in (x, y)):
+        raise ValueError(f"the compiled arithmetic does not take {tuple(x.shape)}, {x.dtype} and {tuple(y.shape)}")
+    x, y = x.contiguous(), y.contiguous()
+    out = torch.empty(*x.shape[:-1], 2, dtype=torch.float64, device="cpu")
+    _wide.distances(x.data_ptr(), y.data_ptr(), out.numel() // 2, x.shape[-1], out.data_ptr())
+    return out
