@@ -83,7 +83,8 @@ class Careful(Method):
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
         if not is_compiled(Xi):
-            return Propagator(precision="double-double" if Xi.shape[-1] <= MOST_STATES else "double").plan(Xi)
+            plan = Propagator(precision="double-double" if Xi.shape[-1] <= MOST_STATES else "double").plan(Xi)
+            return replace(plan, H=plan.H * SHARE)
         balanced, D = balance(Xi)
         A = real_matrix(balanced) if balanced.is_complex() else balanced
         t_max = (work or Workload.of(Xi)).t_max
@@ -165,15 +166,18 @@ def relative_error(z: Tensor, t: Tensor, answers: Iterable[Callable[[Tensor], Te
         places = _places(t, own)
         own, times = own[..., places, :], t[..., places]
     weight, floor = SAFETY * math.sqrt(T / own.shape[-2]), ROUNDINGS * kind.eps / 2
-    lost = 16 * kind.tiny * kind.eps * math.sqrt(own.shape[-2] * n)  # what underflow may take
+    nothing = kind.tiny * math.sqrt(own.shape[-2] * n)  # states below the least normal float count as 0
+    lost = 16 * kind.eps * nothing  # by underflow
     errors = [math.inf] * math.prod(z.shape[:-2])
     for answer in answers:
         pairs = _distances(own, answer(times), rank)
         for i, (difference, size) in enumerate(pairs):
             size = size if sizes is None else sizes[i]
             difference = weight * max(difference - lost, 0.0)
-            error = difference / size if size > 0 else (math.inf if difference > 0 else 0.0)
-            error = max(error, floor) if size > 0 else error
+            if size <= nothing:
+                error = math.inf if difference > weight * nothing else 0.0
+            else:
+                error = max(difference / size, floor)
             errors[i] = min(errors[i], error) if error == error else errors[i]
         if max(errors) <= max(SMALL, 2 * floor):
             break

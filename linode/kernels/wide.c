@@ -14,7 +14,7 @@
 
 #define STEP_TERMS 22   /* |A| H <= 1/4, in the sense of powers: 4^-23 / 23! = 2^-121 is left out */
 #define STATE_TERMS 20  /* of half a step: 8^-21 / 21! = 2^-128 */
-#define LATEST 0x1p61   /* node: later ones count as this one, as in kernels/stepping.py */
+#define LATEST 0x1p95   /* node: of later ones no digit is known, and they count as this one */
 
 /* 1 / j - c and s / j - c, of which c is the nearest double */
 #define INVERSE_REST(c, j) (fma(-(c), (double)(j), 1.0) / (double)(j))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 MOST_STATES = 128  # of a real system
-MOST_LEVELS = 62
+MOST_LEVELS = 96  # later times are those of this one: of |A| t = 2^94 less than four digits would be known
 
 
 def _load() -> Any:
@@ -42,7 +42,7 @@ def is_in_use() -> bool:
 
 def n_levels(t_max: float, H: float) -> int:
     """Powers E, E^2, E^4 ... of a step H that times up to t_max need."""
-    return max(1, min(math.frexp(t_max / H + 0.5)[1], MOST_LEVELS)) if t_max / H < 2.0**MOST_LEVELS else MOST_LEVELS
+    return max(1, math.frexp(min(t_max / H + 0.5, 2.0 ** (MOST_LEVELS - 1)))[1])
 
 
 def make_plan(A: Tensor, H: Tensor, levels: int) -> Tensor:

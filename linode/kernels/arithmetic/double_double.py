@@ -19,7 +19,9 @@ from torch import Tensor
 from . import Wrapped
 
 N_SLICES = 5
-GRADED = 2.0**-40  # of the largest entry of a row or column: smaller ones must not lose the digits that slices leave out
+GRADED = (
+    2.0**-40
+)  # of the largest entry of a row or column: smaller ones must not lose the digits that slices leave out
 SPLITTER = 134217729.0  # 2^27 + 1, Dekker (1971) for 53 bits
 
 
