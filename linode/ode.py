@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .engine.autograd import Map, linearised, trajectory
 from .engine.checking import Careful, is_compiled, references, relative_error
-from .engine.conditioning import relative_condition
+from .engine.conditioning import condition_of, derivative, relative_condition
 from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
 from .errors import OptionError, ShapeError
@@ -242,14 +242,18 @@ class Solver(ABC):
     def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         """Xi, one for each trajectory, and the derivative of z by it and the adjoint of that, as functions."""
 
+    def _derivative(self, times: Tensor, z: Tensor) -> Tensor | None:
+        """The derivative of z by Xi as a matrix, where that is fast; else None."""
+        return None
+
     def _condition(self, times: Tensor) -> Tensor:
         with torch.no_grad():
             times = times.detach()
             z = self._evaluate(times).detach().to(torch.promote_types(self.dtype, torch.float64))
             if not is_finite(z):  # states beyond the largest float have no condition: leave them out
                 times = torch.where(torch.isfinite(z).all(-1), times, 0)
-            Xi, jvp, vjp = self._derivatives(times, z)
-            return relative_condition(Xi, z, jvp, vjp)
+            J = self._derivative(times, z)
+            return relative_condition(z, *self._derivatives(times, z)) if J is None else condition_of(J, self.Xi, z)
 
     def _errors(self, times: Tensor, z: Tensor) -> list[float]:
         with torch.no_grad():
@@ -468,6 +472,13 @@ class LinearODE(Solver):
         if Xi.dtype != z0.dtype:
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
         return trajectory(Xi, z0, times, self._planner)
+
+    def _derivative(self, times: Tensor, z: Tensor) -> Tensor | None:
+        if not self.forcing.is_nothing or z.ndim > 2 or z.shape[0] == 0:
+            return None
+        plan = self.decomposition
+        is_within = plan.any_sign or (float(times.min()) >= 0 and float(times.max()) <= plan.t_most)
+        return derivative(plan, self.z0.detach().to(z.dtype), times) if is_within else None
 
     def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         n, batch = self.Xi.shape[-1], z.shape[:-2]

@@ -114,5 +114,5 @@ class Solution:
 
 
 def _restored(*values: Any) -> Solution:
-    *own, condition, stats = values
-    return Solution(*own, _condition=lambda: condition, _stats=lambda: stats)
+    t, z, method, status, error_estimate, condition, stats = values
+    return Solution(t, z, method, status, error_estimate, lambda: condition, lambda: stats)
