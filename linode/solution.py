@@ -83,7 +83,7 @@ class Solution:
         >>> solution.z.shape, solution.method, bool(solution.status), float(solution.error_estimate) < 1e-15
         ((2, 2), 'eig', True, True)
         >>> round(float(solution.condition), 3)
-        1.0
+        0.772
     """
 
     t: Any
