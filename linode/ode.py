@@ -207,11 +207,10 @@ class Solver(ABC):
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
-            condition = torch.as_tensor(solution.condition).max() if S else 0.0
-            error = torch.as_tensor(solution.error_estimate).max() if S else 0.0
+            condition, error = (_largest(x) for x in (solution.condition, solution.error_estimate))
             lines += [
-                f"condition: {float(condition):.3g} (relative, of z(t) with respect to Xi)",
-                f"error estimate: {float(error):.3g} (relative, of z(t) for Xi as it is)",
+                f"condition: {condition:.3g} (relative, of z(t) with respect to Xi)",
+                f"error estimate: {error:.3g} (relative, of z(t) for Xi as it is)",
                 f"status: {solution.status}",
             ]
         return "\n".join(lines)
@@ -501,6 +500,10 @@ def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
     Xi = widened(Xi)
     starts = columns(Xi.shape[-1], max(Xi.ndim - 2, times.ndim - 1), Xi)
     return trajectory(Xi, starts, times, planner).movedim(0, -1)
+
+
+def _largest(x: Any) -> float:
+    return max(torch.as_tensor(x).flatten().tolist(), default=0.0)
 
 
 def _short(value: Any, most: int = 8) -> str:

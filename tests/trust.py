@@ -284,7 +284,8 @@ def symmetric(rng: Random) -> Problem:
 @kind
 def diagonal(rng: Random) -> Problem:
     n = size(rng, 1, 6)
-    return np.diag(normal(rng, n) * 10 ** rng.uniform(-3, 3, n)), normal(rng, n), times(rng, 10 ** rng.uniform(-3, 1))
+    rates = normal(rng, n) * 10 ** rng.uniform(-3, 3, n)
+    return np.diag(rates), normal(rng, n), times(rng, min(10 ** rng.uniform(-3, 1), 600 / np.abs(rates).max()))
 
 
 @kind

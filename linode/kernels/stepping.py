@@ -33,8 +33,8 @@ from .taylor import (
 )
 
 SEGMENT = 4  # levels between kept states in the reverse of `scattered`: about K/4 + 4 arrays of T x n
-LARGEST = 2.0**1023  # norms that are larger come as this
-PAST = 8.0  # log2 of how much larger they may be: n entries near the largest float
+LARGEST = 2.0**1023  # norms that are larger count as 2^PAST times this: they are sums of entries near the largest float
+PAST = 8.0
 MAX_NODE = 2.0**61  # later times count as this one: no digit of |A| t is known there, but states still decay or grow
 
 
@@ -187,7 +187,7 @@ def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
 
     A nilpotent A (norm 0) has a finite series, whatever H.
     """
-    bound = torch.where(norm > 0, torch.maximum(norm, one_norm * 2.0**-40), 0.0)
+    bound = torch.where(norm > 0, torch.maximum(norm, one_norm * 2.0**-40), 0.0).clamp(max=LARGEST)
     exponent = torch.frexp(bound).exponent.to(bound.dtype)
     exponent = torch.where(bound > 0, exponent, -1000.0)
     exponent = torch.where(bound < LARGEST, exponent, exponent + PAST)
@@ -196,7 +196,7 @@ def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
 
 def power_norm(A: Tensor) -> tuple[Tensor, Tensor]:
     """max(|A^4|^(1/4), |A^5|^(1/5)) and |A|, 1-norms, (S,): how fast the Taylor series falls, and the size of its
-    terms; at most the largest float.
+    terms; infinite where it is beyond the largest float.
 
     Source: Al-Mohy & Higham (2009), SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4 (12 <= degree + 1).
     """
@@ -205,5 +205,4 @@ def power_norm(A: Tensor) -> tuple[Tensor, Tensor]:
     B2 = B @ B
     B4 = B2 @ B2
     first, fourth, fifth = (X.abs().sum(-2).amax(-1) for X in (B, B4, B4 @ B))
-    norm, one_norm = torch.maximum(fourth**0.25, fifth**0.2) * unit, first * unit
-    return norm.clamp(max=LARGEST), one_norm.clamp(max=LARGEST)
+    return torch.maximum(fourth**0.25, fifth**0.2) * unit, first * unit
