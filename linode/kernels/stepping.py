@@ -187,9 +187,8 @@ def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
 
     A nilpotent A (norm 0) has a finite series, whatever H.
     """
-    bound = torch.where(norm > 0, torch.maximum(norm, one_norm * 2.0**-40), 0.0).clamp(max=LARGEST)
-    exponent = torch.frexp(bound).exponent.to(bound.dtype)
-    exponent = torch.where(bound > 0, exponent, -1000.0)
+    bound = torch.maximum(norm, one_norm * 2.0**-40).clamp(max=LARGEST)
+    exponent = torch.where(norm > 0, torch.frexp(bound).exponent.to(bound.dtype), -1000.0)
     exponent = torch.where(bound < LARGEST, exponent, exponent + PAST)
     return torch.exp2(-exponent.clamp(min=-1000.0))
 
