@@ -26,10 +26,10 @@ def balance(A: Tensor) -> tuple[Tensor, Tensor]:
     floor = others.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
     others.diagonal(dim1=-2, dim2=-1).zero_()
     row, column = (torch.maximum(others.amax(dim), floor) for dim in (-1, -2))
-    is_skewed = ((row / column).log2().abs() > SKEWED).any(-1)  # where both are 0 it is not
+    is_skewed = (row / column).log2().abs() > SKEWED  # where both are 0 it is not
     if not bool(is_skewed.any()):
         return A, ones
-    exponent = torch.where(is_skewed[:, None], _potentials(torch.log2(A.abs()), torch.log2(others)), 0.0)
+    exponent = torch.where(is_skewed.any(-1, keepdim=True), _potentials(torch.log2(A.abs()), torch.log2(others)), 0.0)
     exponent = exponent - (0.5 * (exponent.amax(-1, keepdim=True) + exponent.amin(-1, keepdim=True))).round()
     change = exponent[:, None, :] - exponent[:, :, None]
     half = (0.5 * change).round()  # in two steps: D_j / D_i alone may overflow
