@@ -80,7 +80,7 @@ class Chain(Method):
         step, size = make_step(Xi, t_max)
         n_nodes = t_max / step.H + 1.5
         bound = torch.full_like(step.H, torch.inf)
-        few = ((n_nodes <= MOST_NODES) & (work.norm <= LARGEST_NORM)).nonzero()[:, 0]
+        few = (n_nodes <= (MOST_NODES if work.norm <= LARGEST_NORM else 0)).nonzero()[:, 0]
         if len(few):
             some = step if len(few) == len(Xi) else step.subset(few)
             bound[few] = rounding(some, size[few], n_nodes[few].to(torch.int64))
