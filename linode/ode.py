@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .engine.autograd import Map, linearised, trajectory
-from .engine.checking import Careful, is_compiled, references, relative_error
+from .engine.checking import MOST_WORK, Careful, is_compiled, references, relative_error
 from .engine.conditioning import condition_of, derivative, relative_condition
 from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
@@ -485,7 +485,8 @@ class LinearODE(Solver):
         if not self.forcing.is_nothing:
             planners = self._planners.child("condition")
             return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)
-        blocks = Planner(Careful() if is_compiled(Xi, 2 * n) else DOUBLE)
+        is_small = is_compiled(Xi, 2 * n) and n * z.numel() <= MOST_WORK
+        blocks = Planner(Careful() if is_small else DOUBLE)
         zeros = torch.zeros_like(Xi), torch.zeros_like(z0)
 
         def jvp(dXi: Tensor) -> Tensor:  # the lower half of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978)

@@ -1,16 +1,18 @@
 """How far error estimates and statuses of `solve` can be trusted: against ball arithmetic, on many kinds of problems.
 
-    python -m tests.trust [--seeds 12] [--first 0] [--only chain] [--method auto] [--hard] [--worst 20]
+    python -m tests.trust [--seeds 12] [--first 0] [--only chain] [--method auto] [--hard] [--worst 20] [--cost]
 
 Every kind gives a problem for every seed. Per problem: the error made, in the norm over all times and relative to the
 true norm, the estimate of it, and the status. Printed are the shares of problems whose estimate covers the error, and
 whose estimate is at most 100 times the error or a unit of rounding; and how many have a status other than OK though the
-error is below 1e-9, or OK though it is above 1e-6. --hard: the hard cases of tests/cases.py in place of these kinds.
+error is below 1e-9, or OK though it is above 1e-6. --hard: the hard cases of tests/cases.py in place of these kinds. --cost: the time of
+`solve` beside that of a call, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -324,6 +326,31 @@ def summary(records: Sequence[Record]) -> str:
     )
 
 
+def median_time(call: Callable[[], object], count: int = 9) -> float:
+    """Seconds, after a first call."""
+    call()
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def costs(problem: Problem, method: str) -> tuple[float, float, float, float]:
+    """Seconds of a call; as multiples of it `solve`, and `solve` with its condition number; and `solve` of a new solver
+    as a multiple of a call of a new one.
+    """
+    Xi, z0, t = map(torch.tensor, problem)
+    ode = linode.LinearODE(Xi, z0, method=method)
+    call, solve, both = (median_time(f) for f in (lambda: ode(t), lambda: ode.solve(t), lambda: ode.solve(t).condition))
+    fresh = [
+        median_time(lambda: linode.LinearODE(Xi, z0, method=method)(t)),
+        median_time(lambda: linode.LinearODE(Xi, z0, method=method).solve(t)),
+    ]
+    return call, solve / call, both / call, fresh[1] / fresh[0]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=12, help="problems of each kind")
@@ -332,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", default="auto", help="of linode")
     parser.add_argument("--hard", action="store_true", help="the hard cases in place of the kinds")
     parser.add_argument("--worst", type=int, default=20, help="how many to list")
+    parser.add_argument("--cost", action="store_true", help="times too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     chosen = problems(range(options.first, options.first + options.seeds), options.only)
@@ -351,6 +379,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         marks = [f"not {x}" for x in marks] + [x for x in ("false_alarm", "miss") if getattr(r, f"is_{x}")]
         print(f"{r.name:28s} error {r.error:8.1e}  estimate {r.estimate:8.1e}  {r.status:16s} {', '.join(marks)}")
     print(summary(records))
+    if options.cost:
+        call, solve, both, fresh = np.median([costs(problem, options.method) for _, problem in chosen], axis=0)
+        print(
+            f"medians, one thread: a call {1e6 * call:.0f} us; solve {solve:.1f} x a call, with the condition number "
+            f"{both:.1f} x, of a new solver {fresh:.1f} x"
+        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from .conditioning import norms
 SHARE = 0.25  # of the step of `propagator`: the polynomials of the compiled arithmetic are for |A| H <= 1/4
 MOST_NUMBERS = 2**23  # of powers that are kept: 64 MiB
 MOST_STATES = 256  # up to which double-double is tried at all: 200 states take a second
-N_TIMES = 8  # that are compared
+N_TIMES, FEW_TIMES = 8, 2  # that are compared; the latter where they are so many, or so large, that it takes long:
+MOST_WORK = 2**17  # squares of states of all trajectories at all of these times; some 10 ms of compiled arithmetic
 SMALL = 1e-13  # relative difference up to which no other answer is asked for
 ROUNDINGS = 4.0  # the least error, in units: that of the last operations and of the answer itself
 SAFETY = 4.0  # times the difference: the other answer may have half of the error, and both together less than one
@@ -161,9 +162,10 @@ def relative_error(z: Tensor, t: Tensor, answers: Iterable[Callable[[Tensor], Te
     if z.numel() == 0:
         return [0.0] * math.prod(z.shape[:-2])
     own, times, sizes = widened(z), t, None
-    if T > N_TIMES:
+    n_times = max(FEW_TIMES, min(N_TIMES, MOST_WORK // (z.numel() // T * n)))
+    if n_times < T:
         sizes = norms(own, rank).reshape(-1).tolist()
-        places = _places(t, own)
+        places = _places(t, own, n_times)
         own, times = own[..., places, :], t[..., places]
     weight, floor = SAFETY * math.sqrt(T / own.shape[-2]), ROUNDINGS * kind.eps / 2
     nothing = kind.tiny * math.sqrt(own.shape[-2] * n)  # states below the least normal float count as 0
@@ -195,10 +197,10 @@ def _distances(x: Tensor, y: Tensor, rank: int) -> list[list[float]]:
     return torch.stack([norms(y - x, rank), norms(y, rank)], -1).reshape(-1, 2).tolist()
 
 
-def _places(t: Tensor, z: Tensor) -> Tensor:
-    """Indices of the times to compare: evenly from the earliest to the latest, and where z is largest."""
+def _places(t: Tensor, z: Tensor, count: int) -> Tensor:
+    """Indices of up to `count` times to compare: evenly from the latest to the earliest, and where z is largest."""
     T = t.shape[-1]
     late = t.abs().reshape(-1, T).amax(0)
     size = z.abs().amax(-1).reshape(-1, T).amax(0)
-    evenly = late.argsort()[torch.linspace(0, T - 1, N_TIMES - 1, device=t.device).round().to(torch.int64)]
-    return torch.cat([evenly, size.argmax()[None]]).unique()
+    evenly = torch.linspace(0, T - 1, count - 1, device=t.device).round().to(torch.int64)
+    return torch.cat([late.argsort(descending=True)[evenly], size.argmax()[None]]).unique()
