@@ -32,7 +32,7 @@ needs_compiler = pytest.mark.skipif(
 def states(Xi: np.ndarray, z0: np.ndarray, t: np.ndarray) -> np.ndarray:
     """(T, n)."""
     systems, starts, times = (torch.tensor(x)[None] for x in (Xi, z0[None].astype(Xi.dtype), t[None]))
-    plan = Careful().plan(systems, work=Workload(1, 1, len(t), len(Xi), 1.0, float(t.max())))
+    plan = Careful().plan(systems, work=Workload.of(systems)._replace(t_max=float(t.max())))
     return plan.evaluate(starts, times)[0, 0].numpy()
 
 
@@ -61,10 +61,10 @@ def test_a_batch_is_that_of_its_elements_however_it_is_divided(monkeypatch: pyte
     rng = generator("wide batch")
     Xi, z0 = torch.tensor(normal(rng, 5, 3, 3)), torch.tensor(normal(rng, 5, 2, 3))
     t = torch.tensor(rng.uniform(0, 3, (5, 2, 4)))
-    plan = Careful().plan(Xi, work=Workload(5, 2, 4, 3, 1.0, 3.0))
+    plan = Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0))
     whole = plan.evaluate(z0, t)
     monkeypatch.setattr("linode.engine.checking.MOST_NUMBERS", 2000)
-    assert torch.equal(Careful().plan(Xi, work=Workload(5, 2, 4, 3, 1.0, 3.0)).evaluate(z0, t), whole)
+    assert torch.equal(Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0)).evaluate(z0, t), whole)
     for i in range(5):
         alone = plan.subset(torch.tensor([i])).evaluate(z0[i : i + 1], t[i : i + 1])
         assert torch.equal(alone[0], whole[i])
@@ -73,7 +73,7 @@ def test_a_batch_is_that_of_its_elements_however_it_is_divided(monkeypatch: pyte
 @needs_kernel
 def test_times_beyond_the_powers_are_refused():
     Xi, one = -torch.eye(2, dtype=torch.float64)[None], torch.ones(1, 1, 1, dtype=torch.float64)
-    plan = Careful().plan(Xi, work=Workload(1, 1, 1, 2, 1.0, 3.0))
+    plan = Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0))
     start = torch.ones(1, 1, 2, dtype=torch.float64)
     for wrong in (1e6, -1.0, np.nan):
         with pytest.raises(ValueError, match="beyond"):

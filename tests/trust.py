@@ -5,8 +5,8 @@
 Every kind gives a problem for every seed. Per problem: the error made, in the norm over all times and relative to the
 true norm, the estimate of it, and the status. Printed are the shares of problems whose estimate covers the error, and
 whose estimate is at most 100 times the error or a unit of rounding; and how many have a status other than OK though the
-error is below 1e-9, or OK though it is above 1e-6. --hard: the hard cases of tests/cases.py in place of these kinds. --cost: the time of
-`solve` beside that of a call, too.
+error is below 1e-9, or OK though it is above 1e-6.
+--hard: the hard cases of tests/cases.py in place of these kinds. --cost: times of `solve` beside those of a call.
 """
 
 from __future__ import annotations

@@ -31,6 +31,9 @@ from ..methods.propagator import EXTENDED_MAX_N, PropagatorPlan
 from .conditioning import norms
 
 SHARE = 0.25  # of the step of `propagator`: the polynomials of the compiled arithmetic are for |A| H <= 1/4
+# |Xi| t up to which the step comes from |Xi| alone: squaring then makes 2^-64 of the rounding error 2^-106. Beyond, it
+# comes from |Xi^p|^(1/p) of the balanced Xi, which asks for fewer squarings.
+SHORT = 2.0**40
 MOST_NUMBERS = 2**23  # of powers that are kept: 64 MiB
 MOST_STATES = 256  # up to which double-double is tried at all: 200 states take a second
 N_TIMES, FEW_TIMES = 8, 2  # that are compared; the latter where they are so many, or so large, that it takes long:
@@ -86,13 +89,18 @@ class Careful(Method):
         if not is_compiled(Xi):
             plan = Propagator(precision="double-double" if Xi.shape[-1] <= MOST_STATES else "double").plan(Xi)
             return replace(plan, H=plan.H * SHARE)
-        balanced, D = balance(Xi)
+        work = work or Workload.of(Xi)
+        longest = 2.0 ** min(math.frexp(work.t_max)[1] + 1, 1000) if work.t_max > 0 else 1.0  # t / H must not underflow
+        balanced, D = Xi, None
+        if work.span < SHORT:
+            step = SHARE * 2.0 ** min(-math.frexp(work.norm)[1], 1000)
+            H = torch.full((len(Xi),), min(step, longest), dtype=torch.float64, device="cpu")
+        else:
+            balanced, D = balance(Xi)
+            H = (SHARE * choose_step(*power_norm(balanced))).clamp(max=longest)
+            D = None if bool((D == 1).all()) else D
         A = real_matrix(balanced) if balanced.is_complex() else balanced
-        t_max = (work or Workload.of(Xi)).t_max
-        longest = 2.0 ** min(math.frexp(t_max)[1] + 1, 1000) if t_max > 0 else 1.0  # t / H must not underflow
-        H = (SHARE * choose_step(*power_norm(balanced))).clamp(max=longest)
-        levels = wide.n_levels(t_max, float(H.min()))
-        return CarefulPlan(Xi, A, None if bool((D == 1).all()) else D, H, levels)
+        return CarefulPlan(Xi, A, D, H, wide.n_levels(work.t_max, float(H.min())))
 
     def cost(self, work: Workload) -> float:
         return Propagator(precision="double").cost(work)
