@@ -5,25 +5,28 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .engine.autograd import Map, linearised, tangent, trajectory
-from .engine.conditioning import relative_condition
-from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
+from .engine.autograd import Map, linearised, trajectory
+from .engine.checking import MOST_WORK, Careful, is_compiled, references, relative_error
+from .engine.conditioning import condition_of, derivative, relative_condition
+from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
 from .errors import OptionError, ShapeError
+from .forcing.drive import Planners
 from .forcing.total import Forcing, make_planners
 from .kernels.tensors import is_finite, measured, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
 
-ENOUGH = 1e-6  # relative error of z by sampling of the input above which the status is UNRESOLVED_INPUT
-ILL_CONDITIONED = 0.1  # relative error estimate above which the status is ILL_CONDITIONED: no digit is certain
+ENOUGH = 1e-6  # relative error of z above which the status is ILL_CONDITIONED; or UNRESOLVED_INPUT, by sampling
+DOUBLE = Propagator(precision="double")
 
 
 class Solver(ABC):
@@ -59,9 +62,10 @@ class Solver(ABC):
         return self._answer(z[..., 0, :] if is_scalar else z, t)
 
     def solve(self, t: Any) -> Solution:
-        """As calling, with method, status, statistics, condition number and error estimate.
+        """As calling, with method, status, statistics, error estimate and condition number.
 
-        Args and Raises as for calling. The condition number costs about a dozen evaluations.
+        Args and Raises as for calling. For a few states and times it takes as long as 5 calls, and as 20 where the
+        condition number is asked for.
 
         Example:
             >>> import linode
@@ -72,33 +76,37 @@ class Solver(ABC):
         times, is_scalar = self._times(t)
         z = self._evaluate(times)
         plan = self.decomposition
-        condition = self._condition(times, z)
-        error = condition * (torch.finfo(self.dtype).eps / 2)
+        errors = self._errors(times, z)
         input_error = self._input_error(times, z)
-        if not bool(torch.isfinite(z).all()):
+        if not is_finite(z.detach()):
             status = Status.OVERFLOW
         elif input_error is not None and not input_error <= ENOUGH:
             status = Status.UNRESOLVED_INPUT
-        elif bool((error > ILL_CONDITIONED).any()):
+        elif errors and max(errors) > ENOUGH:
             status = Status.ILL_CONDITIONED
         else:
             status = Status.OK
-        stats = Stats(
-            n=self.Xi.shape[-1],
-            n_systems=plan.Xi.shape[0],
-            n_times=times.shape[-1],
-            reason=plan.reason,
-            rejected=tuple(plan.rejected),
-            details=plan.details if input_error is None else {**plan.details, "input_error": input_error},
-        )
+        error = torch.tensor(errors, dtype=torch.float64, device=z.device).reshape(z.shape[:-2])
+        snapshot, at = self._snapshot(), times.detach().clone()
+
+        def stats() -> Stats:
+            return Stats(
+                n=self.Xi.shape[-1],
+                n_systems=plan.Xi.shape[0],
+                n_times=times.shape[-1],
+                reason=plan.reason,
+                rejected=tuple(plan.rejected),
+                details=plan.details if input_error is None else {**plan.details, "input_error": input_error},
+            )
+
         return Solution(
             t=t,
             z=self._answer(z[..., 0, :] if is_scalar else z, t),
             method=plan.method,
             status=status,
-            stats=stats,
-            condition=self._answer(condition, t),
             error_estimate=self._answer(error if input_error is None else error + input_error, t),
+            _condition=lambda: self._answer(snapshot._condition(at), t),
+            _stats=stats,
         )
 
     def condition(self, t: Any) -> Any:
@@ -118,8 +126,7 @@ class Solver(ABC):
             True
         """
         times, _ = self._times(t)
-        with torch.no_grad():
-            return self._answer(self._condition(times, self._evaluate(times)), t)
+        return self._answer(self._condition(times), t)
 
     def propagator(self, t: Any) -> Any:
         """exp(Xi t), differentiable in Xi and t; where Xi switches, the state transition matrix from 0 to t.
@@ -188,7 +195,7 @@ class Solver(ABC):
             Xi: 1 system of 2 x 2, torch.float64
             method: eig, because Xi is diagonal
             ...
-            status: OK: the trajectory is as accurate as its condition number allows
+            status: OK: the estimated error of the trajectory is small
         """
         solution = self.solve(t) if t is not None else None
         plan = self.decomposition
@@ -202,11 +209,10 @@ class Solver(ABC):
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
-            condition = torch.as_tensor(solution.condition).max() if S else 0.0
-            error = torch.as_tensor(solution.error_estimate).max() if S else 0.0
+            condition, error = (_largest(x) for x in (solution.condition, solution.error_estimate))
             lines += [
-                f"condition: {float(condition):.3g} (relative, of z(t) with respect to Xi)",
-                f"error estimate: {float(error):.3g} (relative, if Xi is known to rounding)",
+                f"condition: {condition:.3g} (relative, of z(t) with respect to Xi)",
+                f"error estimate: {error:.3g} (relative, of z(t) for Xi as it is)",
                 f"status: {solution.status}",
             ]
         return "\n".join(lines)
@@ -237,13 +243,47 @@ class Solver(ABC):
     def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         """Xi, one for each trajectory, and the derivative of z by it and the adjoint of that, as functions."""
 
-    def _condition(self, times: Tensor, z: Tensor) -> Tensor:
-        z = z.detach().to(torch.promote_types(self.dtype, torch.float64))
+    def _derivative(self, times: Tensor, z: Tensor) -> Tensor | None:
+        """The derivative of z by Xi as a matrix, where that is fast; else None."""
+        return None
+
+    def _condition(self, times: Tensor) -> Tensor:
         with torch.no_grad():
+            times = times.detach()
+            z = self._evaluate(times).detach().to(torch.promote_types(self.dtype, torch.float64))
             if not is_finite(z):  # states beyond the largest float have no condition: leave them out
                 times = torch.where(torch.isfinite(z).all(-1), times, 0)
-            Xi, jvp, vjp = self._derivatives(times.detach(), z)
-            return relative_condition(Xi, z, jvp, vjp)
+            J = self._derivative(times, z)
+            return relative_condition(z, *self._derivatives(times, z)) if J is None else condition_of(J, self.Xi, z)
+
+    def _errors(self, times: Tensor, z: Tensor) -> list[float]:
+        with torch.no_grad():
+            answers = (self._by(method)._evaluate for method in references(self.Xi))
+            return relative_error(z.detach(), times.detach(), answers)
+
+    def _by(self, method: Method) -> Solver:
+        """The same problem in double precision, by another method."""
+        if method.name not in self._others:
+            self._others[method.name] = Planner(method)
+        planner = self._others[method.name]
+        planners = self._others.setdefault(f"{method.name}, forced", Planners(planner, planner.fresh()))
+        other = object.__new__(type(self))
+        Xi, z0 = widened(self.Xi.detach()), widened(self.z0.detach())
+        other.__dict__.update(self.__dict__, Xi=Xi, z0=z0, _planner=planner, _planners=planners)
+        return other
+
+    @cached_property
+    def _others(self) -> dict[str, Any]:
+        """Planners of the answers that `solve` compares with, so that their plans serve the next call."""
+        return {}
+
+    def _snapshot(self) -> Solver:
+        """The same problem with copies of all tensors, which may be changed in place."""
+        other = object.__new__(type(self))
+        forcing = self.forcing if self.forcing.is_nothing else self.forcing.snapshot()
+        own = {"Xi": self.Xi.detach().clone(), "z0": self.z0.detach().clone(), "forcing": forcing}
+        other.__dict__.update(self.__dict__ | own)
+        return other
 
     def _input_error(self, times: Tensor, z: Tensor) -> float | None:
         """Relative change of z if the input is sampled more densely; None if the input is exact."""
@@ -434,19 +474,28 @@ class LinearODE(Solver):
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
         return trajectory(Xi, z0, times, self._planner)
 
+    def _derivative(self, times: Tensor, z: Tensor) -> Tensor | None:
+        if not self.forcing.is_nothing or z.ndim > 2 or z.shape[0] == 0:
+            return None
+        plan = self.decomposition
+        is_within = plan.any_sign or (float(times.min()) >= 0 and float(times.max()) <= plan.t_most)
+        return derivative(plan, self.z0.detach().to(z.dtype), times) if is_within else None
+
     def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         n, batch = self.Xi.shape[-1], z.shape[:-2]
         Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n).contiguous(), self.z0.detach().to(z.dtype)
         if not self.forcing.is_nothing:
             planners = self._planners.child("condition")
             return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)
-        blocks = Planner(Propagator(precision="double"))  # one digit of the condition is enough
-        still = torch.zeros_like(z0), torch.zeros_like(times)
-        return (
-            Xi,
-            lambda dXi: tangent(Xi, z0, times, dXi, *still, blocks)[0],
-            lambda g: evaluate_vjp(self._planner, Xi, z0, times, g, want_t=False)[0],
-        )
+        is_small = is_compiled(Xi, 2 * n) and n * z.numel() <= MOST_WORK
+        blocks = Planner(Careful() if is_small else DOUBLE)
+        zeros = torch.zeros_like(Xi), torch.zeros_like(z0)
+
+        def jvp(dXi: Tensor) -> Tensor:  # the lower half of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978)
+            M = torch.cat([torch.cat([Xi, zeros[0]], -1), torch.cat([dXi, Xi], -1)], -2)
+            return evaluate(blocks, M, torch.cat([z0, zeros[1]], -1), times)[..., n:]
+
+        return Xi, jvp, lambda g: evaluate_vjp(self._planner, Xi, z0, times, g, want_t=False)[0]
 
 
 def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
@@ -454,6 +503,10 @@ def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
     Xi = widened(Xi)
     starts = columns(Xi.shape[-1], max(Xi.ndim - 2, times.ndim - 1), Xi)
     return trajectory(Xi, starts, times, planner).movedim(0, -1)
+
+
+def _largest(x: Any) -> float:
+    return max(torch.as_tensor(x).flatten().tolist(), default=0.0)
 
 
 def _short(value: Any, most: int = 8) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 
@@ -18,16 +20,15 @@ class Status(Enum):
         ('OVERFLOW', False)
     """
 
-    OK = "the trajectory is as accurate as its condition number allows"
+    OK = "the estimated error of the trajectory is small"
     OVERFLOW = (
         "the trajectory grows past the largest float; entries that do are inf. "
         "Use shorter times, or subtract the growth rate from Xi's diagonal and keep it apart"
     )
     ILL_CONDITIONED = (
-        "z(t) is so sensitive to Xi that relative errors of the last digit in Xi change its leading digits. "
+        "rounding has changed leading digits of the trajectory: error_estimate says how many are left. "
         "Check the units of Xi and t, or use shorter times"
     )
-
     UNRESOLVED_INPUT = (
         "the input is a function that was sampled, and z(t) changes where it is sampled more densely. Give samples as "
         "a hold where it jumps, or pass linode.Smooth(u, m, n_panels=...)"
@@ -69,25 +70,49 @@ class Solution:
 
     Attributes:
         t: times as given. z: (*batch, T, n), the same numbers as `ode(t)`. method: name of the method used.
-        status: truthy if it is OK, else its text is advice. stats: a `Stats`.
-        condition: relative condition number of z(t) with respect to Xi, (*batch,).
-        error_estimate: (*batch,), condition times the unit roundoff of the dtype, relative to the trajectory's norm.
+        status: truthy if it is OK, else its text is advice.
+        error_estimate: (*batch,), of the error of z in its norm over all times, relative to that norm: what rounding
+            did to this answer, found by a second one in other arithmetic, and what sampling of an input adds. Errors of
+            Xi are not in it: they act by `condition`.
+        condition: relative condition number of z(t) with respect to Xi, (*batch,); computed when first asked for.
+        stats: a `Stats`; put together when first asked for.
 
     Example:
         >>> import linode
         >>> solution = linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 0.0]).solve([0.0, 1.0])
         >>> solution.z.shape, solution.method, bool(solution.status), float(solution.error_estimate) < 1e-15
         ((2, 2), 'eig', True, True)
+        >>> round(float(solution.condition), 3)
+        0.772
     """
 
     t: Any
     z: Any
     method: str
     status: Status
-    stats: Stats
-    condition: Any
     error_estimate: Any
+    _condition: Callable[[], Any] = field(repr=False, compare=False)
+    _stats: Callable[[], Stats] = field(repr=False, compare=False)
+
+    @cached_property
+    def condition(self) -> Any:
+        """Relative condition number of z(t) with respect to Xi, (*batch,), see `LinearODE.condition`."""
+        return self._condition()
+
+    @cached_property
+    def stats(self) -> Stats:
+        """What the evaluation did."""
+        return self._stats()
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """The states over time; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
         return importlib.import_module("linode.plotting").plot_trajectories(self.t, self.z, ax=ax, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = self.t, self.z, self.method, self.status, self.error_estimate
+        return _restored, (*own, self.condition, self.stats)
+
+
+def _restored(*values: Any) -> Solution:
+    t, z, method, status, error_estimate, condition, stats = values
+    return Solution(t, z, method, status, error_estimate, lambda: condition, lambda: stats)

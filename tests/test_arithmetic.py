@@ -112,6 +112,17 @@ def test_terms_of_a_sum_over_rows_may_be_products_of_large_and_small():
     assert_close(a.row_product(b), product(transposed(A), B), [[sizes] * 3] * 3, 90)
 
 
+@pytest.mark.parametrize("factor", ["left", "right", "both"])
+def test_small_entries_of_a_product_are_accurate_relative_to_their_own_terms(factor: str):
+    """Entries of a row or column differ by 2^400: slices relative to the largest would hold nothing of the small."""
+    rng = generator("graded entries")
+    a, b = (DoubleDouble(torch.tensor(np.abs(normal(rng, 5, 5)))) for _ in range(2))  # nothing cancels
+    powers = torch.exp2(torch.tensor(rng.integers(-200, 201, (5, 5)), dtype=torch.float64))
+    a, b = a.scale(powers) if factor != "right" else a, b.scale(powers.flip(0)) if factor != "left" else b
+    true = product(fractions(a), fractions(b))
+    assert_close(a @ b, true, true, 95)
+
+
 def test_a_factor_that_was_used_before_gives_the_same_products_transposed():
     rng = generator("slices")
     a, b, c = (random_double(rng, 5, 5) for _ in range(3))

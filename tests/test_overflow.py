@@ -11,6 +11,7 @@ from flint import arb, ctx
 
 import linode
 from linode import LinearODE, Solution, Status
+from linode.kernels import wide
 from tests import oracles
 from tests.accuracy import EPS, GENERAL, relative_error
 from tests.balls import matrix, real_parts
@@ -229,10 +230,14 @@ def test_an_integrator_reaches_1e300(method: str):
 
 @every_method_for_long_times
 @pytest.mark.parametrize("t", [1e20, 1e300])
-def test_a_rotation_without_a_sure_digit_keeps_its_norm_and_says_so(method: str, t: float):
-    solution = solved(np.array([[0.0, 1.0], [-1.0, 0.0]]), [t], method)
-    assert np.linalg.norm(solution.z) == pytest.approx(np.linalg.norm(start(np.eye(2))), rel=1e-12)
-    assert solution.status is Status.ILL_CONDITIONED
+def test_a_rotation_keeps_its_norm_when_no_digit_is_sure_and_its_status_says_so(method: str, t: float):
+    Xi = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    solution, true = solved(Xi, [t], method), oracles.trajectory(Xi, start(Xi), np.array([t]))
+    assert np.linalg.norm(solution.z) == pytest.approx(np.linalg.norm(start(Xi)), rel=1e-12)
+    if np.linalg.norm(solution.z - true) > 1e-6 * np.linalg.norm(true):
+        assert solution.status is Status.ILL_CONDITIONED
+    elif t < 1e25 and wide.is_in_use():  # else no arithmetic here can tell
+        assert solution.status is Status.OK
 
 
 def true_gradients(Xi: np.ndarray, z0: np.ndarray, t: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
@@ -46,6 +47,14 @@ class Input(ABC):
     def refined(self) -> Input | None:
         """The same input with denser samples; None if it is known exactly between its samples."""
         return None
+
+    def snapshot(self) -> Input:
+        """The same input with copies of its tensors, which may be changed in place."""
+        own = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(own, name, value.detach().clone())
+        return own
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(m={self.m})"

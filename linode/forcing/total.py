@@ -84,6 +84,11 @@ class Forcing:
             return None
         return replace(self, inputs=tuple(new or old for new, old in zip(finer, self.inputs)))
 
+    def snapshot(self) -> Forcing:
+        """The same forcing with copies of all tensors, which may be changed in place."""
+        b, B = (None if x is None else x.detach().clone() for x in (self.b, self.B))
+        return Forcing(b, B, tuple(part.snapshot() for part in self.inputs))
+
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
         """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on.
 

@@ -1,6 +1,10 @@
-"""Diagonal similarity by powers of two that makes row and column norms alike: exact, batched.
+"""Diagonal similarity by powers of two that makes no entry larger than the cycles it lies on: exact, batched.
 
-Source: Osborne (1960), J. ACM 7, 338, all columns at once with damping; powers of two as in Parlett & Reinsch (1969).
+D^-1 A D has entries up to mu, the largest geometric mean of |A| along a cycle (a diagonal entry is a cycle of length
+1): no scaling makes the largest entry smaller. Unlike scaling rows and columns to the same norm, it also makes the
+couplings of triangular and reducible matrices small, and it leaves alone what is small already.
+Sources: Karp (1978), Discrete Math. 23, 309 (mu); Butkovic (2010), Max-linear Systems, 1.6 (the scaling); powers of two
+as in Parlett & Reinsch (1969).
 """
 
 from __future__ import annotations
@@ -8,40 +12,61 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-N_SWEEPS = 60
-SKEWED = 3.0  # |log2(row norm / column norm)| / 2 up to which a system is not balanced: nothing is gained
-MAX_EXPONENT = 400.0
+SKEWED = 6.0  # |log2(row / column)| of the largest entries up to which a system is left alone: nothing is gained
+MAX_SPREAD = 800.0  # log2(max D / min D)
+N_TRIALS = 12  # of a larger mu, where D would spread more
 
 
 def balance(A: Tensor) -> tuple[Tensor, Tensor]:
     """D^-1 A D and D (S, n), powers of two; (S, n, n) in and out."""
-    n = A.shape[-1]
-    size = A.abs()
-    size.diagonal(dim1=-2, dim2=-1).zero_()
-    ones = torch.ones(A.shape[:-1], dtype=size.dtype, device=size.device)
-    as_it_stands = _log_ratio(size.sum(-1), size.sum(-2)).abs().amax(-1, keepdim=True)
-    if n == 1 or not bool((as_it_stands > SKEWED).any()):
+    ones = torch.ones(A.shape[:-1], dtype=A.real.dtype, device=A.device)
+    if A.shape[-1] == 1:
         return A, ones
-    exponent = torch.zeros_like(ones)
-    for _ in range(N_SWEEPS):
-        step = 0.5 * _skew(size, torch.exp2(exponent))
-        exponent = (exponent + step).clamp(-MAX_EXPONENT, MAX_EXPONENT)
-        if bool((step.abs() < 0.25).all()):
+    others = A.abs()
+    floor = others.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
+    others.diagonal(dim1=-2, dim2=-1).zero_()
+    row, column = (torch.maximum(others.amax(dim), floor) for dim in (-1, -2))
+    is_skewed = (row / column).log2().abs() > SKEWED  # where both are 0 it is not
+    if not bool(is_skewed.any()):
+        return A, ones
+    exponent = torch.where(is_skewed.any(-1, keepdim=True), _potentials(torch.log2(A.abs()), torch.log2(others)), 0.0)
+    exponent = exponent - (0.5 * (exponent.amax(-1, keepdim=True) + exponent.amin(-1, keepdim=True))).round()
+    change = exponent[:, None, :] - exponent[:, :, None]
+    half = (0.5 * change).round()  # in two steps: D_j / D_i alone may overflow
+    return A * torch.exp2(half) * torch.exp2(change - half), torch.exp2(exponent)
+
+
+def _potentials(whole: Tensor, others: Tensor) -> Tensor:
+    """The least exponents e >= 0 (S, n), integral, with others_ij + e_j - e_i <= log2 mu, but for rounding.
+
+    whole: log2 |A|. others: the same without its diagonal.
+    """
+    mean, most = _cycle_mean(whole), others.amax((-2, -1))
+    level = torch.where(mean.isfinite(), mean, most)  # without a cycle powers of A vanish: no scaling is better
+    for _ in range(N_TRIALS):
+        weights = others - level[:, None, None]
+        e = torch.zeros_like(whole[..., 0])
+        for _ in range(e.shape[-1]):
+            before, e = e, torch.maximum(e, (weights + e[:, None]).amax(-1))
+            if bool((e - before <= 0.5).all()):
+                break
+        is_wide = e.amax(-1) > MAX_SPREAD
+        if not bool(is_wide.any()):
             break
-    # systems that need no balancing keep their entries
-    exponent = torch.where(as_it_stands > SKEWED, exponent.round(), 0.0)
-    D = torch.exp2(exponent - exponent.mean(-1, keepdim=True).round())
-    return A / D[:, :, None] * D[:, None, :], D
+        level = torch.where(is_wide, 0.5 * (level + most), level)
+    return e.clamp(max=MAX_SPREAD).round()
 
 
-def _skew(size: Tensor, D: Tensor) -> Tensor:
-    """log2(row / column) / 2 of D^-1 |A| D without its diagonal; 0 where a row or column vanishes."""
-    scaled = size / D[:, :, None] * D[:, None, :]
-    return _log_ratio(scaled.sum(-1), scaled.sum(-2))
-
-
-def _log_ratio(row: Tensor, column: Tensor) -> Tensor:
-    return torch.where((row > 0) & (column > 0), 0.5 * (torch.log2(row) - torch.log2(column)), 0.0)
+def _cycle_mean(weights: Tensor) -> Tensor:
+    """(S,) the largest mean of weights (S, n, n) along a cycle; -inf where there is none."""
+    n = weights.shape[-1]
+    walks = [torch.zeros_like(weights[..., 0])]  # the heaviest walk of k steps from every node
+    for _ in range(n):
+        walks.append((weights + walks[-1][:, None]).amax(-1))
+    last, before = walks[-1], torch.stack(walks[:-1])
+    steps = torch.arange(n, 0, -1, device=weights.device)[:, None, None]
+    means = torch.where(before.isfinite(), (last - before) / steps, torch.inf).amin(0)
+    return torch.where(last.isfinite(), means, -torch.inf).amax(-1)
 
 
 def power_of_two(ratio: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ from .taylor import (
 from .triangular import ClosedForms
 
 SEGMENT = 4  # levels between kept states in the reverse of `scattered`: about K/4 + 4 arrays of T x n
+LARGEST = 2.0**1023  # norms that are larger count as 2^PAST times this: they are sums of entries near the largest float
+PAST = 8.0
 MAX_NODE = 2.0**61  # later times count as this one: no digit of |A| t is known there, but states still decay or grow
 
 
@@ -203,22 +205,21 @@ def choose_step(norm: Tensor, one_norm: Tensor) -> Tensor:
 
     A nilpotent A (norm 0) has a finite series, whatever H.
     """
-    bound = torch.where(norm > 0, torch.maximum(norm, one_norm * 2.0**-40), 0.0)
-    exponent = torch.frexp(bound).exponent.to(bound.dtype)
-    exponent = torch.where(bound > 0, exponent, -1000.0)
-    return torch.exp2(-exponent.clamp(-1000.0, 1000.0))
+    bound = torch.maximum(norm, one_norm * 2.0**-40).clamp(max=LARGEST)
+    exponent = torch.where(norm > 0, torch.frexp(bound).exponent.to(bound.dtype), -1000.0)
+    exponent = torch.where(bound < LARGEST, exponent, exponent + PAST)
+    return torch.exp2(-exponent.clamp(min=-1000.0))
 
 
 def power_norm(A: Tensor) -> tuple[Tensor, Tensor]:
     """max(|A^4|^(1/4), |A^5|^(1/5)) and |A|, 1-norms, (S,): how fast the Taylor series falls, and the size of its
-    terms.
+    terms; infinite where it is beyond the largest float.
 
     Source: Al-Mohy & Higham (2009), SIAM J. Matrix Anal. 31, theorem 4.2 with p = 4 (12 <= degree + 1).
     """
-    one_norm = A.abs().sum(-2).amax(-1)
-    unit = torch.exp2(torch.frexp(one_norm).exponent.to(one_norm.dtype).clamp(-1000.0, 1000.0))
+    unit = torch.exp2(torch.frexp(A.abs().amax((-2, -1))).exponent.to(A.real.dtype).clamp(-1000.0, 1000.0))
     B = A / unit[:, None, None]
     B2 = B @ B
     B4 = B2 @ B2
-    fourth, fifth = (X.abs().sum(-2).amax(-1) for X in (B4, B4 @ B))
-    return torch.maximum(fourth**0.25, fifth**0.2) * unit, one_norm
+    first, fourth, fifth = (X.abs().sum(-2).amax(-1) for X in (B, B4, B4 @ B))
+    return torch.maximum(fourth**0.25, fifth**0.2) * unit, first * unit

@@ -35,6 +35,7 @@ SLACK = 1.25  # a plan is good for times this much later than asked for
 BETWEEN, OF_STEP = Degree(q=6, n_blocks=3), Degree(q=6, n_blocks=4)  # polynomials within half a step, and of a step
 REACH = 1.9  # |A^p|^(1/p) H, p >= 4
 SHORTEST, DIGITS = 1e-300, 8  # of a step
+LARGEST_NORM = 1e300  # of Xi: beyond, its step would be shorter
 MOST_SHIFT = 16.0  # in a step
 MOST_UNITS = 100.0  # |shift| t: subtracting it costs small diagonal entries so many units of rounding, 1e-14
 MOST_SIZE = 4.0  # |A| H: a longer step is not taken, however slowly powers of A grow
@@ -69,14 +70,15 @@ class Chain(Method):
         super().__post_init__()
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> Plan:
-        t_max = SLACK * (work or Workload.of(Xi)).t_max
-        made = small.make_plans(small.CHAIN, Xi, self.max_rounding, t_max)
+        work = work or Workload.of(Xi)
+        t_max = SLACK * work.t_max
+        made = small.make_plans(small.CHAIN, Xi, self.max_rounding, t_max) if work.norm <= LARGEST_NORM else None
         if made:
             return CompiledChainPlan(Xi, made.plans, self.max_rounding, t_max, made.n_refused == 0)
         step, size = make_step(Xi, t_max)
         n_nodes = t_max / step.H + 1.5
         bound = torch.full_like(step.H, torch.inf)
-        few = (n_nodes <= MOST_NODES).nonzero()[:, 0]
+        few = (n_nodes <= (MOST_NODES if work.norm <= LARGEST_NORM else 0)).nonzero()[:, 0]
         if len(few):
             some = step if len(few) == len(Xi) else step.subset(few)
             bound[few] = rounding(some, size[few], n_nodes[few].to(torch.int64))

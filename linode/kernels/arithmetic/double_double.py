@@ -3,7 +3,8 @@
 A `DoubleDouble` is an unevaluated sum hi + lo of two float64 tensors. Sums use error-free transformations; a matrix
 product cuts both factors into slices so short that BLAS multiplies and adds them without any rounding, and sums the
 few exact products. It runs wherever `torch.matmul` runs, batched, and costs about ten products (85 to 96 significant
-bits relative to the largest entry of the row and column).
+bits relative to the largest entry of the row and column). Where a row or column holds entries so small that this is not
+enough for them, its terms are multiplied and added one by one: slower, and accurate relative to the terms themselves.
 Sources: Dekker (1971), Numer. Math. 18, section 5 (two_prod); Knuth, TAOCP 2, 4.2.2 (two_sum); Ozaki, Ogita, Oishi &
 Rump (2012), Numer. Algorithms 59, algorithm 3 (error-free splitting of a matrix product).
 """
@@ -18,6 +19,9 @@ from torch import Tensor
 from . import Wrapped
 
 N_SLICES = 5
+GRADED = (
+    2.0**-40
+)  # of the largest entry of a row or column: smaller ones must not lose the digits that slices leave out
 SPLITTER = 134217729.0  # 2^27 + 1, Dekker (1971) for 53 bits
 
 
@@ -54,6 +58,7 @@ class DoubleDouble(Wrapped):
     def __init__(self, hi: Tensor, lo: Tensor | None = None) -> None:
         self.parts = (hi, torch.zeros_like(hi) if lo is None else lo)
         self._slices: dict[int, tuple[Tensor, ...]] = {}  # by contracted dimension; a power is used many times
+        self._is_graded: dict[int, bool] = {}  # likewise
 
     def like(self, *parts: Tensor) -> DoubleDouble:
         return DoubleDouble(*parts)
@@ -70,6 +75,7 @@ class DoubleDouble(Wrapped):
     def mT(self) -> DoubleDouble:
         out = DoubleDouble(self.hi.mT, self.lo.mT)
         out._slices = {-3 - dim: tuple(part.mT for part in parts) for dim, parts in list(self._slices.items())}
+        out._is_graded = {-3 - dim: known for dim, known in list(self._is_graded.items())}
         return out
 
     def conj_physical(self) -> DoubleDouble:
@@ -113,6 +119,8 @@ class DoubleDouble(Wrapped):
         return DoubleDouble(*fast_two_sum(p, e + (self.hi * other.lo + self.lo * other.hi)))
 
     def __matmul__(self, other: DoubleDouble) -> DoubleDouble:
+        if self.is_graded(-1) or other.is_graded(-2):
+            return self._by_terms(other)
         n = self.shape[-1]
         # 2 beta bits a product and n * N_SLICES products a level must fit in 53 bits
         beta = (53 - math.ceil(math.log2(max(n, 1) * N_SLICES))) // 2
@@ -128,6 +136,31 @@ class DoubleDouble(Wrapped):
         hi, lo = fast_two_sum(hi, tail + (e3 + sum(levels[3:])))
         exponent = a_exp + b_exp
         return DoubleDouble(ldexp(hi, exponent), ldexp(lo, exponent))
+
+    def is_graded(self, dim: int) -> bool:
+        """Whether entries along `dim` differ so much that slices lose the small ones."""
+        if dim not in self._is_graded:
+            size = self.hi.abs()
+            largest = size.amax(dim, keepdim=True) if size.shape[dim] else size.new_zeros(())
+            self._is_graded[dim] = bool(((size > 0) & (size < GRADED * largest)).any())
+        return self._is_graded[dim]
+
+    def _by_terms(self, other: DoubleDouble) -> DoubleDouble:
+        """The product as a sum of outer products, each term and sum in this arithmetic."""
+        (a, a_exp), (b, b_exp) = (x._scaled(dim) for x, dim in ((self, -1), (other, -2)))
+        total: DoubleDouble | None = None
+        for k in range(self.shape[-1]):
+            term = a[..., k : k + 1] * b[..., k : k + 1, :]
+            total = term if total is None else total + term
+        if total is None:
+            raise ValueError("a product over no terms")
+        exponent = a_exp + b_exp
+        return DoubleDouble(*(ldexp(part, exponent) for part in total.parts))
+
+    def _scaled(self, dim: int) -> tuple[DoubleDouble, Tensor]:
+        """Entries of at most 1 along `dim`, and the exponent that was taken out."""
+        exponent = torch.frexp(self.hi.abs().amax(dim, keepdim=True)).exponent
+        return DoubleDouble(*(ldexp(part, -exponent) for part in self.parts)), exponent
 
     def _sliced(self, dim: int, beta: int) -> tuple[Tensor, ...]:
         """Slices of beta bits along `dim`, scaled to at most 1, and the exponent that was taken out."""

@@ -1,0 +1,168 @@
+"""The compiled double-double arithmetic: states to the last bit of float64, and C without warnings and faults."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from linode.engine.checking import Careful
+from linode.kernels import wide
+from linode.methods import Workload
+from tests import oracles
+from tests.accuracy import norm
+from tests.case_builders import generator, normal
+from tests.cases import CASES, Case
+
+needs_kernel = pytest.mark.skipif(not wide.is_in_use(), reason="the compiled arithmetic is not in use")
+SOURCE = Path(__file__).resolve().parents[1] / "linode" / "kernels" / "wide.c"
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+needs_compiler = pytest.mark.skipif(
+    not COMPILERS or not sys.platform.startswith("linux"), reason="needs gcc or clang, and Linux"
+)
+
+
+def states(Xi: np.ndarray, z0: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(T, n)."""
+    systems, starts, times = (torch.tensor(x)[None] for x in (Xi, z0[None].astype(Xi.dtype), t[None]))
+    plan = Careful().plan(systems, work=Workload.of(systems)._replace(t_max=float(t.max())))
+    return plan.evaluate(starts, times)[0, 0].numpy()
+
+
+@needs_kernel
+@pytest.mark.parametrize("case", CASES[::3], ids=[case.name for case in CASES[::3]])
+def test_states_are_right_to_the_last_bit(case: Case):
+    t = np.abs(case.t)
+    true = oracles.trajectory(case.Xi, case.z0, t)
+    assert norm(states(case.Xi, case.z0, t) - true) <= 2.0**-53 * norm(true)
+
+
+@needs_kernel
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 13, 31])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_rows_of_every_length_are_right(n: int, is_complex: bool):
+    rng = generator(f"wide {n} {is_complex}")
+    Xi, z0 = normal(rng, n, n, is_complex=is_complex), normal(rng, n, is_complex=is_complex)
+    t = np.array([0.0, 1e-9, 0.3, 4.0])
+    got, true = states(Xi, z0, t), oracles.trajectory(Xi, z0, t)
+    assert np.array_equal(got[0], z0)
+    assert norm(got - true) <= 2.0**-53 * norm(true)
+
+
+@needs_kernel
+def test_a_batch_is_that_of_its_elements_however_it_is_divided(monkeypatch: pytest.MonkeyPatch):
+    rng = generator("wide batch")
+    Xi, z0 = torch.tensor(normal(rng, 5, 3, 3)), torch.tensor(normal(rng, 5, 2, 3))
+    t = torch.tensor(rng.uniform(0, 3, (5, 2, 4)))
+    plan = Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0))
+    whole = plan.evaluate(z0, t)
+    monkeypatch.setattr("linode.engine.checking.MOST_NUMBERS", 2000)
+    assert torch.equal(Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0)).evaluate(z0, t), whole)
+    for i in range(5):
+        alone = plan.subset(torch.tensor([i])).evaluate(z0[i : i + 1], t[i : i + 1])
+        assert torch.equal(alone[0], whole[i])
+
+
+@needs_kernel
+def test_times_beyond_the_powers_are_refused():
+    Xi, one = -torch.eye(2, dtype=torch.float64)[None], torch.ones(1, 1, 1, dtype=torch.float64)
+    plan = Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0))
+    start = torch.ones(1, 1, 2, dtype=torch.float64)
+    for wrong in (1e6, -1.0, np.nan):
+        with pytest.raises(ValueError, match="beyond"):
+            plan.evaluate(start, wrong * one)
+    assert plan.t_most < 1e6
+
+
+@needs_kernel
+def test_what_the_kernel_cannot_read_is_refused():
+    A, H = torch.eye(2, dtype=torch.float64)[None], torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="does not take A"):
+        wide.make_plan(A.float(), H, 1)
+    plan = wide.make_plan(A, H, 1)
+    with pytest.raises(ValueError, match="does not take z0"):
+        wide.states(plan, H, torch.ones(1, 1, 3, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="does not take"):
+        wide.distances(torch.ones(2), torch.ones(2))
+
+
+@needs_kernel
+def test_distances_of_huge_tiny_and_infinite_vectors():
+    x = torch.tensor([[3e300, 4e300], [3e-300, 4e-300], [1, 1], [np.inf, 1], [np.nan, 1]], dtype=torch.float64)
+    y = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    got = wide.distances(x, y)
+    assert got[:3, 0].tolist() == pytest.approx([5e300, 5e-300, 0.0], rel=1e-15)
+    assert got[:, 1].tolist() == pytest.approx([0.0, 0.0, 2**0.5, 2**0.5, 2**0.5], rel=1e-15)
+    assert got[3, 0] == np.inf
+    assert got[4, 0].isnan()
+
+
+# ---- C --------------------------------------------------------------------------------------------------------------
+
+CALLS = """
+import importlib.util, sys
+import numpy as np
+
+spec = importlib.util.spec_from_file_location("_wide", sys.argv[1])
+wide = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(wide)
+rng = np.random.default_rng(0)
+for n in (1, 3, 4, 9):
+    for levels in (1, 5):
+        plan = np.zeros((2, levels + 1, 2, n, -(-n // 4) * 4))
+        plan[:, 0, 0, :, :n] = rng.standard_normal((2, n, n)) / (8 * n)
+        z0, t, H = rng.standard_normal((2, 3, n)), rng.uniform(0, 0.9, (2, 3, 5)), np.ones(2)
+        z, out = np.empty((2, 3, 5, n)), np.empty((2, 2))
+        wide.plan(plan.ctypes.data, 2, n, levels)
+        own = plan.ctypes.data, 2, n, levels, 3, 5, z0.ctypes.data, t.ctypes.data, H.ctypes.data, z.ctypes.data
+        assert wide.states(*own) == 0 and np.isfinite(z).all()
+        t[:] = 1e9
+        assert wide.states(*own) == 1
+        wide.distances(z.ctypes.data, z.ctypes.data, 2, z.size // 2, out.ctypes.data)
+        assert (out[:, 0] == 0).all() and (out[:, 1] > 0).all()
+print("calls")
+"""
+
+
+def built(compiler: str, target: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    include = f"-I{sysconfig.get_paths()['include']}"
+    command = [compiler, "-std=c11", *flags, "-fPIC", "-shared", include, SOURCE, "-o", target, "-lm"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@needs_compiler
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("target", [(), ("-mfma",)], ids=["any", "fma"])
+def test_no_compiler_has_a_warning(compiler: str, target: tuple[str, ...], tmp_path: Path):
+    if target and "x86" not in sysconfig.get_platform():
+        pytest.skip("an option of x86-64")
+    done = built(compiler, tmp_path / "wide.so", "-O3", "-Wall", "-Wextra", "-Werror", *target)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_no_call_reads_or_writes_where_it_must_not(compiler: str, tmp_path: Path):
+    library, script = tmp_path / "wide.so", tmp_path / "calls.py"
+    shared = ["-shared-libasan"] if compiler == "clang" else []
+    done = built(compiler, library, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *shared)
+    if done.returncode:
+        pytest.skip(f"{compiler} has no sanitizers here: {done.stderr.splitlines()[-1]}")
+    script.write_text(CALLS)
+    name = "libasan.so" if compiler == "gcc" else "libclang_rt.asan-x86_64.so"
+    runtime = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    if not Path(runtime.stdout.strip()).is_file():
+        pytest.skip(f"{compiler} has no {name} here")
+    own = {"LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0", "OPENBLAS_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, script, library], capture_output=True, text=True, check=False, env={**os.environ, **own}
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "calls" in ran.stdout
