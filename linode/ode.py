@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +15,17 @@ from torch import Tensor
 from .engine.autograd import Map, linearised, tangent, trajectory
 from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
-from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
-from .errors import OptionError, ShapeError
-from .forcing.total import Forcing, make_planners
+from .engine.problem import Layout, as_answer, broadcast, check_finite, concrete, check_tolerance, make_system, make_times
+from .errors import OptionError, ShapeError, UnresolvedInputWarning
+from .forcing.block import Planners
+from .forcing.total import Forcing
 from .kernels.tensors import is_finite, largest_norm, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
 
 ENOUGH = 1e-6  # relative error of z by sampling of the input above which the status is UNRESOLVED_INPUT
+DOUBT = ENOUGH / 10  # bound of that error above which calling makes the same comparison as `solve`
 ILL_CONDITIONED = 0.1  # relative error estimate above which the status is ILL_CONDITIONED: no digit is certain
 
 
@@ -49,13 +52,16 @@ class Solver(ABC):
             ShapeError, DtypeError, DeviceError, NonFiniteError: t cannot be used.
             MethodError: the method chosen by name cannot be accurate.
 
+        Warns:
+            UnresolvedInputWarning: where `solve` would have the status UNRESOLVED_INPUT.
+
         Example:
             >>> import linode
             >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [1.0, 2.0])([3.0, 0.0, -0.5]).tolist()
             [[7.0, 2.0], [1.0, 2.0], [0.0, 2.0]]
         """
         times, is_scalar = self._times(t)
-        z = self._evaluate(times)
+        z = self._states(times)
         return self._answer(z[..., 0, :] if is_scalar else z, t)
 
     def solve(self, t: Any) -> Solution:
@@ -223,6 +229,25 @@ class Solver(ABC):
         shapes = f"Xi {tuple(self.Xi.shape)}, z0 {tuple(self.z0.shape)}"
         return f"{type(self).__name__}({shapes}, {self.dtype}, method={self._planner.method.name!r})"
 
+    def _states(self, times: Tensor) -> Tensor:
+        """z, with a warning where an input that is a function is not resolved."""
+        z = self._evaluate(times)
+        if self.forcing.is_approximate:
+            torch.compiler.disable(self._warn_if_unresolved)(times, z)
+        return z
+
+    def _warn_if_unresolved(self, times: Tensor, z: Tensor) -> None:
+        if self.forcing.doubt(z) <= DOUBT:
+            return
+        error = self._input_error(times, z)
+        if error is not None and not error <= ENOUGH:
+            warnings.warn(
+                f"z(t) changes by {error:.2g} of its size where the input is sampled more densely: "
+                f"{Status.UNRESOLVED_INPUT.value}",
+                UnresolvedInputWarning,
+                stacklevel=4,
+            )
+
     @abstractmethod
     def _evaluate(self, times: Tensor) -> Tensor:
         """z (*batch, T, n), in the dtype of results."""
@@ -249,7 +274,8 @@ class Solver(ABC):
         if finer is None or z.numel() == 0:
             return None
         with torch.no_grad():
-            change, size = (float(x.abs().max()) for x in (self._with(finer)._evaluate(times) - z, z))
+            other = self._with(finer)._evaluate(times)
+            change, size = (float(concrete(x).abs().max()) for x in (other - z, z))
         return change / size if size else float(change > 0)
 
     def _with(self, forcing: Forcing) -> Solver:
@@ -338,7 +364,7 @@ class LinearODE(Solver):
             self.forcing, is_numpy = Forcing.make(b, B, u, self.Xi)
             self._is_numpy = self._is_numpy and is_numpy
             broadcast({"Xi": self.Xi.shape[:-2], "z0": self.z0.shape[:-1], **self.forcing.batches})
-            self._planners = make_planners(self._planner)
+            self._planners = Planners.of(self._planner)
 
     @classmethod
     def from_statespace(
@@ -412,7 +438,7 @@ class LinearODE(Solver):
         if self.C is None or self.D is None:
             raise OptionError("output needs C and D: make the solver by LinearODE.from_statespace")
         times, is_scalar = self._times(t)
-        z = self._evaluate(times)
+        z = self._states(times)
         C, D = (torch.as_tensor(x).to(z) for x in (self.C, self.D))
         y = z @ C.mT + sum(part(times).to(z) @ D.mT for part in self.forcing.inputs)
         return self._answer(y[..., 0, :] if is_scalar else y, t)

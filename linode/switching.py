@@ -14,7 +14,8 @@ from .engine.evaluation import Planner, columns
 from .engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, check_tolerance, make_system
 from .errors import DtypeError, ShapeError
 from .forcing.pieces import check_increasing
-from .forcing.total import Forcing, make_planners
+from .forcing.block import Planners
+from .forcing.total import Forcing
 from .methods import Method, make_method
 from .ode import Solver
 
@@ -63,7 +64,7 @@ class PiecewiseLinearODE(Solver):
         self._is_numpy = is_numpy and not isinstance(z0, Tensor) and forcing_is_numpy
         broadcast({"Xi": self._Xi_batch, "z0": self.z0.shape[:-1], **self.forcing.batches})
         self._planner = Planner(make_method(method), rtol)
-        self._planners = make_planners(self._planner)
+        self._planners = Planners.of(self._planner)
 
     def _propagators(self, times: Tensor) -> Tensor:
         starts = columns(self.Xi.shape[-1], max(len(self._Xi_batch), times.ndim - 1), self.Xi)

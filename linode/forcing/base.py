@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, extremes
 from ..errors import DtypeError, ShapeError
+from .mesh import Misfit
 from .pieces import Pieces
 
 
@@ -33,10 +34,19 @@ class Input(ABC):
     dtype: torch.dtype
     is_numpy: bool  # whether u(t) is a NumPy array for t that is no tensor
     batch = torch.Size()
+    is_approximate = False  # whether u(t) is known at samples only that the input chooses itself
 
     @abstractmethod
-    def pieces(self, start: float, stop: float) -> Pieces:
-        """u between two times, in double precision; values are checked again, as they may have changed in place."""
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
+        """u between two times, in double precision; values are checked again, as they may have changed in place.
+
+        asked: the times at which z is asked for, between which an input that is sampled must look.
+        """
+
+    @property
+    def misfit(self) -> Misfit | None:
+        """Of the last pieces, of an input that is approximate."""
+        return None
 
     @property
     def parts(self) -> tuple[Input, ...]:
@@ -95,7 +105,7 @@ class Sum(Input):
     def parts(self) -> tuple[Input, ...]:
         return self._parts
 
-    def pieces(self, start: float, stop: float) -> Pieces:
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         raise TypeError("a sum has no pieces of its own: its parts have")
 
     def _at(self, t: Tensor) -> Tensor:

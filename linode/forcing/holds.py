@@ -11,7 +11,7 @@ from ..engine.problem import as_tensor, broadcast, check_finite_anywhere, check_
 from ..errors import DtypeError, ShapeError
 from ..kernels.tensors import widened
 from .base import Input
-from .pieces import Pieces, check_increasing, gaps_of, known_shift, unit_of
+from .pieces import Pieces, check_increasing, gaps_of, unit_of
 
 
 class Samples(Input):
@@ -48,11 +48,10 @@ class Samples(Input):
         check_increasing(times, "times")
         return times, widened(self.values)
 
-    def _polynomials(self, times: Tensor, coefficients: list[Tensor], unit: float = 1.0) -> Pieces:
-        """Pieces sum_j c_j ((t - ref) / unit)^j from c_j (*batch, K + 1, m); ref: a piece's start, the first's end."""
-        Omega, H = known_shift(len(coefficients), self.m, unit, coefficients[0].dtype, coefficients[0].device)
-        states, refs = torch.cat(coefficients, -1), torch.cat([times[..., :1], times], -1)
-        return Pieces(times, gaps_of(times), refs, states, Omega, H, len(coefficients) - 1)
+    def _polynomials(self, times: Tensor, coefficients: Tensor, unit: float = 1.0) -> Pieces:
+        """Pieces from their coefficients (*batch, K + 1, q); they refer to their starts, the first one to its end."""
+        refs = torch.cat([times[..., :1], times], -1)
+        return Pieces(times, gaps_of(times), refs, coefficients, self.m, unit)
 
 
 class ZeroOrderHold(Samples):
@@ -75,9 +74,9 @@ class ZeroOrderHold(Samples):
         [[4.0]]
     """
 
-    def pieces(self, start: float, stop: float) -> Pieces:
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         times, values = self._checked()
-        return self._polynomials(times, [torch.cat([values[..., :1, :], values], -2)])
+        return self._polynomials(times, torch.cat([values[..., :1, :], values], -2))
 
 
 class FirstOrderHold(Samples):
@@ -100,7 +99,7 @@ class FirstOrderHold(Samples):
         [[2.0]]
     """
 
-    def pieces(self, start: float, stop: float) -> Pieces:
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         times, values = self._checked()
         width = times[..., 1:] - times[..., :-1]
         unit = unit_of(width)
@@ -108,4 +107,4 @@ class FirstOrderHold(Samples):
         slopes = torch.nn.functional.pad(slopes, (0, 0, 1, 1))  # none before the first sample and after the last
         batch = (*self.batch, times.shape[-1] + 1, self.m)
         levels = torch.cat([values[..., :1, :], values], -2)
-        return self._polynomials(times, [levels.expand(batch), slopes.expand(batch)], unit)
+        return self._polynomials(times, torch.cat([levels.expand(batch), slopes.expand(batch)], -1), unit)

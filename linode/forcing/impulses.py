@@ -30,8 +30,7 @@ class Impulses(Samples):
         [1.0, 1.0, 3.0]
     """
 
-    def pieces(self, start: float, stop: float) -> Pieces:
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         times, values = self._checked()
         nothing = torch.cat([values[..., :1, :0], values[..., :0]], -2)
-        pieces = self._polynomials(times, [nothing])
-        return replace(pieces, Omega=values.new_zeros(0, 0), H=values.new_zeros(self.m, 0), jumps=values)
+        return replace(self._polynomials(times, nothing), jumps=values)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..engine.evaluation import Planner
-from ..engine.problem import as_tensor, check_finite_anywhere, check_same_device, common_shape, extremes, is_known
+from ..engine.problem import as_tensor, check_finite_anywhere, check_same_device, common_shape, concrete, extremes, is_known
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
-from ..methods import Auto
 from . import Input, make_input
-from .drive import Drive, Planners
+from .block import Planners
+from .drive import Drive
 from .pieces import no_pieces
 
 
@@ -77,6 +77,24 @@ class Forcing:
         """The parts of the forcing in words, for `explain`."""
         return ["constant b"] * (self.b is not None) + [str(part) for part in self.inputs]
 
+    @property
+    def is_approximate(self) -> bool:
+        """Whether an input is a function that is sampled."""
+        return any(part.is_approximate for part in self.inputs)
+
+    def doubt(self, z: Tensor) -> float:
+        """What sampling of functions may have changed in the last solution z, relative to its largest entry: an upper
+        bound, unless errors grow faster than z; far too large where they decay.
+        """
+        area = torch.zeros((), dtype=torch.float64)
+        for part in self.inputs:
+            if part.misfit is not None:
+                own = part.misfit.area
+                gain = None if self.B is None else concrete(self.B).abs().cpu().to(own)
+                area = area + (own if gain is None else (gain @ own[:, None])[..., 0]).max()
+        size = float(concrete(z).abs().max()) if z.numel() else 0.0
+        return float(area) / size if size else float(area > 0)
+
     def refined(self) -> Forcing | None:
         """The same forcing with denser samples of functions of t; None if all inputs are exact."""
         finer = tuple(part.refined() for part in self.inputs)
@@ -103,7 +121,7 @@ class Forcing:
         start, stop = extremes(t)
         solutions = []
         for i, part in enumerate(self.inputs or (None,)):
-            pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(start, stop)
+            pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(start, stop, t)
             systems = Xi
             if switches is not None:
                 pieces, index = pieces.merged(switches)
@@ -121,10 +139,3 @@ class Forcing:
             total = torch.where(total.isnan() & is_past, torch.inf, total)  # inf - inf gave NaN; report inf
         return total
 
-
-def make_planners(planner: Planner) -> Planners:
-    """Planners for Xi and for M. M may be defective: where a method chosen by name refuses it, `propagator` is used."""
-    method = planner.method
-    if not isinstance(method, Auto):
-        method = Auto(tuple(dict.fromkeys((method.name, "propagator"))))
-    return Planners(Planner(method, planner.rtol), planner)
