@@ -15,7 +15,16 @@ from torch import Tensor
 from .engine.autograd import Map, linearised, tangent, trajectory
 from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
-from .engine.problem import Layout, as_answer, broadcast, check_finite, concrete, check_tolerance, make_system, make_times
+from .engine.problem import (
+    Layout,
+    as_answer,
+    broadcast,
+    check_finite,
+    check_tolerance,
+    concrete,
+    make_system,
+    make_times,
+)
 from .errors import OptionError, ShapeError, UnresolvedInputWarning
 from .forcing.block import Planners
 from .forcing.total import Forcing
@@ -233,7 +242,8 @@ class Solver(ABC):
         """z, with a warning where an input that is a function is not resolved."""
         z = self._evaluate(times)
         if self.forcing.is_approximate:
-            torch.compiler.disable(self._warn_if_unresolved)(times, z)
+            warn = self._warn_if_unresolved
+            (torch.compiler.disable(warn) if torch.compiler.is_compiling() else warn)(times, z)
         return z
 
     def _warn_if_unresolved(self, times: Tensor, z: Tensor) -> None:
@@ -462,8 +472,8 @@ class LinearODE(Solver):
         n, batch = self.Xi.shape[-1], z.shape[:-2]
         Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n).contiguous(), self.z0.detach().to(z.dtype)
         if not self.forcing.is_nothing:
-            planners = self._planners.child("condition")
-            return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)
+            planners, forcing = self._planners.child("condition"), self.forcing.fixed()
+            return Xi, *linearised(lambda A: forcing.states(A[..., None, :, :], z0, times, planners), Xi)
         blocks = Planner(Propagator(precision="double"))  # one digit of the condition is enough
         still = torch.zeros_like(z0), torch.zeros_like(times)
         return (

@@ -57,6 +57,10 @@ class Input(ABC):
         """The same input with denser samples; None if it is known exactly between its samples."""
         return None
 
+    def fixed(self) -> Input:
+        """The same input, which goes on with the samples that it has."""
+        return self
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(m={self.m})"
 

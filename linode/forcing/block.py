@@ -119,7 +119,7 @@ class Block:
             unit_of_b = _unit(b[..., None], rate)
             M = _joined(M, (b[..., None] / unit_of_b)[..., None, :, :], 2)
         N = M.shape[-1]
-        if Omega is None or pieces.n_terms == 1 and pieces.generator is None:
+        if Omega is None or (pieces.n_terms == 1 and pieces.generator is None):
             M = torch.nn.functional.pad(M, (0, 0, 0, N - n))
         else:
             below = torch.nn.functional.pad(Omega, (n, N - n - v.shape[-1], 0, N - n - v.shape[-1]))
@@ -224,12 +224,6 @@ def are_equal(h: Tensor) -> bool:
     if not is_known(h) or has_derivative(h):
         return False
     return all(stride == 0 for stride in h.stride()) or bool((h == h.flatten()[0]).all())
-
-
-def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
-    """x and y joined along dim; all but their last n_own dimensions broadcast."""
-    batch = common_shape(x.shape[:-n_own], y.shape[:-n_own])
-    return torch.cat([a.expand(*batch, *a.shape[-n_own:]) for a in (x, y)], dim)
 
 
 def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> float | Tensor:

@@ -45,11 +45,22 @@ class Drive:
 
     @classmethod
     def of(
-        cls, Xi: Tensor, b: Tensor | None, B: Tensor | None, pieces: Pieces, t_max: float, planners: Planners
+        cls,
+        Xi: Tensor,
+        b: Tensor | None,
+        B: Tensor | None,
+        pieces: Pieces,
+        times: tuple[float, float],
+        planners: Planners,
     ) -> Drive:
-        """Xi (*batch, J, n, n), b (*batch, n), B (*batch, n, m), for times up to t_max."""
+        """Xi (*batch, J, n, n), b (*batch, n), B (*batch, n, m), for times from the first to the second of `times`."""
+        start, end = times
         force: Block | Powers
-        force = (Powers if Powers.suits(pieces, Xi.shape[-1]) else Block).of(Xi, b, B, pieces, t_max, planners)
+        if Powers.suits(pieces, Xi.shape[-1]):
+            pieces = Powers.divided(pieces, Xi, end)
+            force = Powers.of(Xi, b, B, pieces, planners)
+        else:
+            force = Block.of(Xi, b, B, pieces, max(end, -start), planners)
         jumps = pieces.jumps
         if jumps is not None and B is not None:
             jumps = jumps @ B.mT
@@ -129,7 +140,9 @@ class Drive:
     def _started(self, own: slice, starts: Tensor) -> Started:
         """The states of some pieces at their starts."""
         some = self.pieces.chosen(own)
-        return replace(Started.of(self.pieces, own, self.Xi.shape[-3]), v=some.advanced(some.states, starts - some.refs))
+        return replace(
+            Started.of(self.pieces, own, self.Xi.shape[-3]), v=some.advanced(some.states, starts - some.refs)
+        )
 
     def _over_breaks(self, z0: Tensor, started: Started, first: int, last: int, at_break: bool) -> Tensor:
         """States at 0 and at breaks first to last - 1; started: pieces first to last."""
@@ -175,7 +188,9 @@ def knots(Xi: Tensor, x0: Tensor, d: Tensor, h: Tensor, planners: Planners) -> T
     x0 (*batch, n) and d (*batch, 1 or K, n), all float64 or all complex128; and h (*batch, K) >= 0, float64.
     """
     tensors = (Xi, x0, d, h)
-    if not (is_transforming() or is_in_forward_mode() or torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+    if not (
+        is_transforming() or is_in_forward_mode() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+    ):
         return _knots(Xi, x0, d, h, planners)
     return Knots.apply(*tensors, planners)
 

@@ -95,6 +95,20 @@ class Pieces:
         gaps = breaks[1:] - breaks[:-1]
         return replace(pieces, breaks=breaks, gaps=gaps, refs=starts, states=states, jumps=jumps), of_switches
 
+    def divided(self, n_parts: int, end: float) -> Pieces:
+        """The same polynomials with each piece after the first one in n_parts of one length, the last one up to end."""
+        n_own, breaks = len(self.breaks), self.breaks
+        gaps = torch.cat([self.gaps, (end - breaks[-1:]).clamp(min=0)]) / n_parts
+        starts = (
+            breaks[:, None] + torch.arange(n_parts, dtype=gaps.dtype, device=gaps.device) * gaps[:, None]
+        ).flatten()
+        index = torch.arange(1, n_own + 1, device=gaps.device).repeat_interleave(n_parts)
+        index = torch.cat([index.new_zeros(1), index])
+        refs, pieces = torch.cat([self.refs[:1], starts]), self.chosen(index)
+        states = pieces.advanced(pieces.states, refs - pieces.refs)
+        gaps = gaps.repeat_interleave(n_parts)[:-1]
+        return replace(pieces, breaks=starts, gaps=gaps, refs=refs, states=states)
+
     def chosen(self, k: slice | Tensor) -> Pieces:
         """With states, references and units of some pieces only; k (T,), or (*batch, T) where states have a batch."""
         if isinstance(k, slice) or k.ndim == 1:

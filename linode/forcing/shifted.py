@@ -27,6 +27,9 @@ class Shifted(Input):
         inner = self.inner.refined()
         return None if inner is None else Shifted(inner, self.by)
 
+    def fixed(self) -> Input:
+        return Shifted(self.inner.fixed(), self.by)
+
     @property
     def misfit(self) -> Misfit | None:
         return self.inner.misfit

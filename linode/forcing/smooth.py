@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.problem import as_tensor, check_finite_anywhere, concrete
+from ..engine.problem import as_tensor, check_finite_anywhere, concrete, is_known
 from ..errors import OptionError, ShapeError
+from ..kernels.private import has_derivative
 from ..kernels.tensors import widened
 from . import mesh
 from .base import Input
@@ -83,72 +84,78 @@ class Smooth(Input):
             raise OptionError(f"n_panels must be None or a positive integer, got {n_panels!r}")
         if n_panels is not None and (max_width is not None or len(breaks)):
             raise OptionError("n_panels fixes all panels; it cannot go with breaks or max_width")
-        if max_width is not None and not (isinstance(max_width, (int, float)) and 0 < max_width):
+        if max_width is not None and not (isinstance(max_width, (int, float)) and max_width > 0):
             raise OptionError(f"max_width must be None or a positive number, got {max_width!r}")
         if not (isinstance(max_evaluations, int) and max_evaluations >= 1):
             raise OptionError(f"max_evaluations must be a positive integer, got {max_evaluations!r}")
         self.function, self.m, self.order, self.rtol, self.n_panels = function, m, order, rtol, n_panels
         self.breaks, self.max_width, self.max_evaluations = _times_of(breaks), max_width, max_evaluations
-        self._edges: Tensor | None = None  # of the last panels
-        self._misfit: mesh.Misfit | None = None
-        self._is_given = False  # whether the edges are to be used as they are
+        self._last: mesh.Panels | None = None
+        self._has_derivative = False  # of u with respect to anything
+        self._is_given = False  # whether these panels are to be used as they are
 
     def __repr__(self) -> str:
         return f"Smooth({getattr(self.function, '__name__', type(self.function).__name__)}, order {self.order})"
 
     @property
     def misfit(self) -> mesh.Misfit | None:
-        return self._misfit
+        return None if self._last is None else self._last.misfit
 
     @property
     def panels(self) -> Tensor:
-        """The edges of the last panels, (K + 1,); none before the first solution."""
-        return torch.zeros(0, dtype=torch.float64, device="cpu") if self._edges is None else self._edges
+        """The starts of the last panels, (K,); none before the first solution."""
+        return torch.zeros(0, dtype=torch.float64, device="cpu") if self._last is None else self._last.left
 
     def _at(self, t: Tensor) -> Tensor:
         return self._values(t.flatten()).unflatten(-2, t.shape)
 
     def refined(self) -> Input:
         """With each of the last panels halved."""
-        finer = object.__new__(Smooth)
-        finer.__dict__.update(self.__dict__, _is_given=self._edges is not None)
-        if self._edges is not None:
-            middle = (self._edges[1:] + self._edges[:-1]) / 2
-            finer._edges = torch.cat([self._edges, middle]).sort().values
-        return finer
+        return self._with(None if self._last is None else self._last.halved())
+
+    def fixed(self) -> Input:
+        """With the last panels."""
+        return self._with(self._last)
+
+    def _with(self, panels: mesh.Panels | None) -> Smooth:
+        other = object.__new__(Smooth)
+        other.__dict__.update(self.__dict__, _last=panels, _is_given=panels is not None)
+        return other
 
     def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
-        edges = self._panels(start, stop, asked)
-        left, width = edges[:-1], edges[1:] - edges[:-1]
+        panels = self._panels(start, stop, asked)
+        left, width, u = panels.left, panels.width, panels.u
+        if self._is_given or self._has_derivative:
+            u = self._values(panels.times()).unflatten(-2, (len(left), self.order))
         if float(width.max() - width.min()) <= 2.0**-40 * float(width.mean()):  # they differ by rounding
             width = width.mean().expand(len(width))
-        nodes = (mesh.nodes_of(self.order) + 1) / 2
-        times = (left[:, None] + width[:, None] * nodes).flatten()
-        coefficients = mesh.monomials_of(self._values(times).unflatten(-2, (len(left), self.order)))
-        unit = float(width[0]) if width.stride(0) == 0 else width
-        gaps = width[1:-1]
-        return Pieces(left[1:], gaps, left, coefficients.flatten(-2), self.m, unit)
+        coefficients = mesh.monomials_of(u)
+        # a piece more, before the first panel: where that starts at time 0, all steps are from break to break
+        states = torch.cat([coefficients[..., :1, :, :], coefficients], -3).flatten(-2)
+        refs, before = torch.cat([left[:1], left]), width[:1]
+        unit = float(before) if width.stride(0) == 0 else torch.cat([before, width])
+        return Pieces(left, width[:-1], refs, states, self.m, unit)
 
-    def _panels(self, start: float, stop: float, asked: Tensor | None) -> Tensor:
-        """Edges of the panels; decided on detached values."""
-        if self._is_given and self._edges is not None:
-            return self._edges
+    def _panels(self, start: float, stop: float, asked: Tensor | None) -> mesh.Panels:
+        """Decided on detached values."""
+        if self._is_given and self._last is not None:
+            return self._last
         stop = stop if stop > start else start + 1.0
         asked = None if asked is None else concrete(asked).to("cpu", torch.float64)
-        with torch.no_grad():
-            most = self.max_evaluations
-            demands = mesh.Demands(self.order, self.rtol, most, self.breaks, self.max_width or math.inf)
-            if self.n_panels is not None:
-                edges = torch.linspace(start, stop, self.n_panels + 1, dtype=torch.float64, device="cpu")
-                misfit = mesh.judged(self._known_values, edges, asked, self.m, demands)
-            else:
-                edges, misfit = mesh.make_panels(self._known_values, start, stop, asked, self.m, demands)
-        self._edges, self._misfit = edges, misfit
-        return edges
+        demands = mesh.Demands(self.order, self.rtol, self.max_evaluations, self.breaks, self.max_width or math.inf)
+        self._has_derivative = False
+        if self.n_panels is not None:
+            edges = torch.linspace(start, stop, self.n_panels + 1, dtype=torch.float64, device="cpu")
+            self._last = mesh.judged(self._known_values, edges, asked, self.m, demands)
+        else:
+            self._last = mesh.make_panels(self._known_values, start, stop, asked, self.m, demands)
+        return self._last
 
     def _known_values(self, t: Tensor) -> Tensor:
         """u, detached, with mapped dimensions of transforms as dimensions of its own."""
-        return concrete(self._values(t)).cpu()
+        u = self._values(t)
+        self._has_derivative |= not is_known(u) or has_derivative(u)
+        return concrete(u).cpu()
 
     def _values(self, t: Tensor) -> Tensor:
         u = as_tensor(self.function(t), "u(t)")

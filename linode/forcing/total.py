@@ -9,8 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.evaluation import Planner
-from ..engine.problem import as_tensor, check_finite_anywhere, check_same_device, common_shape, concrete, extremes, is_known
+from ..engine.problem import (
+    as_tensor,
+    check_finite_anywhere,
+    check_same_device,
+    common_shape,
+    concrete,
+    extremes,
+    is_known,
+)
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
 from . import Input, make_input
@@ -102,6 +109,10 @@ class Forcing:
             return None
         return replace(self, inputs=tuple(new or old for new, old in zip(finer, self.inputs)))
 
+    def fixed(self) -> Forcing:
+        """The same forcing, whose functions of t go on with the samples that they have."""
+        return replace(self, inputs=tuple(part.fixed() for part in self.inputs)) if self.is_approximate else self
+
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
         """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on.
 
@@ -127,7 +138,7 @@ class Forcing:
                 pieces, index = pieces.merged(switches)
                 systems = Xi[..., index, :, :]
             own = B if part is not None else None
-            drive = Drive.of(systems, b, own, pieces.to(Xi), max(stop, -start), planners.child(f"input {i}"))
+            drive = Drive.of(systems, b, own, pieces.to(Xi), (start, stop), planners.child(f"input {i}"))
             solutions.append(drive.states(z0, t))
             z0, b = torch.zeros_like(z0), None
         total = reduce(torch.add, solutions)
@@ -138,4 +149,3 @@ class Forcing:
             is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))
             total = torch.where(total.isnan() & is_past, torch.inf, total)  # inf - inf gave NaN; report inf
         return total
-
