@@ -1,6 +1,7 @@
 """Linear recurrences x_(k+1) = E_k x_k + d_k with E_k = exp(Xi h_k), most of them without a loop over k.
 
-Equal steps, few of them (`doubled`): sums over 1, 2, 4, ... steps by products with E, E^2, E^4, ...: K log2 K n^2 work.
+Equal steps, few of them (`windowed`): sums over r steps, over r^2, ..., each by one product with r powers of E, of
+windows that overlap: two or three products of K x r n with r n x n, r^2 or r^3 > K.
 Equal steps, many of them (`steady`): one product with a block Toeplitz matrix of powers of E gives all blocks of L
 steps; the states at the starts of blocks follow the same recurrence with E^L. About 2 K L n^2 work in log_L K products,
 memory O(K n).
@@ -9,12 +10,13 @@ Unequal steps (`changing`): two steps make one step of the same form, so log2 K 
 are one operation. Twice the work of the loop, or n times as much where E is not diagonal. Plans with modes do this for
 each mode; others form the propagators of some steps at a time.
 Source: Blelloch (1990), Prefix sums and their applications, CMU-CS-90-190, section 1.4 (recurrences as scans);
-Hillis & Steele (1986), Comm. ACM 29, 1170 (doubling); Stone (1973), J. ACM 20, 27 (odd-even reduction).
+Hillis & Steele (1986), Comm. ACM 29, 1170 (sums of ever more steps); Stone (1973), J. ACM 20, 27 (odd-even reduction).
 Shapes: x_0 (*batch, n), d (*batch, K, n), states (*batch, K + 1, n); batch dimensions of E broadcast.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -29,7 +31,7 @@ from .one_time import propagators
 WINDOW_ENTRIES = 2**21  # of propagators at a time: 16 MiB
 LOOP_STATES, LOOP_STEPS = 24, 1024  # a product of so many states takes as long as its call; steps of a loop
 STEPS_OF_A_LENGTH = 4  # at least, for a propagator of each length to pay
-FEW_EQUAL_STEPS = 1024
+FEW_EQUAL_STEPS, WIDEST_WINDOW = 512, 16  # of states; products of 16 n are fast
 FEW_STEPS = 8  # up to which a loop is as fast as halving
 ROWS_OF_A_BLOCK = 96  # L n: products of this size are fast, and at most 96 / n times as much work as is needed
 
@@ -88,11 +90,11 @@ def is_steady(h: Tensor) -> bool:
 def _by_powers(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
     """The states for steps of one length."""
     K, n = d.shape[-2:]
-    levels = exponents(K, n)
+    levels = powers_of(K, n)
     times = h[:, :1, :1] * torch.tensor([e for level in levels for e in level], dtype=h.dtype, device=h.device)
     E = propagators(plan, z0, times)[:, None]
-    if is_few(K, n):
-        return doubled(list(E.unbind(2)), d, z0)
+    if is_few(K):
+        return windowed(E, d, z0)
     return steady(list(E.split([len(level) for level in levels], 2)), d, z0)
 
 
@@ -104,14 +106,17 @@ def _by_modes(modes: Modes, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
     return (x.real @ basis.real - x.imag @ basis.imag) if modes.is_paired else x @ basis
 
 
+def powers_of(K: int, n: int) -> tuple[tuple[int, ...], ...]:
+    """The exponents of E that K equal steps need."""
+    return exponents_of_windows(K) if is_few(K) else exponents(K, n)
+
+
 # ---- steps of one length -------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=256)
 def exponents(K: int, n: int) -> tuple[tuple[int, ...], ...]:
     """The exponents of E that K equal steps need, for each level of blocks."""
-    if is_few(K, n):
-        return tuple((2**level,) for level in range(K.bit_length()))
     L = max(2, min(16, ROWS_OF_A_BLOCK // n))
     levels, stride = [], 1
     while True:
@@ -121,17 +126,44 @@ def exponents(K: int, n: int) -> tuple[tuple[int, ...], ...]:
         K, stride = K // L - 1, stride * L
 
 
-def is_few(K: int, n: int) -> bool:
-    """Whether doubling is faster than blocks."""
-    return K <= FEW_EQUAL_STEPS
+@lru_cache(maxsize=256)
+def exponents_of_windows(K: int) -> tuple[tuple[int, ...], ...]:
+    """The same for each level of windows, from the largest."""
+    n_levels, radix = windows(K)
+    return tuple(tuple(j * radix**level for j in range(radix - 1, 0, -1)) for level in range(n_levels))
 
 
-def doubled(powers: list[Tensor], d: Tensor, x0: Tensor) -> Tensor:
-    """x_0 to x_K, with powers[level] = E^(2^level): sums over 2^level steps give those over twice as many."""
-    x = torch.cat([x0[..., None, :], d], -2)
-    for level, power in enumerate(powers):
-        stride = 2**level
-        x[..., stride:, :] += x[..., :-stride, :] @ power.mT
+def is_few(K: int) -> bool:
+    """Whether windows are faster than blocks."""
+    return K < FEW_EQUAL_STEPS
+
+
+def windows(K: int) -> tuple[int, int]:
+    """How often windows of how many states are summed."""
+    n_levels = 2 if K < WIDEST_WINDOW**2 else 3
+    radix = math.ceil((K + 1) ** (1 / n_levels) - 1e-9)
+    return n_levels, max(radix, 2)
+
+
+def windowed(powers: Tensor, d: Tensor, x0: Tensor) -> Tensor:
+    """x_0 to x_K, with powers (*batch, E, n, n), E^e for `exponents_of_windows`."""
+    *batch, K, n = d.shape
+    n_levels, radix = windows(K)
+    weights = powers.mT.unflatten(-3, (n_levels, radix - 1)).flatten(-3, -2)  # (*batch, levels, (radix - 1) n, n)
+    before = (radix - 1) * radix ** (n_levels - 1)
+    whole = d.new_zeros(*batch, before + K + 1, n)
+    x = whole[..., before:, :]
+    x[..., 0, :] = x0
+    x[..., 1:, :] = d
+    for level in range(n_levels):  # states that lie 1 to radix - 1 strides back, the oldest first
+        stride = radix**level
+        size, strides = (*batch, K + 1, radix - 1, n), (*whole.stride()[:-2], n, stride * n, 1)
+        windows_of = whole.as_strided(size, strides, (before - (radix - 1) * stride) * n)
+        rows = windows_of.clone(memory_format=torch.contiguous_format).flatten(-2)  # x is written below
+        if rows.ndim == 2 and weights.ndim == 3:
+            x.addmm_(rows, weights[level])
+        else:
+            x += rows @ weights[..., level, :, :]
     return x
 
 

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from ..engine.autograd import trajectory
 from ..engine.evaluation import Planner, columns
+from ..engine.one_time import propagators
 from ..engine.problem import common_shape, concrete, extremes, is_known
+from ..engine.recurrence import LOOP_STATES, exponents_of_windows, is_few, windowed, windows
 from ..kernels.balance import power_of_two
-from ..kernels.private import has_derivative
+from ..kernels.private import has_derivative, is_in_forward_mode, is_transforming
+from ..kernels.tensors import is_finite, largest_norm
 from ..methods import Auto
+from ..methods.base import default
 from .pieces import Pieces, select
 
 # |M| times a time up to which M is not decomposed: eigenvectors of M make what G adds the difference of numbers larger
 # by 1 / (|Xi| t), and series do not. Chosen by hand.
 SHORT_SPAN = 30.0
 NEAR = 0.25  # least |M| * time that the scaling of G aims for: a short series makes such a step; chosen by hand
+MOST_STEPS_SPAN = 200.0  # the same, up to which powers of exp(M h) serve as those of exp(Xi h) too
 SERIES = Auto(("chain", "taylor", "propagator"))  # those that use products only
 
 
@@ -33,8 +39,12 @@ class Planners:
 
     def __init__(self, whole: Planner, state: Planner) -> None:
         self.whole, self.state = whole, state
-        self.step = Planner(SERIES, whole.rtol) if whole.method == Auto() else whole.fresh()
         self._children: dict[str, Planners] = {}
+
+    @cached_property
+    def step(self) -> Planner:
+        """For M and short times."""
+        return Planner(SERIES, self.whole.rtol) if self.whole.method == default("auto") else self.whole.fresh()
 
     @classmethod
     def of(cls, planner: Planner) -> Planners:
@@ -109,25 +119,28 @@ class Block:
         rate = _rate(Xi, pieces, t_max)
         unit: float | Tensor = 1.0
         unit_of_b: float | Tensor = 1.0
+        q, is_constant = v.shape[-1], pieces.n_terms == 1 and pieces.generator is None
         M, Omega = Xi, None
-        if v.shape[-1]:
-            Omega, H = pieces.matrices()
-            G = H if B is None else B @ H
+        if q:
+            if is_constant and B is not None:
+                G = B
+            else:
+                Omega, H = pieces.matrices()
+                G = H if B is None else B @ H
             unit = _unit(G, rate)
-            M = _joined(M, (G / unit)[..., None, :, :], 2)
+            M = _joined(M, (G / unit).unsqueeze(-3), 2)
         if b is not None:
             unit_of_b = _unit(b[..., None], rate)
-            M = _joined(M, (b[..., None] / unit_of_b)[..., None, :, :], 2)
+            M = _joined(M, (b[..., None] / unit_of_b).unsqueeze(-3), 2)
         N = M.shape[-1]
-        if Omega is None or (pieces.n_terms == 1 and pieces.generator is None):
+        if Omega is None or is_constant:
             M = torch.nn.functional.pad(M, (0, 0, 0, N - n))
         else:
-            below = torch.nn.functional.pad(Omega, (n, N - n - v.shape[-1], 0, N - n - v.shape[-1]))
-            M = _joined(M, below, 2, dim=-2)
+            M = _joined(M, torch.nn.functional.pad(Omega, (n, N - n - q, 0, N - n - q)), 2, dim=-2)
         first = v[..., 0, :]
-        if not pieces.breaks.shape[-1] and pieces.n_terms > 1 and pieces.generator is None:
+        if not (pieces.breaks.shape[-1] or is_constant) and pieces.n_terms and pieces.generator is None:
             first = pieces.advanced(first, -pieces.refs[..., 0])
-        norm = 2 * (float(concrete(rate).max()) if isinstance(rate, Tensor) else rate)
+        norm = 1.5 * (rate if isinstance(rate, float) else float(concrete(rate).max()))
         return cls(M, n, b is not None, unit, unit_of_b, first, norm, planners)
 
     def mirrored(self, planners: Planners) -> Block:
@@ -139,6 +152,33 @@ class Block:
         y0 = self._whole(z0, self.first, 1)
         longest = max(abs(x) for x in extremes(t))
         return trajectory(self.M[..., 0, :, :], y0, t, self._planner(longest))[..., : self.n]
+
+    def stepped(self, x0: Tensor, started: Started, jumps: Tensor | None, h: Tensor) -> Tensor | None:
+        """The states after each of few equal steps (*batch, K + 1, n), by powers of exp(M h) alone; None where that is
+        less accurate or slower, or where a derivative is asked for.
+        """
+        n, N, K = self.n, self.M.shape[-1], h.shape[-1]
+        if self.M.ndim > 3 or self.M.shape[-3] > 1 or n >= LOOP_STATES or K == 1 or not (is_few(K) and are_equal(h)):
+            return None
+        given = (self.M, x0, started.v) if jumps is None else (self.M, x0, started.v, jumps)
+        step, powers = float(h[(0,) * h.ndim]), _exponents(K, h.device)
+        one = windows(K)[1] - 2  # where the power 1 stands
+        if self.norm * step * K > MOST_STEPS_SPAN or is_differentiated(*given):
+            return None
+        times = step * powers
+        plan = self.planners.step.plan_for(self.M, N, times.shape[-1], 0.0, step * float(K))
+        E = propagators(plan, self.M, times)[0]  # of all powers
+        d, q = jumps, started.v.shape[-1]
+        if q:
+            own = started.v @ (E[one, :n, n : n + q].mT * self.unit)
+            d = own if d is None else d + own
+        if self.has_constant:
+            own = E[one, :n, -1:].mT * self.unit_of_b
+            d = own if d is None else d + own
+        d = x0.new_zeros(1, n) if d is None else d
+        batch = common_shape(x0.shape[:-1], d.shape[:-2], h.shape[:-1])
+        x = windowed(E[:, :n, :n], d.expand(*batch, K, n), x0)
+        return x if is_finite(x) else None
 
     def added(self, started: Started, h: Tensor) -> Tensor | None:
         """What G v and b add to z in steps h (*batch, K) of some pieces, (*batch, K or 1, n)."""
@@ -210,6 +250,8 @@ def grouped(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
     """x and y joined along dim; all but their last n_own dimensions broadcast."""
+    if x.shape[:-n_own] == y.shape[:-n_own]:
+        return torch.cat([x, y], dim)
     batch = common_shape(x.shape[:-n_own], y.shape[:-n_own])
     return torch.cat([a.expand(*batch, *a.shape[-n_own:]) for a in (x, y)], dim)
 
@@ -217,6 +259,19 @@ def _joined(x: Tensor, y: Tensor, n_own: int, dim: int = -1) -> Tensor:
 def _of_rank(unit: float | Tensor, n_own: int) -> float | Tensor:
     """A unit (*batch, 1, 1) with n_own dimensions beside those of batch."""
     return unit[..., 0] if isinstance(unit, Tensor) and n_own == 1 else unit
+
+
+@lru_cache(maxsize=64)
+def _exponents(K: int, device: torch.device) -> Tensor:
+    every = [exponent for level in exponents_of_windows(K) for exponent in level]
+    return torch.tensor(every, dtype=torch.float64, device=device)[None, None]
+
+
+def is_differentiated(*xs: Tensor) -> bool:
+    """Whether a derivative with respect to any of them may be asked for."""
+    if is_transforming() or is_in_forward_mode():
+        return True
+    return torch.is_grad_enabled() and any(x.requires_grad for x in xs)
 
 
 def are_equal(h: Tensor) -> bool:
@@ -233,17 +288,16 @@ def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> float | Tensor:
     If G were as small as such an Xi, its effect on z would be a difference of numbers that are larger by 1 / (|Xi| t),
     and no check of the eigenvectors would show the cancellation.
     """
-    if pieces.breaks.shape[-1] == 0:
-        longest = t_max
-    else:
-        longest = max(extremes(pieces.gaps)[1], t_max - max(abs(x) for x in extremes(pieces.breaks)), 0.0)
-        longest = min(longest, t_max)
+    longest = t_max
+    if pieces.breaks.shape[-1]:
+        first, last = extremes(pieces.breaks) if pieces.ends is None else pieces.ends
+        gap = extremes(pieces.gaps)[1] if pieces.gap is None else pieces.gap
+        longest = min(max(gap, t_max - max(abs(first), abs(last)), 0.0), t_max)
     least = NEAR / longest if longest > 0 else 0.0
     least = least if least < math.inf else 0.0
-    norm = Xi.detach().abs().sum(-2)
     if Xi.ndim == 3 and is_known(Xi):
-        return max(float(norm.max()), least)
-    return norm.amax((-2, -1))[..., None, None].clamp(min=least)
+        return max(largest_norm(Xi.detach()), least)
+    return Xi.detach().abs().sum(-2).amax((-2, -1))[..., None, None].clamp(min=least)
 
 
 def _unit(G: Tensor, rate: float | Tensor) -> float | Tensor:

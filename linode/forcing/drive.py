@@ -10,6 +10,7 @@ recurrence with the tangents of the steps in place of d_k. So all derivatives ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,9 +23,9 @@ from ..engine.evaluation import columns, evaluate, recurrence
 from ..engine.problem import common_shape, is_known
 from ..engine.recurrence import changing
 from ..errors import OrderError
-from ..kernels.private import has_derivative, is_in_forward_mode, is_transforming
+from ..kernels.private import has_derivative
 from ..kernels.tensors import is_equal, is_finite
-from .block import Block, Planners, Started
+from .block import Block, Planners, Started, is_differentiated
 from .pieces import Pieces, count, select
 from .powers import Powers
 
@@ -34,13 +35,14 @@ class Drive:
     """A forced problem: Xi (*batch, J, n, n), one for each piece (J = K + 1) or one for all (J = 1).
 
     pieces: of the input, with jumps of z at the breaks (*batch, K, n), or None; force: how b and u act within them.
-    is_mirrored: whether time is reversed.
+    times: the first and the last time asked for, 0 included. is_mirrored: whether time is reversed.
     """
 
     Xi: Tensor
     pieces: Pieces
     force: Block | Powers
     planners: Planners
+    times: tuple[float, float]
     is_mirrored: bool = False
 
     @classmethod
@@ -64,7 +66,8 @@ class Drive:
         jumps = pieces.jumps
         if jumps is not None and B is not None:
             jumps = jumps @ B.mT
-        return cls(Xi, replace(pieces, jumps=jumps), force, planners)
+        pieces = pieces if jumps is None else replace(pieces, jumps=jumps)
+        return cls(Xi, pieces, force, planners, times)
 
     @property
     def n(self) -> int:
@@ -73,7 +76,8 @@ class Drive:
     def mirrored(self) -> Drive:
         """The same problem as a function of -t."""
         planners = self.planners.child("mirrored")
-        return Drive(-self.Xi.flip(-3), self.pieces.mirrored(), self.force.mirrored(planners), planners, True)
+        times = -self.times[1], -self.times[0]
+        return Drive(-self.Xi.flip(-3), self.pieces.mirrored(), self.force.mirrored(planners), planners, times, True)
 
     def states(self, z0: Tensor, t: Tensor) -> Tensor:
         """z(t), (*batch, T, n), for z0 (*batch, n) and t (*batch, T) of any sign."""
@@ -82,7 +86,7 @@ class Drive:
         if self.pieces.breaks.shape[-1] == 0 and isinstance(self.force, Block):
             return self.force.alone(z0, t)
         known = is_known(t)
-        if known and not bool((t < 0).any()):
+        if known and self.times[0] >= 0:
             return self._after_0(z0, t)
         if known and bool((t < 0).all()):
             return self.mirrored()._after_0(z0, -t)
@@ -115,8 +119,12 @@ class Drive:
     def _along(self, z0: Tensor, t: Tensor) -> Tensor:
         """As `_after_0`, where all trajectories share known breaks: only the breaks between 0 and the last time."""
         pieces, breaks, forth = self.pieces, self.pieces.breaks, not self.is_mirrored
-        first = int(count(breaks, torch.zeros_like(breaks[:1]), right=self.is_mirrored))
-        last = max(first, int(count(breaks, t.detach().amax()[None], right=self._right)))
+        start, stop = (-math.inf, -math.inf) if pieces.ends is None else pieces.ends
+        first, last = 0, len(breaks)
+        if start < 0 or (start == 0 and self.is_mirrored):
+            first = int(count(breaks, torch.zeros_like(breaks[:1]), right=self.is_mirrored))
+        if pieces.ends is None or stop > self.times[1] or (stop == self.times[1] and not self._right):
+            last = max(first, int(count(breaks, t.detach().amax()[None], right=self._right)))
         # a break at 0 can be the start of the recurrence, unless its time needs a gradient
         at_break = forth and first < last and float(breaks[first].detach()) == 0 and not has_derivative(breaks)
         if at_break:
@@ -163,6 +171,10 @@ class Drive:
     def _knots(self, z0: Tensor, started: Started, jumps: Tensor | None, h: Tensor, own: slice) -> Tensor:
         """States at breaks, after steps h in some of the pieces that were started."""
         some = started.chosen(own)
+        if isinstance(self.force, Block):
+            x = self.force.stepped(z0, some, jumps, h)
+            if x is not None:
+                return x
         d = self.force.added(some, h)
         d = jumps if d is None else d if jumps is None else d + jumps
         Xi = self.Xi if self.Xi.shape[-3] == 1 else self.Xi[..., some.which, :, :]
@@ -187,12 +199,9 @@ def knots(Xi: Tensor, x0: Tensor, d: Tensor, h: Tensor, planners: Planners) -> T
     """x_0 to x_K, (*batch, K + 1, n), for Xi (*batch, J, n, n), one for all steps (J = 1) or one for each (J = K),
     x0 (*batch, n) and d (*batch, 1 or K, n), all float64 or all complex128; and h (*batch, K) >= 0, float64.
     """
-    tensors = (Xi, x0, d, h)
-    if not (
-        is_transforming() or is_in_forward_mode() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-    ):
+    if not is_differentiated(Xi, x0, d, h):
         return _knots(Xi, x0, d, h, planners)
-    return Knots.apply(*tensors, planners)
+    return Knots.apply(Xi, x0, d, h, planners)
 
 
 def _knots(Xi: Tensor, x0: Tensor, d: Tensor, h: Tensor, planners: Planners) -> Tensor:

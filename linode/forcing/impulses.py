@@ -32,6 +32,6 @@ class Impulses(Samples):
     """
 
     def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
-        times, values = self._checked()
+        grid, values = self._checked()
         nothing = torch.cat([values[..., :1, :0], values[..., :0]], -2)
-        return replace(self._polynomials(times, nothing), jumps=values)
+        return replace(self._polynomials(grid, nothing), jumps=values)

@@ -37,7 +37,7 @@ SHORTEST = 2.0**-48  # width of a panel, relative to its times: beyond, its node
 @dataclass(frozen=True)
 class Misfit:
     """What polynomials leave of a function. area (m,): the sum over panels of the largest |u - polynomial| that was
-    seen, times the width. n_evaluations: of the function. is_unresolved: panels were to be halved further, but were not.
+    seen, times the width. n_evaluations: of the function. is_unresolved: panels were to be cut further, but were not.
     """
 
     area: Tensor

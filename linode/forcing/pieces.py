@@ -19,7 +19,7 @@ from ..engine.autograd import trajectory
 from ..engine.evaluation import Planner
 from ..engine.problem import common_shape, extremes, is_anywhere, is_known
 from ..errors import DtypeError, OrderError, ShapeError
-from ..kernels.private import has_derivative, untransformed
+from ..kernels.private import untransformed
 from ..kernels.tensors import is_equal
 from ..methods import make_method
 
@@ -42,6 +42,7 @@ class Pieces:
     states (*batch, K + 1, q): v of each piece at the time refs (*batch, K + 1).
     generator: what rules v; None for polynomials sum_j c_j ((t - ref) / unit)^j with v = (c_0, ..., c_(p - 1)), each
     of m channels, q = p m. unit: of time, one for all pieces or (K + 1,). jumps (*batch, K, m): impulses at the breaks.
+    ends, gap: the first and the last break, and the longest gap, as numbers, where they are known.
     """
 
     breaks: Tensor
@@ -52,6 +53,8 @@ class Pieces:
     unit: float | Tensor = 1.0
     generator: Generator | None = None
     jumps: Tensor | None = None
+    ends: tuple[float, float] | None = None
+    gap: float | None = None
 
     @property
     def n_terms(self) -> int:
@@ -72,9 +75,8 @@ class Pieces:
         own = self.generator
         generator = None if own is None else Generator(-own.Omega, own.H)
         jumps = None if self.jumps is None else -self.jumps.flip(-2)
-        return replace(
-            self, breaks=breaks, gaps=gaps, refs=refs, states=states, unit=unit, generator=generator, jumps=jumps
-        )
+        ends = None if self.ends is None else (-self.ends[1], -self.ends[0])
+        return Pieces(breaks, gaps, refs, states, self.m, unit, generator, jumps, ends, self.gap)
 
     def merged(self, switches: Tensor) -> tuple[Pieces, Tensor]:
         """The same input with further breaks `switches` (J,), and for each piece the number of switches before it."""
@@ -93,7 +95,7 @@ class Pieces:
         pieces = self.chosen(of_input)
         states = pieces.advanced(pieces.states, starts - pieces.refs)
         gaps = breaks[1:] - breaks[:-1]
-        return replace(pieces, breaks=breaks, gaps=gaps, refs=starts, states=states, jumps=jumps), of_switches
+        return Pieces(breaks, gaps, starts, states, self.m, pieces.unit, self.generator, jumps), of_switches
 
     def divided(self, n_parts: int, end: float) -> Pieces:
         """The same polynomials with each piece after the first one in n_parts of one length, the last one up to end."""
@@ -107,7 +109,7 @@ class Pieces:
         refs, pieces = torch.cat([self.refs[:1], starts]), self.chosen(index)
         states = pieces.advanced(pieces.states, refs - pieces.refs)
         gaps = gaps.repeat_interleave(n_parts)[:-1]
-        return replace(pieces, breaks=starts, gaps=gaps, refs=refs, states=states)
+        return replace(pieces, breaks=starts, gaps=gaps, refs=refs, states=states, ends=None, gap=None)
 
     def chosen(self, k: slice | Tensor) -> Pieces:
         """With states, references and units of some pieces only; k (T,), or (*batch, T) where states have a batch."""
@@ -186,16 +188,12 @@ def check_increasing(times: Tensor, name: str) -> None:
         raise OrderError(f"{name} must increase strictly, but {name}[{index}] = {after:.17g} {what} {before:.17g}")
 
 
-def gaps_of(times: Tensor) -> Tensor:
-    """Distances of times (*batch, K); all equal if they differ by rounding only, as those of a linspace."""
-    K = times.shape[-1]
-    if times.ndim == 1 and K > 2 and is_known(times) and not has_derivative(times):
-        mean = (times[-1] - times[0]) / (K - 1)
-        off = torch.arange(K, dtype=times.dtype, device=times.device).mul_(mean).add_(times[0]).sub_(times)
-        rounding = 4 * torch.finfo(times.dtype).eps * float(times.abs().max())
-        if float(off.abs().max()) <= min(rounding, SAME * float(mean)):
-            return mean.expand(K - 1)
-    return times[..., 1:] - times[..., :-1]
+def are_uniform(times: Tensor, first: float, last: float) -> bool:
+    """Whether times (K,) from first to last are those of a linspace, up to rounding."""
+    mean = (last - first) / (len(times) - 1)
+    off = torch.arange(len(times), dtype=times.dtype, device=times.device).mul_(mean).add_(first).sub_(times)
+    rounding = 4 * torch.finfo(times.dtype).eps * max(abs(first), abs(last))
+    return float(off.abs_().max()) <= min(rounding, SAME * mean)
 
 
 def unit_of(gaps: Tensor) -> float:

@@ -38,4 +38,4 @@ class Shifted(Input):
         pieces = self.inner.pieces(start + self.by, stop + self.by, None if asked is None else asked + self.by)
         if not pieces.breaks.shape[-1]:  # one piece, whose state must hold at time 0
             return replace(pieces, states=pieces.advanced(pieces.states, self.by - pieces.refs), refs=0 * pieces.refs)
-        return replace(pieces, breaks=pieces.breaks - self.by, refs=pieces.refs - self.by)
+        return replace(pieces, breaks=pieces.breaks - self.by, refs=pieces.refs - self.by, ends=None)

@@ -124,12 +124,13 @@ class Forcing:
 
     def _states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None) -> Tensor:
         dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
-        Xi, z0 = Xi.to(dtype), z0.to(dtype)
-        b, B = (None if x is None else x.to(dtype) for x in (self.b, self.B))
-        for x, name in ((t, "t"), (b, "b"), (B, "B"), (Xi, "Xi"), (z0, "z0")):
-            if x is not None:
-                check_finite_anywhere(x, name)
-        start, stop = extremes(t)
+        Xi, z0, b, B = (x if x is None or x.dtype == dtype else x.to(dtype) for x in (Xi, z0, self.b, self.B))
+        given = {"t": t, "b": b, "B": B, "Xi": Xi, "z0": z0}
+        if not all(x is None or (is_known(x) and is_finite(x)) for x in given.values()):
+            for name, x in given.items():
+                if x is not None:
+                    check_finite_anywhere(x, name)
+        start, stop = times = extremes(t)
         solutions = []
         for i, part in enumerate(self.inputs or (None,)):
             pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(start, stop, t)
@@ -138,13 +139,13 @@ class Forcing:
                 pieces, index = pieces.merged(switches)
                 systems = Xi[..., index, :, :]
             own = B if part is not None else None
-            drive = Drive.of(systems, b, own, pieces.to(Xi), (start, stop), planners.child(f"input {i}"))
-            solutions.append(drive.states(z0, t))
-            z0, b = torch.zeros_like(z0), None
-        total = reduce(torch.add, solutions)
-        batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], *self.batches.values())
-        if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
-            total = total.expand(*batch, *total.shape[-2:]).contiguous()
+            drive = Drive.of(systems, b if i == 0 else None, own, pieces.to(Xi), times, planners.child(f"input {i}"))
+            solutions.append(drive.states(z0 if i == 0 else torch.zeros_like(z0), t))
+        total = solutions[0] if len(solutions) == 1 else reduce(torch.add, solutions)
+        if Xi.ndim > 3 or z0.ndim > 1 or t.ndim > 1 or total.ndim > 2 or any(map(len, self.batches.values())):
+            batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], *self.batches.values())
+            if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
+                total = total.expand(*batch, *total.shape[-2:]).contiguous()
         if is_known(total) and not is_finite(total.detach()):
             is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))
             total = torch.where(total.isnan() & is_past, torch.inf, total)  # inf - inf gave NaN; report inf
