@@ -170,6 +170,7 @@ def test_a_stiff_system_needs_no_more_panels():
     assert len(u.panels) <= 32
 
 
+@pytest.mark.filterwarnings("ignore::linode.UnresolvedInputWarning")
 @pytest.mark.parametrize("order", [2, 4, 8])
 def test_the_error_falls_with_the_order_that_was_asked_for(order: int):
     true, errors = truth([3j], [[1.0]]), []

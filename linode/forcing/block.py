@@ -17,6 +17,7 @@ from ..engine.evaluation import Planner, columns
 from ..engine.one_time import propagators
 from ..engine.problem import common_shape, concrete, extremes, is_known
 from ..engine.recurrence import LOOP_STATES, exponents_of_windows, is_few, windowed, windows
+from ..kernels import small
 from ..kernels.balance import power_of_two
 from ..kernels.private import has_derivative, is_in_forward_mode, is_transforming
 from ..kernels.tensors import is_finite, largest_norm
@@ -137,7 +138,7 @@ class Block:
             M = torch.nn.functional.pad(M, (0, 0, 0, N - n))
         else:
             M = _joined(M, torch.nn.functional.pad(Omega, (n, N - n - q, 0, N - n - q)), 2, dim=-2)
-        first = v[..., 0, :]
+        first = v.select(-2, 0)
         if not (pieces.breaks.shape[-1] or is_constant) and pieces.n_terms and pieces.generator is None:
             first = pieces.advanced(first, -pieces.refs[..., 0])
         norm = 1.5 * (rate if isinstance(rate, float) else float(concrete(rate).max()))
@@ -147,11 +148,19 @@ class Block:
         """The same as a function of -t."""
         return replace(self, M=-self.M.flip(-3), planners=planners)
 
-    def alone(self, z0: Tensor, t: Tensor) -> Tensor:
-        """z(t) of an input without breaks, for t of any sign."""
+    def alone(self, z0: Tensor, t: Tensor, longest: float) -> Tensor:
+        """z(t) of an input without breaks, for t of any sign and up to `longest`."""
         y0 = self._whole(z0, self.first, 1)
-        longest = max(abs(x) for x in extremes(t))
-        return trajectory(self.M[..., 0, :, :], y0, t, self._planner(longest))[..., : self.n]
+        return trajectory(self.M.select(-3, 0), y0, t, self._planner(longest)).narrow(-1, 0, self.n)
+
+    def after(self, t: Tensor, n_terms: int, m: int) -> tuple[Tensor, ...]:
+        """The rows of z in exp(M t), for one time t (1,): exp(Xi t), (*batch, n, n), then the gains of n_terms
+        coefficients of m channels, each (*batch, n, m).
+        """
+        M, n = self.M.select(-3, 0), self.n
+        E = trajectory(M, columns(M.shape[-1], M.ndim - 2, M), t, self._planner(extremes(t)[1]))[..., 0, :n]
+        own, *gains = E.movedim(0, -1).split([n] + [m] * n_terms, -1)
+        return own, *(gain * self.unit for gain in gains)
 
     def stepped(self, x0: Tensor, started: Started, jumps: Tensor | None, h: Tensor) -> Tensor | None:
         """The states after each of few equal steps (*batch, K + 1, n), by powers of exp(M h) alone; None where that is
@@ -220,6 +229,8 @@ class Block:
         if self.has_constant:
             unit = _of_rank(self.unit_of_b, n_own)
             parts.append(unit.to(x.dtype) if isinstance(unit, Tensor) else x.new_full((1,) * n_own, unit))
+        if x.ndim == 1:
+            return torch.cat(parts)
         batch = common_shape(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
 
@@ -301,9 +312,9 @@ def _rate(Xi: Tensor, pieces: Pieces, t_max: float) -> float | Tensor:
 
 
 def _unit(G: Tensor, rate: float | Tensor) -> float | Tensor:
-    """A number, or (*batch, 1, 1): the power of two by which G must be divided to have a norm of about `rate`."""
-    norm = G.detach().abs().sum(-2)
+    """A number, or (*batch, 1, 1): the power of two by which G must be divided to have entries of about `rate`."""
     if G.ndim == 2 and isinstance(rate, float) and is_known(G):
-        size = float(norm.max()) if norm.numel() else 0.0
+        own = G if G.is_contiguous() else G.mT
+        size = small.largest(own) if small.looks_at(own) else float(G.detach().abs().sum(-2).max()) if len(G) else 0.0
         return 2.0 ** round(math.log2(size / rate)) if rate > 0 and 0 < size / rate < math.inf else 1.0
-    return power_of_two(norm[..., None, :].amax(-1, keepdim=True) / rate)
+    return power_of_two(G.detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True) / rate)

@@ -84,7 +84,7 @@ class Drive:
         if t.shape[-1] == 0:
             return self.states(z0, torch.zeros(1, dtype=t.dtype, device=t.device).expand(*t.shape[:-1], 1))[..., :0, :]
         if self.pieces.breaks.shape[-1] == 0 and isinstance(self.force, Block):
-            return self.force.alone(z0, t)
+            return self.force.alone(z0, t, max(self.times[1], -self.times[0]))
         known = is_known(t)
         if known and self.times[0] >= 0:
             return self._after_0(z0, t)

@@ -155,10 +155,18 @@ class Pieces:
         return replace(self, **of_times, states=self.states.to(like), unit=unit, generator=generator, jumps=jumps)
 
 
-def no_pieces(n: int, t: Tensor) -> Pieces:
+@lru_cache(maxsize=64)
+def no_pieces(n: int, device: torch.device) -> Pieces:
     """One piece without states: the input 0 into n states."""
-    none = torch.zeros(0, dtype=torch.float64, device=t.device)
+    none = torch.zeros(0, dtype=torch.float64, device=device)
     return Pieces(none, none, none.new_zeros(1), none.new_zeros(1, 0), n)
+
+
+@lru_cache(maxsize=64)
+def held(n_terms: int, m: int, dtype: torch.dtype, device: torch.device) -> Pieces:
+    """One piece of any polynomial of so many coefficients: an input between two samples, with time in steps."""
+    none = no_pieces(m, device)
+    return replace(none, states=torch.zeros(1, n_terms * m, dtype=dtype, device=device))
 
 
 def shifted(c: Tensor, x: Tensor) -> Tensor:

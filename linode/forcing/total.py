@@ -21,7 +21,7 @@ from ..engine.problem import (
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
 from . import Input, make_input
-from .block import Planners
+from .block import Block, Planners
 from .drive import Drive
 from .pieces import no_pieces
 
@@ -131,9 +131,13 @@ class Forcing:
                 if x is not None:
                     check_finite_anywhere(x, name)
         start, stop = times = extremes(t)
+        if not self.inputs and switches is None and t.shape[-1]:
+            longest = max(stop, -start)
+            own = planners.child("constant")
+            return Block.of(Xi, b, None, no_pieces(Xi.shape[-1], t.device), longest, own).alone(z0, t, longest)
         solutions = []
         for i, part in enumerate(self.inputs or (None,)):
-            pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(start, stop, t)
+            pieces = no_pieces(Xi.shape[-1], t.device) if part is None else part.pieces(start, stop, t)
             systems = Xi
             if switches is not None:
                 pieces, index = pieces.merged(switches)
@@ -146,7 +150,7 @@ class Forcing:
             batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], *self.batches.values())
             if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
                 total = total.expand(*batch, *total.shape[-2:]).contiguous()
-        if is_known(total) and not is_finite(total.detach()):
+        if len(solutions) > 1 and is_known(total) and not is_finite(total.detach()):
             is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))
             total = torch.where(total.isnan() & is_past, torch.inf, total)  # inf - inf gave NaN; report inf
         return total
