@@ -64,7 +64,7 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     # with time in units of dt
     planners = Planners.of(Planner(make_method(method)))
     block = Block.of((A * step).unsqueeze(-3), None, G * step, held(p, m, G.dtype, G.device), 1.0, planners)
-    Ad, *gains = block.after(torch.ones(1, dtype=torch.float64, device=A.device), p, m)
+    Ad, *gains = block.after(1.0, p, m)
     if hold == "first":  # gains of u[k] and of u[k+1] - u[k]
         gains = [gains[0] - gains[1], gains[1]]
     return tuple(as_answer(x.to(dtype).contiguous(), is_numpy) for x in (Ad, *gains))

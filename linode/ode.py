@@ -247,7 +247,7 @@ class Solver(ABC):
         return z
 
     def _warn_if_unresolved(self, times: Tensor, z: Tensor) -> None:
-        if self.forcing.doubt(z) <= DOUBT:
+        if self.forcing.doubt(z) <= DOUBT or not is_finite(concrete(z)):  # one that overflows says so itself
             return
         error = self._input_error(times, z)
         if error is not None and not error <= ENOUGH:

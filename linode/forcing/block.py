@@ -141,7 +141,9 @@ class Block:
         first = v.select(-2, 0)
         if not (pieces.breaks.shape[-1] or is_constant) and pieces.n_terms and pieces.generator is None:
             first = pieces.advanced(first, -pieces.refs[..., 0])
-        norm = 1.5 * (rate if isinstance(rate, float) else float(concrete(rate).max()))
+        norm = math.inf  # torch.compile does not read values
+        if not torch.compiler.is_compiling():
+            norm = 1.5 * (rate if isinstance(rate, float) else float(concrete(rate).max()))
         return cls(M, n, b is not None, unit, unit_of_b, first, norm, planners)
 
     def mirrored(self, planners: Planners) -> Block:
@@ -153,12 +155,13 @@ class Block:
         y0 = self._whole(z0, self.first, 1)
         return trajectory(self.M.select(-3, 0), y0, t, self._planner(longest)).narrow(-1, 0, self.n)
 
-    def after(self, t: Tensor, n_terms: int, m: int) -> tuple[Tensor, ...]:
-        """The rows of z in exp(M t), for one time t (1,): exp(Xi t), (*batch, n, n), then the gains of n_terms
-        coefficients of m channels, each (*batch, n, m).
+    def after(self, t: float, n_terms: int, m: int) -> tuple[Tensor, ...]:
+        """The rows of z in exp(M t): exp(Xi t), (*batch, n, n), then the gains of n_terms coefficients of m channels,
+        each (*batch, n, m).
         """
         M, n = self.M.select(-3, 0), self.n
-        E = trajectory(M, columns(M.shape[-1], M.ndim - 2, M), t, self._planner(extremes(t)[1]))[..., 0, :n]
+        times = torch.full((1,), t, dtype=torch.float64, device=M.device)
+        E = trajectory(M, columns(M.shape[-1], M.ndim - 2, M), times, self._planner(t))[..., 0, :n]
         own, *gains = E.movedim(0, -1).split([n] + [m] * n_terms, -1)
         return own, *(gain * self.unit for gain in gains)
 

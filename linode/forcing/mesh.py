@@ -89,6 +89,9 @@ def make_panels(
     """
     edges = first_edges(start, stop, demands)
     probes = probes_between(start, stop, asked, m)
+    if demands.breaks:  # beside them, as nodes lie far from the edges of a panel
+        ends = edges[1:-1]
+        probes = torch.cat([probes, torch.nextafter(ends, edges[0]), torch.nextafter(ends, edges[-1])])
     return _judged(values, edges, probes, demands, may_halve=True)
 
 

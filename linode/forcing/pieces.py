@@ -65,7 +65,8 @@ class Pieces:
         """Omega (q, q) and H (*batch, m, q), where all pieces have one unit."""
         if self.generator is not None:
             return self.generator.Omega, self.generator.H
-        return known_shift(self.n_terms, self.m, float(self.unit), self.states.dtype, self.states.device)
+        make = shift if torch.compiler.is_compiling() else known_shift  # torch.compile does not take caches
+        return make(self.n_terms, self.m, float(self.unit), self.states.dtype, self.states.device)
 
     def mirrored(self) -> Pieces:
         """The same input as a function of -t."""
@@ -155,18 +156,20 @@ class Pieces:
         return replace(self, **of_times, states=self.states.to(like), unit=unit, generator=generator, jumps=jumps)
 
 
-@lru_cache(maxsize=64)
 def no_pieces(n: int, device: torch.device) -> Pieces:
     """One piece without states: the input 0 into n states."""
-    none = torch.zeros(0, dtype=torch.float64, device=device)
-    return Pieces(none, none, none.new_zeros(1), none.new_zeros(1, 0), n)
+    return _one_piece(0, n, torch.float64, device)
+
+
+def held(n_terms: int, m: int, dtype: torch.dtype, device: torch.device) -> Pieces:
+    """One piece of any polynomial of so many coefficients: an input between two samples, with time in steps."""
+    return (_one_piece.__wrapped__ if torch.compiler.is_compiling() else _one_piece)(n_terms, m, dtype, device)
 
 
 @lru_cache(maxsize=64)
-def held(n_terms: int, m: int, dtype: torch.dtype, device: torch.device) -> Pieces:
-    """One piece of any polynomial of so many coefficients: an input between two samples, with time in steps."""
-    none = no_pieces(m, device)
-    return replace(none, states=torch.zeros(1, n_terms * m, dtype=dtype, device=device))
+def _one_piece(n_terms: int, m: int, dtype: torch.dtype, device: torch.device) -> Pieces:
+    none = torch.zeros(0, dtype=torch.float64, device=device)
+    return Pieces(none, none, none.new_zeros(1), torch.zeros(1, n_terms * m, dtype=dtype, device=device), m)
 
 
 def shifted(c: Tensor, x: Tensor) -> Tensor:

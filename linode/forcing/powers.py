@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ..engine.autograd import trajectory
 from ..engine.evaluation import Planner, columns
-from ..engine.problem import common_shape, concrete, extremes
+from ..engine.problem import common_shape, concrete, extremes, is_known
+from ..kernels.tensors import is_finite
 from .block import Planners, Started, are_equal
 from .pieces import Pieces, select, shifted
 
@@ -122,14 +123,15 @@ class Powers:
         n_rows = max(s.shape[-1], c.shape[-3])
         chunk = max(1, CHUNK_ENTRIES // (Xi.shape[-1] * MOST_TERMS))
         steps = Steps(Xi, G, self.norm * extremes(s)[1], extremes(s)[1], c.shape[-2], self.planner)
-        if n_rows <= chunk:
-            return steps.rows(slice(None), x, c, rows.unit, s)
         parts = []
         for start in range(0, n_rows, chunk):
             own = slice(start, start + chunk)
             some = (_some(y, own, n_own) for y, n_own in ((x, 1), (c, 2), (rows.unit, 0), (s, 0)))
             parts.append(steps.rows(own, *some))
-        return torch.cat(parts, -2)
+        z = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+        if is_known(z) and not is_finite(z.detach()):
+            z = torch.where(z.isnan(), torch.inf, z)  # inf - inf or 0 inf: a state beyond the largest float
+        return z
 
 
 def _some(x: Any, own: slice, n_own: int) -> Any:
@@ -177,7 +179,7 @@ class Steps:
             return self._series(Xi, x, c, unit, s)
         k = torch.floor(s.detach() / self.H).clamp(max=2.0**self.n_levels - 1)
         z = self._series(Xi, x, c, unit, s - k * self.H)
-        scaled = c * _powers(torch.as_tensor(self.H / unit, device=c.device), self.p).to(c.dtype)
+        scaled = c * _powers(torch.as_tensor(self.H / unit, dtype=torch.float64, device=c.device), self.p).to(c.dtype)
         v = shifted(scaled, s / self.H - k)  # about the end of the series, in units of H
         for level, gain in enumerate(self.gains):
             on = (torch.remainder(torch.floor(k * 2.0**-level), 2) > 0)[..., None]

@@ -124,7 +124,8 @@ class Forcing:
 
     def _states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None) -> Tensor:
         dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
-        Xi, z0, b, B = (x if x is None or x.dtype == dtype else x.to(dtype) for x in (Xi, z0, self.b, self.B))
+        Xi, z0 = (x if x.dtype == dtype else x.to(dtype) for x in (Xi, z0))
+        b, B = (x if x is None or x.dtype == dtype else x.to(dtype) for x in (self.b, self.B))
         given = {"t": t, "b": b, "B": B, "Xi": Xi, "z0": z0}
         if not all(x is None or (is_known(x) and is_finite(x)) for x in given.values()):
             for name, x in given.items():
@@ -133,8 +134,8 @@ class Forcing:
         start, stop = times = extremes(t)
         if not self.inputs and switches is None and t.shape[-1]:
             longest = max(stop, -start)
-            own = planners.child("constant")
-            return Block.of(Xi, b, None, no_pieces(Xi.shape[-1], t.device), longest, own).alone(z0, t, longest)
+            nothing = no_pieces(Xi.shape[-1], t.device)
+            return Block.of(Xi, b, None, nothing, longest, planners.child("constant")).alone(z0, t, longest)
         solutions = []
         for i, part in enumerate(self.inputs or (None,)):
             pieces = no_pieces(Xi.shape[-1], t.device) if part is None else part.pieces(start, stop, t)
@@ -147,7 +148,8 @@ class Forcing:
             solutions.append(drive.states(z0 if i == 0 else torch.zeros_like(z0), t))
         total = solutions[0] if len(solutions) == 1 else reduce(torch.add, solutions)
         if Xi.ndim > 3 or z0.ndim > 1 or t.ndim > 1 or total.ndim > 2 or any(map(len, self.batches.values())):
-            batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], *self.batches.values())
+            found = total.shape[:-2]  # a function of t may have a batch that is not known before
+            batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], found, *self.batches.values())
             if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
                 total = total.expand(*batch, *total.shape[-2:]).contiguous()
         if len(solutions) > 1 and is_known(total) and not is_finite(total.detach()):
