@@ -57,9 +57,11 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     check_same_device({"Xi": A, "B": G} | ({"dt": step} if isinstance(dt, Tensor) and dt.ndim else {}))
     for x, name in ((A, "Xi"), (G, "B"), (step, "dt")):
         check_finite_anywhere(x, name)
-    broadcast({"Xi": A.shape[:-2], "B": G.shape[:-2], "dt": step.shape})
+    if A.ndim > 2 or G.ndim > 2 or step.ndim:
+        broadcast({"Xi": A.shape[:-2], "B": G.shape[:-2], "dt": step.shape})
     dtype = torch.promote_types(A.dtype, G.dtype)
-    A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)[..., None, None]
+    A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
+    step = step[..., None, None] if step.ndim else step
     p, m = N_TERMS[hold], G.shape[-1]
     # with time in units of dt
     planners = Planners.of(Planner(make_method(method)))

@@ -159,11 +159,19 @@ class Block:
         """The rows of z in exp(M t): exp(Xi t), (*batch, n, n), then the gains of n_terms coefficients of m channels,
         each (*batch, n, m).
         """
-        M, n = self.M.select(-3, 0), self.n
-        times = torch.full((1,), t, dtype=torch.float64, device=M.device)
-        E = trajectory(M, columns(M.shape[-1], M.ndim - 2, M), times, self._planner(t))[..., 0, :n]
-        own, *gains = E.movedim(0, -1).split([n] + [m] * n_terms, -1)
+        E = self._exponential(t)[..., : self.n, :]
+        own, *gains = E.split([self.n] + [m] * n_terms, -1)
         return own, *(gain * self.unit for gain in gains)
+
+    def _exponential(self, t: float) -> Tensor:
+        """exp(M t), (*batch, N, N)."""
+        M, planner = self.M.select(-3, 0), self._planner(t)
+        times = torch.full((1, 1, 1), t, dtype=torch.float64, device=M.device)
+        if M.ndim == 2 and not torch.compiler.is_compiling() and not is_differentiated(M):
+            E = propagators(planner.plan_for(self.M, len(M), 1, 0.0, t), self.M, times)[0, 0]
+            if is_finite(E):
+                return E
+        return trajectory(M, columns(M.shape[-1], M.ndim - 2, M), times[0, 0], planner)[..., 0, :].movedim(0, -1)
 
     def stepped(self, x0: Tensor, started: Started, jumps: Tensor | None, h: Tensor) -> Tensor | None:
         """The states after each of few equal steps (*batch, K + 1, n), by powers of exp(M h) alone; None where that is
