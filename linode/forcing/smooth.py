@@ -91,7 +91,6 @@ class Smooth(Input):
         self.function, self.m, self.order, self.rtol, self.n_panels = function, m, order, rtol, n_panels
         self.breaks, self.max_width, self.max_evaluations = _times_of(breaks), max_width, max_evaluations
         self._last: mesh.Panels | None = None
-        self._has_derivative = False  # of u with respect to anything
         self._is_given = False  # whether these panels are to be used as they are
 
     def __repr__(self) -> str:
@@ -123,9 +122,9 @@ class Smooth(Input):
         return other
 
     def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
-        panels = self._panels(start, stop, asked)
+        panels, has_values = self._panels(start, stop, asked)
         left, width, u = panels.left, panels.width, panels.u
-        if self._is_given or self._has_derivative:
+        if not has_values:
             u = self._values(panels.times()).unflatten(-2, (len(left), self.order))
         if float(width.max() - width.min()) <= 2.0**-40 * float(width.mean()):  # they differ by rounding
             width = width.mean().expand(len(width))
@@ -136,26 +135,27 @@ class Smooth(Input):
         unit = float(before) if width.stride(0) == 0 else torch.cat([before, width])
         return Pieces(left, width[:-1], refs, states, self.m, unit)
 
-    def _panels(self, start: float, stop: float, asked: Tensor | None) -> mesh.Panels:
-        """Decided on detached values."""
+    def _panels(self, start: float, stop: float, asked: Tensor | None) -> tuple[mesh.Panels, bool]:
+        """Decided on detached values; and whether the values at their nodes are all that is needed of the function."""
         if self._is_given and self._last is not None:
-            return self._last
+            return self._last, False
         stop = stop if stop > start else start + 1.0
         asked = None if asked is None else concrete(asked).to("cpu", torch.float64)
         demands = mesh.Demands(self.order, self.rtol, self.max_evaluations, self.breaks, self.max_width or math.inf)
-        self._has_derivative = False
+        differentiated = []
+
+        def values(t: Tensor) -> Tensor:  # detached, with mapped dimensions of transforms as dimensions of its own
+            u = self._values(t)
+            differentiated.append(not is_known(u) or has_derivative(u))
+            return concrete(u).cpu()
+
         if self.n_panels is not None:
             edges = torch.linspace(start, stop, self.n_panels + 1, dtype=torch.float64, device="cpu")
-            self._last = mesh.judged(self._known_values, edges, asked, self.m, demands)
+            panels = mesh.judged(values, edges, asked, self.m, demands)
         else:
-            self._last = mesh.make_panels(self._known_values, start, stop, asked, self.m, demands)
-        return self._last
-
-    def _known_values(self, t: Tensor) -> Tensor:
-        """u, detached, with mapped dimensions of transforms as dimensions of its own."""
-        u = self._values(t)
-        self._has_derivative |= not is_known(u) or has_derivative(u)
-        return concrete(u).cpu()
+            panels = mesh.make_panels(values, start, stop, asked, self.m, demands)
+        self._last = panels
+        return panels, not any(differentiated)
 
     def _values(self, t: Tensor) -> Tensor:
         u = as_tensor(self.function(t), "u(t)")
