@@ -21,6 +21,7 @@ from .errors import (
     OptionError,
     OrderError,
     ShapeError,
+    UnresolvedInputWarning,
 )
 from .exponential import expm, expm_multiply
 from .forcing import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrderHold
@@ -58,6 +59,7 @@ __all__ = [
     "Solution",
     "Stats",
     "Status",
+    "UnresolvedInputWarning",
     "ZeroOrderHold",
     "discretize",
     "expm",

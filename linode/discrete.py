@@ -10,11 +10,10 @@ from torch import Tensor
 from .engine.evaluation import Planner
 from .engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, check_same_device, make_matrix
 from .errors import DtypeError, OptionError, ShapeError
-from .forcing.pieces import shift
-from .kernels.balance import power_of_two
+from .forcing.block import Block, Planners
+from .forcing.pieces import held
 from .kernels.tensors import widened
 from .methods import Method, make_method
-from .ode import exponential
 
 N_TERMS = {"zero": 1, "first": 2}  # coefficients of the input between two samples: a constant, or a line
 
@@ -58,20 +57,16 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     check_same_device({"Xi": A, "B": G} | ({"dt": step} if isinstance(dt, Tensor) and dt.ndim else {}))
     for x, name in ((A, "Xi"), (G, "B"), (step, "dt")):
         check_finite_anywhere(x, name)
-    batch = broadcast({"Xi": A.shape[:-2], "B": G.shape[:-2], "dt": step.shape})
+    if A.ndim > 2 or G.ndim > 2 or step.ndim:
+        broadcast({"Xi": A.shape[:-2], "B": G.shape[:-2], "dt": step.shape})
     dtype = torch.promote_types(A.dtype, G.dtype)
     A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
-    # with time in units of dt; u, and its rise over one sample, are further states
-    size = (G * step[..., None, None]).detach().abs().sum(-2, keepdim=True).amax(-1, keepdim=True)
-    unit = power_of_two(size)  # scaled, so that large gains do not cost digits of Ad
-    G = G / unit
-    Omega, H = shift(N_TERMS[hold], G.shape[-1], 1.0, G.dtype, G.device)
-    top = torch.cat([(x * step[..., None, None]).expand(*batch, n, -1) for x in (A, G @ H)], -1)
-    M = torch.cat([top, torch.nn.functional.pad(Omega, (n, 0)).expand(*batch, -1, -1)], -2)
-    one = torch.ones(1, dtype=torch.float64, device=A.device)
-    E = exponential(M, one, Planner(make_method(method)))[..., 0, :n, :]
-    Ad, *gains = (x.to(dtype) for x in E.split([n] + [G.shape[-1]] * N_TERMS[hold], -1))
+    step = step[..., None, None] if step.ndim else step
+    p, m = N_TERMS[hold], G.shape[-1]
+    # with time in units of dt
+    planners = Planners.of(Planner(make_method(method)))
+    block = Block.of((A * step).unsqueeze(-3), None, G * step, held(p, m, G.dtype, G.device), 1.0, planners)
+    Ad, *gains = block.after(1.0, p, m)
     if hold == "first":  # gains of u[k] and of u[k+1] - u[k]
         gains = [gains[0] - gains[1], gains[1]]
-    gains = [gain * unit.to(gain.real.dtype) for gain in gains]
-    return tuple(as_answer(x.contiguous(), is_numpy) for x in (Ad, *gains))
+    return tuple(as_answer(x.to(dtype).contiguous(), is_numpy) for x in (Ad, *gains))

@@ -1,4 +1,4 @@
-"""The errors that linode raises. Each is also a built-in error, such as ValueError or TypeError."""
+"""The errors that linode raises, each also a built-in error such as ValueError or TypeError, and its warning."""
 
 from __future__ import annotations
 
@@ -101,4 +101,21 @@ class MethodError(LinodeError, ValueError):
         >>> linode.LinearODE([[1.0]], [1.0], method="dopri5")
         Traceback (most recent call last):
         linode.errors.MethodError: method 'dopri5' is unknown; known are 'auto', 'chain', ...
+    """
+
+
+class UnresolvedInputWarning(UserWarning):
+    """An input that is a function was not sampled densely enough: the solution may be wrong by more than 1e-6.
+
+    Given where a solver is called whose `solve` would have the status UNRESOLVED_INPUT. A program that must not go on
+    makes it an error: `warnings.simplefilter("error", linode.UnresolvedInputWarning)`.
+
+    Example:
+        >>> import linode, torch, warnings
+        >>> u = linode.Smooth(lambda t: torch.sin(50 * t), m=1, n_panels=2)
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     z = linode.LinearODE([[-1.0]], [0.0], u=u)([1.0])
+        >>> found[0].category.__name__
+        'UnresolvedInputWarning'
     """

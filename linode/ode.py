@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
@@ -16,10 +17,19 @@ from .engine.autograd import Map, linearised, trajectory
 from .engine.checking import MOST_WORK, Careful, is_compiled, references, relative_error
 from .engine.conditioning import condition_of, derivative, relative_condition
 from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp, systems_of
-from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
-from .errors import OptionError, ShapeError
-from .forcing.drive import Planners
-from .forcing.total import Forcing, make_planners
+from .engine.problem import (
+    Layout,
+    as_answer,
+    broadcast,
+    check_finite,
+    check_tolerance,
+    concrete,
+    make_system,
+    make_times,
+)
+from .errors import OptionError, ShapeError, UnresolvedInputWarning
+from .forcing.block import Planners
+from .forcing.total import Forcing
 from .kernels.tensors import is_finite, measured, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Solution, Stats, Status
@@ -27,6 +37,7 @@ from .statespace import make_state_space, matrices_of
 
 ENOUGH = 1e-6  # relative error of z above which the status is ILL_CONDITIONED; or UNRESOLVED_INPUT, by sampling
 DOUBLE = Propagator(precision="double")
+DOUBT = ENOUGH / 10  # bound of the error by sampling above which calling makes the same comparison as `solve`
 
 
 class Solver(ABC):
@@ -52,13 +63,16 @@ class Solver(ABC):
             ShapeError, DtypeError, DeviceError, NonFiniteError: t cannot be used.
             MethodError: the method chosen by name cannot be accurate.
 
+        Warns:
+            UnresolvedInputWarning: where `solve` would have the status UNRESOLVED_INPUT.
+
         Example:
             >>> import linode
             >>> linode.LinearODE([[0.0, 1.0], [0.0, 0.0]], [1.0, 2.0])([3.0, 0.0, -0.5]).tolist()
             [[7.0, 2.0], [1.0, 2.0], [0.0, 2.0]]
         """
         times, is_scalar = self._times(t)
-        z = self._evaluate(times)
+        z = self._states(times)
         return self._answer(z[..., 0, :] if is_scalar else z, t)
 
     def solve(self, t: Any) -> Solution:
@@ -231,6 +245,26 @@ class Solver(ABC):
         shapes = f"Xi {tuple(self.Xi.shape)}, z0 {tuple(self.z0.shape)}"
         return f"{type(self).__name__}({shapes}, {self.dtype}, method={self._planner.method.name!r})"
 
+    def _states(self, times: Tensor) -> Tensor:
+        """z, with a warning where an input that is a function is not resolved."""
+        z = self._evaluate(times)
+        if self.forcing.is_approximate:
+            warn = self._warn_if_unresolved
+            (torch.compiler.disable(warn) if torch.compiler.is_compiling() else warn)(times, z)
+        return z
+
+    def _warn_if_unresolved(self, times: Tensor, z: Tensor) -> None:
+        if self.forcing.doubt(z) <= DOUBT or not is_finite(concrete(z)):  # one that overflows says so itself
+            return
+        error = self._input_error(times, z)
+        if error is not None and not error <= ENOUGH:
+            warnings.warn(
+                f"z(t) changes by {error:.2g} of its size where the input is sampled more densely: "
+                f"{Status.UNRESOLVED_INPUT.value}",
+                UnresolvedInputWarning,
+                stacklevel=4,
+            )
+
     @abstractmethod
     def _evaluate(self, times: Tensor) -> Tensor:
         """z (*batch, T, n), in the dtype of results."""
@@ -269,7 +303,8 @@ class Solver(ABC):
         planners = self._others.setdefault(f"{method.name}, forced", Planners(planner, planner.fresh()))
         other = object.__new__(type(self))
         Xi, z0 = widened(self.Xi.detach()), widened(self.z0.detach())
-        other.__dict__.update(self.__dict__, Xi=Xi, z0=z0, _planner=planner, _planners=planners)
+        own = {"Xi": Xi, "z0": z0, "forcing": self.forcing.fixed(), "_planner": planner, "_planners": planners}
+        other.__dict__.update(self.__dict__ | own)
         return other
 
     @cached_property
@@ -291,7 +326,8 @@ class Solver(ABC):
         if finer is None or z.numel() == 0:
             return None
         with torch.no_grad():
-            change, size = (float(x.abs().max()) for x in (self._with(finer)._evaluate(times) - z, z))
+            other = self._with(finer)._evaluate(times)
+            change, size = (float(concrete(x).abs().max()) for x in (other - z, z))
         return change / size if size else float(change > 0)
 
     def _with(self, forcing: Forcing) -> Solver:
@@ -380,7 +416,7 @@ class LinearODE(Solver):
             self.forcing, is_numpy = Forcing.make(b, B, u, self.Xi)
             self._is_numpy = self._is_numpy and is_numpy
             broadcast({"Xi": self.Xi.shape[:-2], "z0": self.z0.shape[:-1], **self.forcing.batches})
-            self._planners = make_planners(self._planner)
+            self._planners = Planners.of(self._planner)
 
     @classmethod
     def from_statespace(
@@ -454,7 +490,7 @@ class LinearODE(Solver):
         if self.C is None or self.D is None:
             raise OptionError("output needs C and D: make the solver by LinearODE.from_statespace")
         times, is_scalar = self._times(t)
-        z = self._evaluate(times)
+        z = self._states(times)
         C, D = (torch.as_tensor(x).to(z) for x in (self.C, self.D))
         y = z @ C.mT + sum(part(times).to(z) @ D.mT for part in self.forcing.inputs)
         return self._answer(y[..., 0, :] if is_scalar else y, t)
@@ -468,7 +504,7 @@ class LinearODE(Solver):
 
     def _evaluate(self, times: Tensor) -> Tensor:
         if not self.forcing.is_nothing:
-            return self.forcing.states(self.Xi[..., None, :, :], self.z0, times, self._planners).to(self.dtype)
+            return self.forcing.states(self.Xi.unsqueeze(-3), self.z0, times, self._planners).to(self.dtype)
         Xi, z0 = self.Xi, self.z0
         if Xi.dtype != z0.dtype:
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
@@ -485,8 +521,8 @@ class LinearODE(Solver):
         n, batch = self.Xi.shape[-1], z.shape[:-2]
         Xi, z0 = self.Xi.detach().to(z.dtype).expand(*batch, n, n).contiguous(), self.z0.detach().to(z.dtype)
         if not self.forcing.is_nothing:
-            planners = self._planners.child("condition")
-            return Xi, *linearised(lambda A: self.forcing.states(A[..., None, :, :], z0, times, planners), Xi)
+            planners, forcing = self._planners.child("condition"), self.forcing.fixed()
+            return Xi, *linearised(lambda A: forcing.states(A[..., None, :, :], z0, times, planners), Xi)
         is_small = is_compiled(Xi, 2 * n) and n * z.numel() <= MOST_WORK
         blocks = Planner(Careful() if is_small else DOUBLE)
         zeros = torch.zeros_like(Xi), torch.zeros_like(z0)

@@ -30,8 +30,8 @@ class Status(Enum):
         "Check the units of Xi and t, or use shorter times"
     )
     UNRESOLVED_INPUT = (
-        "the input is a function that was sampled, and z(t) changes where it is sampled more densely. Give samples as "
-        "a hold where it jumps, or pass linode.Smooth(u, m, n_panels=...)"
+        "the input is a function that was sampled, and z(t) changes where it is sampled more densely. Pass "
+        "linode.Smooth(u, m, breaks=..., max_evaluations=...), or a hold of samples where the function is not smooth"
     )
 
     def __bool__(self) -> bool:

@@ -13,8 +13,9 @@ from .engine.autograd import Map, linearised
 from .engine.evaluation import Planner, columns
 from .engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, check_tolerance, make_system
 from .errors import DtypeError, ShapeError
+from .forcing.block import Planners
 from .forcing.pieces import check_increasing
-from .forcing.total import Forcing, make_planners
+from .forcing.total import Forcing
 from .methods import Method, make_method
 from .ode import Solver
 
@@ -63,7 +64,7 @@ class PiecewiseLinearODE(Solver):
         self._is_numpy = is_numpy and not isinstance(z0, Tensor) and forcing_is_numpy
         broadcast({"Xi": self._Xi_batch, "z0": self.z0.shape[:-1], **self.forcing.batches})
         self._planner = Planner(make_method(method), rtol)
-        self._planners = make_planners(self._planner)
+        self._planners = Planners.of(self._planner)
 
     def _propagators(self, times: Tensor) -> Tensor:
         starts = columns(self.Xi.shape[-1], max(len(self._Xi_batch), times.ndim - 1), self.Xi)
@@ -78,7 +79,8 @@ class PiecewiseLinearODE(Solver):
         Xi = self.Xi.detach().to(z.dtype).expand(*z.shape[:-2], J, n, n).contiguous()
         z0 = self.z0.detach().to(z.dtype)
         planners, switches = self._planners.child("condition"), self.times[1:].detach()
-        return Xi, *linearised(lambda A: self.forcing.states(A, z0, times, planners, switches), Xi)
+        forcing = self.forcing.fixed()
+        return Xi, *linearised(lambda A: forcing.states(A, z0, times, planners, switches), Xi)
 
     @property
     def _Xi_batch(self) -> torch.Size:

@@ -84,7 +84,9 @@ def own(names: set[str]) -> set[str]:
 
 def test_the_reader_of_imports_finds_them():
     assert {"linode.methods.base", "linode.errors", "torch", "dataclasses"} <= imports("linode.methods.auto")
-    assert {"linode.methods", "linode.kernels.arithmetic.ranged"} <= imports("linode.engine.overflow") | imports("linode.engine.evaluation")
+    assert {"linode.methods", "linode.kernels.arithmetic.ranged"} <= imports("linode.engine.overflow") | imports(
+        "linode.engine.evaluation"
+    )
     assert {"linode.methods", "linode.ode"} <= imports("linode")  # from . import methods
     assert {"linode.plotting", "linode.errors"} <= needs("linode.ode")  # a string, and an import
 

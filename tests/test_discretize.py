@@ -48,6 +48,22 @@ def test_gains_are_those_of_ball_arithmetic(system: str, dt: float):
     assert error(B1, truth(Xi, dt, oracle.first_order, [0.0, 1.0])) < 1e-13
 
 
+@pytest.mark.parametrize("dt", [1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("gain", [1e-9, 1.0, 1e9])
+def test_gains_are_exact_to_rounding_however_fast_the_samples_are(dt: float, gain: float):
+    """Eigenvectors of the system of z and u would make gains a difference of numbers larger by 1 / (|Xi| dt)."""
+    Xi, B = np.array([[-1.0, -2.0, 0.0], [5.0, 2.0, 0.0], [1.0, -3.0, -4.0]]), gain * np.array([[-2.0], [1.0], [1.0]])
+
+    def after(kind: Any, values: Any) -> np.ndarray:
+        return oracle.solution(kind, Xi, np.zeros(3), [dt], np.zeros(3), B, [0.0, dt], values)[0]
+
+    _, Bd = linode.discretize(Xi, B, dt)
+    assert error(Bd[:, 0], after(oracle.zero_order, [[1.0], [0.0]])) < 1e-15
+    _, B0, B1 = linode.discretize(Xi, B, dt, "first")
+    assert error(B0[:, 0], after(oracle.first_order, [[1.0], [0.0]])) < 1e-15
+    assert error(B1[:, 0], after(oracle.first_order, [[0.0], [1.0]])) < 1e-15
+
+
 @pytest.mark.parametrize("system", ["random", "defective", "oscillator", "integrators"])
 def test_results_agree_with_cont2discrete(system: str):
     Xi, C, D = SYSTEMS[system], np.eye(3), np.zeros((3, 2))

@@ -104,3 +104,35 @@ def test_a_state_that_is_not_a_number_is_not_taken_for_one_that_overflowed(monke
     states = Drive.states
     monkeypatch.setattr(Drive, "states", lambda self, *args: states(self, *args) * torch.nan)
     assert np.isnan(ode([1.0, 2.0])).all()
+
+
+@pytest.mark.parametrize("h", [1e-8, 1e-5, 1e-3, 0.01])
+@pytest.mark.parametrize("spacing", ["uniform", "irregular"])
+def test_from_rest_short_steps_are_exact_to_rounding(h: float, spacing: str):
+    """b and held inputs, at the samples, between them and far beyond: eigenvectors of z and u together are not."""
+    Xi, zero = np.array([[-1.0, -2.0, 0.0], [5.0, 2.0, 0.0], [1.0, -3.0, -4.0]]), np.zeros(3)
+    B, b, values = np.array([[-2.0], [1.0], [1.0]]), np.array([1.0, -1.0, 2.0]), np.arange(1.0, 13.0)[:, None]
+    times = h * (np.arange(12.0) if spacing == "uniform" else np.arange(12.0) ** 1.5)
+    for kind, cls in ((oracle.zero_order, linode.ZeroOrderHold), (oracle.first_order, linode.FirstOrderHold)):
+        for t in (times, times + 0.3 * h):
+            z = linode.LinearODE(Xi, zero, b=b, B=B, u=cls(times, values))(t)
+            true = oracle.solution(kind, Xi, zero, t, b, B, times, values)
+            kept = np.abs(true).max(-1) > 0
+            assert (np.abs(z - true).max(-1)[kept] / np.abs(true).max(-1)[kept]).max() < 4e-15
+    true = oracle.solution(oracle.zero_order, Xi, zero, times[1:], b, B, [0.0], [[0.0]])
+    z = linode.LinearODE(Xi, zero, b=b)(times[1:])
+    assert (np.abs(z - true).max(-1) / np.abs(true).max(-1)).max() < 4e-15
+
+
+@pytest.mark.parametrize("K", [2, 3, 4, 9, 10, 63, 64, 65, 300, 511, 512, 600])
+@pytest.mark.parametrize("method", ["auto", "eig", "propagator"])
+def test_any_number_of_equal_steps_gives_what_single_steps_give(K: int, method: str):
+    rng = np.random.default_rng(K)
+    Xi, B, z0 = rng.standard_normal((3, 3)) - 1.5 * np.eye(3), rng.standard_normal((3, 2)), rng.standard_normal(3)
+    times, values, b = np.arange(K) / 32, rng.standard_normal((K, 2)), rng.standard_normal(3)
+    z = linode.LinearODE(Xi, z0, b=b, B=B, u=linode.ZeroOrderHold(times, values), method=method)(times)
+    Ad, Bd = linode.discretize(Xi, np.c_[B, b], 1 / 32)
+    looped = [z0]
+    for u in values[:-1]:
+        looped.append(Ad @ looped[-1] + Bd @ [*u, 1.0])
+    assert error(z, np.array(looped)) < 1e-13

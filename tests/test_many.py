@@ -9,7 +9,7 @@ from torch import Tensor
 
 import linode
 from linode.engine import one_time, recurrence
-from linode.engine.recurrence import changing, exponents, steady
+from linode.engine.recurrence import changing, exponents, exponents_of_windows, steady, windowed
 from linode.kernels.series import short
 from tests import oracles
 
@@ -118,6 +118,8 @@ def test_recurrences_equal_the_loop(K: int, n: int):
     true = looped(A.expand(K, n, n), d, x0)
     powers = [torch.stack([torch.linalg.matrix_power(A, e) for e in level]) for level in exponents(K, n)]
     assert torch.allclose(steady(powers, d, x0)[..., 1:, :], true, rtol=1e-11, atol=1e-12)
+    powers = [torch.linalg.matrix_power(A, e) for level in exponents_of_windows(K) for e in level]
+    assert torch.allclose(windowed(torch.stack(powers), d, x0)[1:], true, rtol=1e-11, atol=1e-12)
     E = torch.tensor(rng.standard_normal((K, n, n)) / n)
     assert torch.allclose(changing(E, d, x0)[1:], looped(E, d, x0), rtol=1e-11, atol=1e-12)
     diagonal = torch.tensor(rng.uniform(-1, 1, (K, n)))
@@ -131,7 +133,10 @@ def test_recurrences_of_batches_equal_those_of_their_elements():
     A, d, x0 = (torch.tensor(rng.standard_normal(s)) for s in ((3, 1, 2, 2), (3, 4, 50, 2), (3, 4, 2)))
     A = A / 3
     powers = [torch.stack([torch.linalg.matrix_power(A, e) for e in level], -3) for level in exponents(50, 2)]
+    every = [torch.linalg.matrix_power(A, e) for level in exponents_of_windows(50) for e in level]
+    other = windowed(torch.stack(every, -3), d, x0)[..., 1:, :]
     z = steady(powers, d, x0)[..., 1:, :]
+    assert torch.allclose(z, other, rtol=1e-12, atol=1e-13)
     for i, j in np.ndindex(3, 4):
         assert torch.allclose(z[i, j], looped(A[i, 0].expand(50, 2, 2), d[i, j], x0[i, j]), rtol=1e-11, atol=1e-12)
 

@@ -24,7 +24,7 @@ from ..methods.base import Gradients
 from . import overflow
 from .one_time import THETA, Short, makes_many
 from .problem import Layout, check_finite
-from .recurrence import exponents, is_steady, recur
+from .recurrence import is_steady, powers_of, recur
 
 # Off the CPU a step is 100 to 800 launches of some 5 us each, and 4 to 30 waits. A question with no more states and
 # entries of z than this takes less on the host, with the two copies of up to 4 MB there and back.
@@ -192,8 +192,8 @@ def recurrence(planner: Planner, Xi: Tensor, z0: Tensor, h: Tensor, d: Tensor) -
         return d.new_zeros(*d.shape[:-2], d.shape[-2] + 1, d.shape[-1])
     steps, t_max, n_times = layout.trajectories(h, 1), float(h.max()), h.shape[-1]
     if n_times > 1 and is_steady(steps):
-        powers = exponents(n_times, layout.n)
-        t_max, n_times = t_max * max(level[-1] for level in powers), sum(map(len, powers))
+        powers = powers_of(n_times, layout.n)
+        t_max, n_times = t_max * max(map(max, powers)), sum(map(len, powers))
     plan = planner.plan_for(systems_of(Xi, layout), layout.R, n_times, 0.0, t_max)
     x = recur(plan, layout.trajectories(widened(z0), 1), steps, layout.trajectories(d, 2))
     return layout.batched(x).contiguous()

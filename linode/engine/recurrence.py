@@ -1,17 +1,22 @@
-"""Linear recurrences x_(k+1) = E_k x_k + d_k with E_k = exp(Xi h_k), without a loop over k.
+"""Linear recurrences x_(k+1) = E_k x_k + d_k with E_k = exp(Xi h_k), most of them without a loop over k.
 
-Equal steps (`steady`): one product with a block Toeplitz matrix of powers of E gives all blocks of L steps; the states
-at the starts of blocks follow the same recurrence with E^L. About 2 K L n^2 work in log_L K products, memory O(K n).
+Equal steps, few of them (`windowed`): sums over r steps, over r^2, ..., each by one product with r powers of E, of
+windows that overlap: two or three products of K x r n with r n x n, r^2 or r^3 > K.
+Equal steps, many of them (`steady`): one product with a block Toeplitz matrix of powers of E gives all blocks of L
+steps; the states at the starts of blocks follow the same recurrence with E^L. About 2 K L n^2 work in log_L K products,
+memory O(K n).
+Steps of few lengths, more states (`looped`): one product a step, since powers of E would cost n^3 each.
 Unequal steps (`changing`): two steps make one step of the same form, so log2 K halvings suffice; all pairs of a halving
 are one operation. Twice the work of the loop, or n times as much where E is not diagonal. Plans with modes do this for
 each mode; others form the propagators of some steps at a time.
-Source: Blelloch (1990), Prefix sums and their applications, CMU-CS-90-190, section 1.4 (recurrences as scans); Stone
-(1973), J. ACM 20, 27 (odd-even reduction).
+Source: Blelloch (1990), Prefix sums and their applications, CMU-CS-90-190, section 1.4 (recurrences as scans);
+Hillis & Steele (1986), Comm. ACM 29, 1170 (sums of ever more steps); Stone (1973), J. ACM 20, 27 (odd-even reduction).
 Shapes: x_0 (*batch, n), d (*batch, K, n), states (*batch, K + 1, n); batch dimensions of E broadcast.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -24,6 +29,9 @@ from ..methods.eig import CompiledEigPlan, EigPlan
 from .one_time import propagators
 
 WINDOW_ENTRIES = 2**21  # of propagators at a time: 16 MiB
+LOOP_STATES, LOOP_STEPS = 24, 1024  # a product of so many states takes as long as its call; steps of a loop
+STEPS_OF_A_LENGTH = 4  # at least, for a propagator of each length to pay
+FEW_EQUAL_STEPS, WIDEST_WINDOW = 512, 16  # of states; products of 16 n are fast
 FEW_STEPS = 8  # up to which a loop is as fast as halving
 ROWS_OF_A_BLOCK = 96  # L n: products of this size are fast, and at most 96 / n times as much work as is needed
 
@@ -33,6 +41,10 @@ def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
     S, R, K, n = d.shape
     if K == 1:
         return torch.cat([z0[:, :, None], plan.evaluate(z0, h) + d], 2)
+    if n >= LOOP_STATES and K <= LOOP_STEPS:
+        x = _by_loop(plan, z0, h, d)
+        if x is not None:
+            return x
     if is_steady(h):
         x = _by_powers(plan, z0, h, d)
         if is_finite(x):  # powers may overflow although the states do not
@@ -50,6 +62,26 @@ def recur(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
     return torch.cat(parts, 2)
 
 
+def _by_loop(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor | None:
+    """The states step by step, with one propagator for each length; None where they are of many lengths."""
+    S, R, K, n = d.shape
+    lengths, which = h[0, 0].unique(return_inverse=True)
+    if len(lengths) > max(1, K // STEPS_OF_A_LENGTH) or not (_is_shared(h) or bool((h == h[:1, :1]).all())):
+        return None
+    E = propagators(plan, z0, lengths.expand(S, 1, -1)).mT  # (S, lengths, n, n)
+    out = d.new_empty(K + 1, S, R, n)
+    out[0] = z0
+    steps = list(E.movedim(1, 0).contiguous())
+    for k, (length, own) in enumerate(zip(which.tolist(), d.movedim(2, 0))):
+        torch.baddbmm(own, out[k], steps[length], out=out[k + 1])
+    return out.movedim(0, 2)
+
+
+def _is_shared(h: Tensor) -> bool:
+    """Whether all trajectories have the same steps in memory."""
+    return all(size == 1 or stride == 0 for size, stride in zip(h.shape[:2], h.stride()))
+
+
 def is_steady(h: Tensor) -> bool:
     """Whether all steps (S, R, K) have one length."""
     return bool((h == h.flatten()[:1]).all())
@@ -57,9 +89,12 @@ def is_steady(h: Tensor) -> bool:
 
 def _by_powers(plan: Plan, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
     """The states for steps of one length."""
-    levels = exponents(d.shape[-2], d.shape[-1])
+    K, n = d.shape[-2:]
+    levels = powers_of(K, n)
     times = h[:, :1, :1] * torch.tensor([e for level in levels for e in level], dtype=h.dtype, device=h.device)
     E = propagators(plan, z0, times)[:, None]
+    if is_few(K):
+        return windowed(E, d, z0)
     return steady(list(E.split([len(level) for level in levels], 2)), d, z0)
 
 
@@ -69,6 +104,11 @@ def _by_modes(modes: Modes, z0: Tensor, h: Tensor, d: Tensor) -> Tensor:
     lam, dual, basis = modes.lam[:, None, None, :p], modes.V_inv[:, :p].mT[:, None], modes.weighted.mT[:, None]
     x = changing(torch.exp(lam * h[..., None]), d.to(dual.dtype) @ dual, z0.to(dual.dtype) @ dual[:, 0])
     return (x.real @ basis.real - x.imag @ basis.imag) if modes.is_paired else x @ basis
+
+
+def powers_of(K: int, n: int) -> tuple[tuple[int, ...], ...]:
+    """The exponents of E that K equal steps need."""
+    return exponents_of_windows(K) if is_few(K) else exponents(K, n)
 
 
 # ---- steps of one length -------------------------------------------------------------------------------------------
@@ -84,6 +124,47 @@ def exponents(K: int, n: int) -> tuple[tuple[int, ...], ...]:
         if K < 2 * L:
             return tuple(levels)
         K, stride = K // L - 1, stride * L
+
+
+@lru_cache(maxsize=256)
+def exponents_of_windows(K: int) -> tuple[tuple[int, ...], ...]:
+    """The same for each level of windows, from the largest."""
+    n_levels, radix = windows(K)
+    return tuple(tuple(j * radix**level for j in range(radix - 1, 0, -1)) for level in range(n_levels))
+
+
+def is_few(K: int) -> bool:
+    """Whether windows are faster than blocks."""
+    return K < FEW_EQUAL_STEPS
+
+
+def windows(K: int) -> tuple[int, int]:
+    """How often windows of how many states are summed."""
+    n_levels = 2 if K < WIDEST_WINDOW**2 else 3
+    radix = math.ceil((K + 1) ** (1 / n_levels) - 1e-9)
+    return n_levels, max(radix, 2)
+
+
+def windowed(powers: Tensor, d: Tensor, x0: Tensor) -> Tensor:
+    """x_0 to x_K, with powers (*batch, E, n, n), E^e for `exponents_of_windows`."""
+    *batch, K, n = d.shape
+    n_levels, radix = windows(K)
+    weights = powers.mT.unflatten(-3, (n_levels, radix - 1)).flatten(-3, -2)  # (*batch, levels, (radix - 1) n, n)
+    before = (radix - 1) * radix ** (n_levels - 1)
+    whole = d.new_zeros(*batch, before + K + 1, n)
+    x = whole[..., before:, :]
+    x[..., 0, :] = x0
+    x[..., 1:, :] = d
+    for level in range(n_levels):  # states that lie 1 to radix - 1 strides back, the oldest first
+        stride = radix**level
+        size, strides = (*batch, K + 1, radix - 1, n), (*whole.stride()[:-2], n, stride * n, 1)
+        windows_of = whole.as_strided(size, strides, (before - (radix - 1) * stride) * n)
+        rows = windows_of.clone(memory_format=torch.contiguous_format).flatten(-2)  # x is written below
+        if rows.ndim == 2 and weights.ndim == 3:
+            x.addmm_(rows, weights[level])
+        else:
+            x += rows @ weights[..., level, :, :]
+    return x
 
 
 def steady(powers: list[Tensor], d: Tensor, x0: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Inputs u(t), and the solution of z'(t) = Xi z(t) + b + B u(t) that they drive.
 
-Here belongs each kind of input (one file a kind: a subclass of `Input` that describes itself as `Pieces`), the steps
-from break to break (`drive`) and the sum over inputs (`total`). It may import kernels, methods and engine. Solvers and
+Here belongs each kind of input (one file a kind: a subclass of `Input` that describes itself as `Pieces`), how it acts
+within a piece (`block`, `powers`), the steps from break to break (`drive`), the sum over inputs (`total`), and where a
+function of t is sampled (`mesh`). It may import kernels, methods and engine. Solvers and
 fits import it, never the other way round. No method is written here: states come from the engine.
 """
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, extremes
 from ..errors import DtypeError, ShapeError
+from .mesh import Misfit
 from .pieces import Pieces
 
 
@@ -34,10 +35,19 @@ class Input(ABC):
     dtype: torch.dtype
     is_numpy: bool  # whether u(t) is a NumPy array for t that is no tensor
     batch = torch.Size()
+    is_approximate = False  # whether u(t) is known at samples only that the input chooses itself
 
     @abstractmethod
-    def pieces(self, start: float, stop: float) -> Pieces:
-        """u between two times, in double precision; values are checked again, as they may have changed in place."""
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
+        """u between two times, in double precision; values are checked again, as they may have changed in place.
+
+        asked: the times at which z is asked for, between which an input that is sampled must look.
+        """
+
+    @property
+    def misfit(self) -> Misfit | None:
+        """Of the last pieces, of an input that is approximate."""
+        return None
 
     @property
     def parts(self) -> tuple[Input, ...]:
@@ -55,6 +65,10 @@ class Input(ABC):
             if isinstance(value, Tensor):
                 setattr(own, name, value.detach().clone())
         return own
+
+    def fixed(self) -> Input:
+        """The same input, which goes on with the samples that it has."""
+        return self
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(m={self.m})"
@@ -104,7 +118,7 @@ class Sum(Input):
     def parts(self) -> tuple[Input, ...]:
         return self._parts
 
-    def pieces(self, start: float, stop: float) -> Pieces:
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         raise TypeError("a sum has no pieces of its own: its parts have")
 
     def _at(self, t: Tensor) -> Tensor:

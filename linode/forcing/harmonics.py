@@ -12,7 +12,7 @@ from ..errors import ShapeError
 from ..kernels.embedding import real_matrix
 from ..kernels.tensors import widened
 from .base import Input
-from .pieces import Pieces
+from .pieces import Generator, Pieces
 
 
 class Harmonics(Input):
@@ -57,7 +57,7 @@ class Harmonics(Input):
             check_finite_anywhere(x, name)
         return widened(self.rates), widened(self.amplitudes)
 
-    def pieces(self, start: float, stop: float) -> Pieces:
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         rates, amplitudes = self._checked()
         if rates.is_complex() or amplitudes.is_complex():
             rates, amplitudes = (
@@ -69,4 +69,4 @@ class Harmonics(Input):
         first = torch.zeros(Omega.shape[-1], dtype=Omega.dtype, device=Omega.device)
         first[: rates.shape[0]] = 1  # exp(rates t) at t = 0, as real and imaginary parts
         none = torch.zeros(0, dtype=torch.float64, device=Omega.device)
-        return Pieces(none, none, torch.zeros_like(first[:1]), first[None], Omega, H, None)
+        return Pieces(none, none, torch.zeros_like(first[:1]), first[None], self.m, generator=Generator(Omega, H))

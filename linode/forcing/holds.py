@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device
+from ..engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, is_known
 from ..errors import DtypeError, ShapeError
+from ..kernels.memory import Memory
+from ..kernels.private import has_derivative
 from ..kernels.tensors import widened
 from .base import Input
-from .pieces import Pieces, check_increasing, gaps_of, known_shift, unit_of
+from .pieces import SAME, Pieces, are_uniform, check_increasing, unit_of
 
 
 class Samples(Input):
@@ -38,24 +41,56 @@ class Samples(Input):
             )
         self.batch = broadcast({"times": self.times.shape[:-1], "values": self.values.shape[:-2]})
         self.m = self.values.shape[-1]
+        self._grid: Memory[Grid] = Memory()
         self._checked()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.times.shape[-1]} times, m={self.m})"
 
-    def _checked(self) -> tuple[Tensor, Tensor]:
+    def _checked(self) -> tuple[Grid, Tensor]:
         """Present times and values, checked, in double precision."""
-        for x, name in ((self.times, "times"), (self.values, "values")):
-            check_finite_anywhere(x, name)
-        times = widened(self.times)
-        check_increasing(times, "times")
-        return times, widened(self.values)
+        check_finite_anywhere(self.values, "values")
+        return self._present_grid(), widened(self.values)
 
-    def _polynomials(self, times: Tensor, coefficients: list[Tensor], unit: float = 1.0) -> Pieces:
-        """Pieces sum_j c_j ((t - ref) / unit)^j from c_j (*batch, K + 1, m); ref: a piece's start, the first's end."""
-        Omega, H = known_shift(len(coefficients), self.m, unit, coefficients[0].dtype, coefficients[0].device)
-        states, refs = torch.cat(coefficients, -1), torch.cat([times[..., :1], times], -1)
-        return Pieces(times, gaps_of(times), refs, states, Omega, H, len(coefficients) - 1)
+    def _present_grid(self) -> Grid:
+        if not is_known(self.times) or has_derivative(self.times):
+            return self._make_grid()
+        return self._grid.of(self._make_grid, self.times)
+
+    def _make_grid(self) -> Grid:
+        check_finite_anywhere(self.times, "times")
+        return Grid.of(widened(self.times))
+
+    def _polynomials(self, grid: Grid, coefficients: Tensor, unit: float = 1.0) -> Pieces:
+        """Pieces from their coefficients (*batch, K + 1, q); they refer to their starts, the first one to its end."""
+        return Pieces(grid.times, grid.gaps, grid.refs, coefficients, self.m, unit, ends=grid.ends, gap=grid.gap)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Times of samples (*batch, K), and what follows from them alone: see `Pieces`."""
+
+    times: Tensor
+    gaps: Tensor
+    refs: Tensor
+    ends: tuple[float, float] | None
+    gap: float | None
+
+    @classmethod
+    def of(cls, times: Tensor) -> Grid:
+        refs = torch.cat([times[..., :1], times], -1)
+        if times.ndim > 1 or not is_known(times) or times.shape[0] < 2:
+            check_increasing(times, "times")
+            return cls(times, times[..., 1:] - times[..., :-1], refs, None, None)
+        gaps = times[1:] - times[:-1]
+        least, most = torch.stack(gaps.detach().aminmax()).tolist()
+        if not least > 0:
+            check_increasing(times, "times")
+        first, last = float(times[0].detach()), float(times[-1].detach())
+        mean = (last - first) / len(gaps)
+        if most - least <= SAME * mean and not has_derivative(times) and are_uniform(times, first, last):
+            gaps, most = gaps.new_full((1,), mean).expand(len(gaps)), mean
+        return cls(times, gaps, refs, (first, last), most)
 
 
 class ZeroOrderHold(Samples):
@@ -78,9 +113,9 @@ class ZeroOrderHold(Samples):
         [[4.0]]
     """
 
-    def pieces(self, start: float, stop: float) -> Pieces:
-        times, values = self._checked()
-        return self._polynomials(times, [torch.cat([values[..., :1, :], values], -2)])
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
+        grid, values = self._checked()
+        return self._polynomials(grid, torch.cat([values[..., :1, :], values], -2))
 
 
 class FirstOrderHold(Samples):
@@ -103,12 +138,12 @@ class FirstOrderHold(Samples):
         [[2.0]]
     """
 
-    def pieces(self, start: float, stop: float) -> Pieces:
-        times, values = self._checked()
-        width = times[..., 1:] - times[..., :-1]
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
+        grid, values = self._checked()
+        times, width = grid.times, grid.times[..., 1:] - grid.times[..., :-1]
         unit = unit_of(width)
         slopes = torch.diff(values, dim=-2) * (unit / width)[..., None]
         slopes = torch.nn.functional.pad(slopes, (0, 0, 1, 1))  # none before the first sample and after the last
         batch = (*self.batch, times.shape[-1] + 1, self.m)
         levels = torch.cat([values[..., :1, :], values], -2)
-        return self._polynomials(times, [levels.expand(batch), slopes.expand(batch)], unit)
+        return self._polynomials(grid, torch.cat([levels.expand(batch), slopes.expand(batch)], -1), unit)

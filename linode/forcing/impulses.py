@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from .holds import Samples
 from .pieces import Pieces
@@ -30,8 +31,7 @@ class Impulses(Samples):
         [1.0, 1.0, 3.0]
     """
 
-    def pieces(self, start: float, stop: float) -> Pieces:
-        times, values = self._checked()
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
+        grid, values = self._checked()
         nothing = torch.cat([values[..., :1, :0], values[..., :0]], -2)
-        pieces = self._polynomials(times, [nothing])
-        return replace(pieces, Omega=values.new_zeros(0, 0), H=values.new_zeros(self.m, 0), jumps=values)
+        return replace(self._polynomials(grid, nothing), jumps=values)

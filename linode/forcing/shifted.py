@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from .base import Input
+from .mesh import Misfit
 from .pieces import Pieces
 
 
@@ -14,7 +17,7 @@ class Shifted(Input):
     def __init__(self, inner: Input, by: float) -> None:
         self.inner, self.by = inner, by
         self.m, self.tensors, self.dtype = inner.m, inner.tensors, inner.dtype
-        self.is_numpy, self.batch = inner.is_numpy, inner.batch
+        self.is_numpy, self.batch, self.is_approximate = inner.is_numpy, inner.batch, inner.is_approximate
 
     @property
     def parts(self) -> tuple[Input, ...]:
@@ -24,8 +27,15 @@ class Shifted(Input):
         inner = self.inner.refined()
         return None if inner is None else Shifted(inner, self.by)
 
-    def pieces(self, start: float, stop: float) -> Pieces:
-        pieces = self.inner.pieces(start + self.by, stop + self.by)
+    def fixed(self) -> Input:
+        return Shifted(self.inner.fixed(), self.by)
+
+    @property
+    def misfit(self) -> Misfit | None:
+        return self.inner.misfit
+
+    def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
+        pieces = self.inner.pieces(start + self.by, stop + self.by, None if asked is None else asked + self.by)
         if not pieces.breaks.shape[-1]:  # one piece, whose state must hold at time 0
             return replace(pieces, states=pieces.advanced(pieces.states, self.by - pieces.refs), refs=0 * pieces.refs)
-        return replace(pieces, breaks=pieces.breaks - self.by, refs=pieces.refs - self.by)
+        return replace(pieces, breaks=pieces.breaks - self.by, refs=pieces.refs - self.by, ends=None)

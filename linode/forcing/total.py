@@ -9,13 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.evaluation import Planner
-from ..engine.problem import as_tensor, check_finite_anywhere, check_same_device, common_shape, extremes, is_known
+from ..engine.problem import (
+    as_tensor,
+    check_finite_anywhere,
+    check_same_device,
+    common_shape,
+    concrete,
+    extremes,
+    is_known,
+)
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
-from ..methods import Auto
 from . import Input, make_input
-from .drive import Drive, Planners
+from .block import Block, Planners
+from .drive import Drive
 from .pieces import no_pieces
 
 
@@ -77,6 +84,24 @@ class Forcing:
         """The parts of the forcing in words, for `explain`."""
         return ["constant b"] * (self.b is not None) + [str(part) for part in self.inputs]
 
+    @property
+    def is_approximate(self) -> bool:
+        """Whether an input is a function that is sampled."""
+        return any(part.is_approximate for part in self.inputs)
+
+    def doubt(self, z: Tensor) -> float:
+        """What sampling of functions may have changed in the last solution z, relative to its largest entry: an upper
+        bound, unless errors grow faster than z; far too large where they decay.
+        """
+        area = torch.zeros((), dtype=torch.float64)
+        for part in self.inputs:
+            if part.misfit is not None:
+                own = part.misfit.area
+                gain = None if self.B is None else concrete(self.B).abs().cpu().to(own)
+                area = area + (own if gain is None else (gain @ own[:, None])[..., 0]).max()
+        size = float(concrete(z).abs().max()) if z.numel() else 0.0
+        return float(area) / size if size else float(area > 0)
+
     def refined(self) -> Forcing | None:
         """The same forcing with denser samples of functions of t; None if all inputs are exact."""
         finer = tuple(part.refined() for part in self.inputs)
@@ -89,6 +114,10 @@ class Forcing:
         b, B = (None if x is None else x.detach().clone() for x in (self.b, self.B))
         return Forcing(b, B, tuple(part.snapshot() for part in self.inputs))
 
+    def fixed(self) -> Forcing:
+        """The same forcing, whose functions of t go on with the samples that they have."""
+        return replace(self, inputs=tuple(part.fixed() for part in self.inputs)) if self.is_approximate else self
+
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
         """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on.
 
@@ -100,36 +129,35 @@ class Forcing:
 
     def _states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None) -> Tensor:
         dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
-        Xi, z0 = Xi.to(dtype), z0.to(dtype)
-        b, B = (None if x is None else x.to(dtype) for x in (self.b, self.B))
-        for x, name in ((t, "t"), (b, "b"), (B, "B"), (Xi, "Xi"), (z0, "z0")):
-            if x is not None:
-                check_finite_anywhere(x, name)
-        start, stop = extremes(t)
+        Xi, z0 = (x if x.dtype == dtype else x.to(dtype) for x in (Xi, z0))
+        b, B = (x if x is None or x.dtype == dtype else x.to(dtype) for x in (self.b, self.B))
+        given = {"t": t, "b": b, "B": B, "Xi": Xi, "z0": z0}
+        if not all(x is None or (is_known(x) and is_finite(x)) for x in given.values()):
+            for name, x in given.items():
+                if x is not None:
+                    check_finite_anywhere(x, name)
+        start, stop = times = extremes(t)
+        if not self.inputs and switches is None and t.shape[-1]:
+            longest = max(stop, -start)
+            nothing = no_pieces(Xi.shape[-1], t.device)
+            return Block.of(Xi, b, None, nothing, longest, planners.child("constant")).alone(z0, t, longest)
         solutions = []
         for i, part in enumerate(self.inputs or (None,)):
-            pieces = no_pieces(Xi.shape[-1], t) if part is None else part.pieces(start, stop)
+            pieces = no_pieces(Xi.shape[-1], t.device) if part is None else part.pieces(start, stop, t)
             systems = Xi
             if switches is not None:
                 pieces, index = pieces.merged(switches)
                 systems = Xi[..., index, :, :]
             own = B if part is not None else None
-            drive = Drive.of(systems, b, own, pieces.to(Xi), max(stop, -start), planners.child(f"input {i}"))
-            solutions.append(drive.states(z0, t))
-            z0, b = torch.zeros_like(z0), None
-        total = reduce(torch.add, solutions)
-        batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], *self.batches.values())
-        if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
-            total = total.expand(*batch, *total.shape[-2:]).contiguous()
-        if is_known(total) and not is_finite(total.detach()):
+            drive = Drive.of(systems, b if i == 0 else None, own, pieces.to(Xi), times, planners.child(f"input {i}"))
+            solutions.append(drive.states(z0 if i == 0 else torch.zeros_like(z0), t))
+        total = solutions[0] if len(solutions) == 1 else reduce(torch.add, solutions)
+        if Xi.ndim > 3 or z0.ndim > 1 or t.ndim > 1 or total.ndim > 2 or any(map(len, self.batches.values())):
+            found = total.shape[:-2]  # a function of t may have a batch that is not known before
+            batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], found, *self.batches.values())
+            if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
+                total = total.expand(*batch, *total.shape[-2:]).contiguous()
+        if len(solutions) > 1 and is_known(total) and not is_finite(total.detach()):
             is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))
             total = torch.where(total.isnan() & is_past, torch.inf, total)  # inf - inf gave NaN; report inf
         return total
-
-
-def make_planners(planner: Planner) -> Planners:
-    """Planners for Xi and for M. M may be defective: where a method chosen by name refuses it, `propagator` is used."""
-    method = planner.method
-    if not isinstance(method, Auto):
-        method = Auto(tuple(dict.fromkeys((method.name, "propagator"))))
-    return Planners(Planner(method, planner.rtol), planner)
