@@ -63,7 +63,11 @@ class Auto(Method):
             if type(method).suits is Method.suits:
                 continue
             suited = method.suits(Xi if choice.todo is None else Xi[choice.todo], work)
-            if suited is not False and choice.attempt(method, None if suited is True else suited.to(Xi.device)):
+            if suited is False or (suited is not True and not bool(suited.any())):
+                continue
+            if (seconds := method.cost(work)) > method.most_seconds:
+                choice.rejected.append(f"{method.name}: more accurate, but takes some {seconds:.1g} s")
+            elif choice.attempt(method, None if suited is True else suited.to(Xi.device)):
                 return choice.plan()
         untried: Method | None = ranked[0]
         while untried is not None:
@@ -106,10 +110,8 @@ class Choice:
         index = self.todo
         if suited is None or bool(suited.all()):
             self.tried.add(method)
-        elif bool(suited.any()):
-            index = self.indices[suited]
         else:
-            return False
+            index = self.indices[suited]
         work = self.work if index is None else self.work._replace(n_systems=len(index))
         plan = method.plan(self.Xi if index is None else self.Xi[index], self.rtol, work)
         accepted = self.judged(plan, method.name)

@@ -213,6 +213,7 @@ class Method(ABC):
     summary: ClassVar[str]
     by_name_only: ClassVar[bool] = False  # `auto` never takes it
     needs_times: ClassVar[bool] = False  # its plans are for times up to those that are asked for
+    most_seconds: ClassVar[float] = torch.inf  # estimated cost up to which `auto` takes it where it suits
     options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register`
     key: ClassVar[str]  # name and options as a literal
     alternative: ClassVar[str] = "propagator"  # what to name when this method cannot be accurate

@@ -29,7 +29,8 @@ from ..kernels.closed import ClosedStepper, Turned
 from ..kernels.dense import dense, dense_vjp
 from ..kernels.private import LinAlgError
 from ..kernels.stepping import Stepper, scattered, scattered_vjp
-from .base import Gradients, Method, Plan, Workload, register
+from ..kernels.tensors import one_norm
+from .base import ROUNDINGS, Gradients, Method, Plan, Workload, register
 from .costs import OPERATORS, SECONDS_PER_ENTRY
 
 LARGEST, LEAST = 1e280, 1e-280  # of entries: products and quotients of them must be floats
@@ -37,8 +38,10 @@ MOST_EXCESS = 16.0  # (c - growth) t: it costs so many roundings, and states are
 MOST_GROWTH = 300.0  # c t: components are computed without this growth and must not underflow
 LATE = 1.0  # |sum| t from which on a column sum that is rounding is taken for 0: amounts would double or vanish
 LITTLE = 1.0  # c t below which no weights are looked for
-MOST_STATES, MOST_SECONDS = 256, 1.0  # up to which `auto` takes it for its accuracy
+MOST_STATES = 256  # up to which `auto` takes it for its accuracy
 SMALL = 1e-3  # of the largest component: other methods keep 13 digits of larger ones
+LONG = 10  # steps between states: after a short time components are smaller by up to 1 / 10!
+ENOUGH = 1e-12  # of rounding, relative to a state, by the methods that `auto` would take instead
 PART_ENTRIES = 2**21  # coefficients of times that are computed at once: 16 MiB
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 N_PASSES = 12  # over n x n matrices for a squaring and its reverse, beside the products
@@ -62,6 +65,7 @@ class Metzler(Method):
 
     name: ClassVar[str] = "metzler"
     summary: ClassVar[str] = "powers without subtraction; Xi without a negative entry off its diagonal"
+    most_seconds: ClassVar[float] = 0.1
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> MetzlerPlan:
         t_max = (work or Workload.of(Xi)).t_max
@@ -73,14 +77,19 @@ class Metzler(Method):
         return MetzlerPlan(Xi, systems.map(lambda x: x.to(Xi.device)), t_max)
 
     def suits(self, Xi: Tensor, work: Workload) -> Tensor | bool:
-        """Where components may be so small that methods that round relative to the largest one lose their digits."""
+        """Where components may be so small, or modes so slow beside others, that other methods lose their digits."""
         if not (work.has_metzler and 1 < work.n <= MOST_STATES):
             return False
         Xi = Xi.cpu()
-        least = off_diagonal(Xi).amin((1, 2))
-        if not 0 <= float(least.max()) < SMALL * work.norm or self.cost(work) > MOST_SECONDS:
+        flows = off_diagonal(Xi)
+        least = flows.amin((1, 2))
+        may_be_stiff = work.span * ROUNDINGS > ENOUGH
+        if not may_be_stiff and float(least.min()) >= SMALL * work.norm:
             return False
-        return (least >= 0) & (smallest_part(Xi) < SMALL)
+        matters = are_small_parts(Xi, flows)
+        if may_be_stiff:
+            matters |= one_norm(Xi) * work.t_max * ROUNDINGS > ENOUGH
+        return matters & (least >= 0) & (flows.amax((1, 2)) > 0)
 
     def cost(self, work: Workload) -> float:
         levels, n = math.log2(work.span + 2.0) + 2, work.n + 1
@@ -99,23 +108,27 @@ def off_diagonal(Xi: Tensor) -> Tensor:
     return Xi.as_strided((S, n - 1, n), (n * n, n + 1, 1), Xi.storage_offset() + 1)
 
 
-def smallest_part(Xi: Tensor) -> Tensor:
-    """How small a component may become beside the largest, roughly, (S,): the ratio of rates, for every step of the
-    longest way from one state to another.
+def are_small_parts(Xi: Tensor, flows: Tensor) -> Tensor:
+    """(S,) bool: whether components may become smaller than SMALL of others, roughly: each step on the way from one
+    state to the farthest makes them smaller by the ratio of rates, and after a short time by 1 / k at the k-th step.
+
+    flows: the entries off the diagonal, >= 0.
     """
-    size, n = Xi.abs(), Xi.shape[-1]
-    ratio = torch.where(size > 0, size, torch.inf).amin((1, 2)) / size.amax((1, 2))
-    ratio = torch.where(ratio < 1, ratio, 1.0)  # inf / 0 of a matrix of zeros
-    if float(ratio.min()) ** (n - 1) >= SMALL:
-        return torch.ones_like(ratio)
-    step = (size + torch.eye(n, dtype=size.dtype, device=size.device) > 0).to(size.dtype)
-    reached, part = step, ratio
+    n = Xi.shape[-1]
+    losses = Xi.sum(-2).abs().amax(-1)
+    ratio = torch.where(flows > 0, flows, torch.inf).amin((1, 2)) / torch.maximum(flows.amax((1, 2)), losses)
+    ratio = torch.where(ratio < 1, ratio, 1.0)  # inf / 0 where there are none
+    if n <= LONG and float(ratio.min()) ** (n - 1) >= SMALL:
+        return torch.zeros_like(ratio, dtype=torch.bool)
+    step = (Xi.abs() + torch.eye(n, dtype=Xi.dtype, device=Xi.device) > 0).to(Xi.dtype)
+    reached, distance = step, torch.ones_like(ratio)
     while True:
-        further = (reached @ step > 0).to(size.dtype)
+        further = (reached @ step > 0).to(Xi.dtype)
         grows = (further != reached).flatten(1).any(1)
-        if not bool(grows.any()):
-            return part
-        part, reached = torch.where(grows, part * ratio, part), further
+        distance, reached = distance + grows, further
+        is_small = (distance >= LONG) | (ratio**distance < SMALL)
+        if bool((is_small | ~grows).all()):
+            return is_small
 
 
 @dataclass
