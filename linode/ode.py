@@ -127,9 +127,10 @@ class Solver(ABC):
         """Relative condition number of the trajectory with respect to Xi, (*batch,).
 
         |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi
-        is amplified, to first order. By power iteration with this solver's own derivatives; a lower bound, usually
-        within a few per cent. A result carries about -log10(condition * eps) digits that the rounding of Xi leaves
-        meaningful.
+        is amplified, to first order. J is formed where a compiled plan gives it at once; elsewhere its norm comes from
+        power iteration with this solver's own derivatives, a lower bound, usually within a few per cent. It is infinite
+        where z or its derivative grows past the largest float. A result carries about -log10(condition * eps) digits
+        that the rounding of Xi leaves meaningful.
 
         Source: Higham (2008), Functions of Matrices, section 3.1-3.4 and algorithm 3.20 (power method).
 
