@@ -19,7 +19,7 @@ from .errors import OptionError, ShapeError
 from .forcing.total import Forcing, make_planners
 from .kernels.tensors import is_finite, largest_norm, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
-from .solution import Solution, Stats, Status
+from .solution import Explanation, Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
 
 ENOUGH = 1e-6  # relative error of z by sampling of the input above which the status is UNRESOLVED_INPUT
@@ -196,7 +196,7 @@ class Solver(ABC):
             f"method: {plan.method}, because {plan.reason}",
             f"evaluated by: {plan.evaluated_by}",
             *(f"passed over: {reason}" for reason in plan.rejected),
-            *(f"{name}: {_short(value)}" for name, value in plan.details.items()),
+            *(f"{name}{_unit(name)}: {_short(value)}" for name, value in plan.details.items()),
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
@@ -207,7 +207,7 @@ class Solver(ABC):
                 f"error estimate: {float(error):.3g} (relative, if Xi is known to rounding)",
                 f"status: {solution.status}",
             ]
-        return "\n".join(lines)
+        return Explanation("\n".join(lines))
 
     def plot(self, t: Any, ax: Any = None, **options: Any) -> Any:
         """The states at times t as curves; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
@@ -452,6 +452,11 @@ def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
     Xi = widened(Xi)
     starts = columns(Xi.shape[-1], max(Xi.ndim - 2, times.ndim - 1), Xi)
     return trajectory(Xi, starts, times, planner).movedim(0, -1)
+
+
+def _unit(name: str) -> str:
+    """The unit of a figure of a plan, where it has one."""
+    return {"step": " (time)", "shift": " (1/time)", "eigenvalues": " (1/time)", "rates": " (1/time)"}.get(name, "")
 
 
 def _short(value: Any, most: int = 8) -> str:

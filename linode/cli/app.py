@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..errors import meant
 from . import comparing, demonstration, fitting, solving
 from .clock import UNITS
 from .errors import INTERRUPTED, OK, Refusal
@@ -32,14 +32,12 @@ class Commands(TyperGroup):
         word = args[0] if args else ""
         if word and not word.startswith("-") and self.get_command(ctx, word) is None:
             names = self.list_commands(ctx)
-            near = difflib.get_close_matches(word.lower(), names, 1)
             told = f"No such command {word!r}; the commands are {', '.join(names)}"
-            if near:
-                raise Refusal(f"{told}; did you mean {near[0]}?")
-            if Path(word).suffix or is_there(Path(word)):
+            near = meant(word, names)
+            if not near and (Path(word).suffix or is_there(Path(word))):
                 there = "" if is_there(Path(word)) else f" (there is no file {word} either)"
                 told += f"{there}; a file comes after the command: linode solve FILE --times 0:10:100, linode fit FILE"
-            raise Refusal(told)
+            raise Refusal(told + near)
         return super().resolve_command(ctx, args)
 
 

@@ -45,6 +45,6 @@ def one_line(message: str) -> str:
 def listed(names: Iterable[str]) -> str:
     """Names for a message: the first of many, and the beginnings of long ones."""
     every = list(names)
-    shown = [repr(x if len(x) <= LONGEST_NAME else x[: LONGEST_NAME - 3] + "...") for x in every[:MOST_NAMES]]
+    shown = [f"'{x if len(x) <= LONGEST_NAME else x[: LONGEST_NAME - 3] + '...'}'" for x in every[:MOST_NAMES]]
     rest = [f"{len(every) - MOST_NAMES} more"] if len(every) > MOST_NAMES else []
     return ", ".join([*shown, *rest]) or "nothing"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import meant
 from ..fitting.result import observed_states
 from ..forcing import ZeroOrderHold
 from ..kernels import small
@@ -155,7 +155,9 @@ def make_ode(system: System, method: str, inputs: Path | None) -> LinearODE:
     """The solver of a system, whose t = 0 is the t0 of the system."""
     arrays = system.arrays
     if method not in registry():
-        raise Refusal(f"--method {method!r} is unknown; known are {', '.join(sorted(registry()))}{meant(method)}")
+        raise Refusal(
+            f"--method {method!r} is unknown; known are {', '.join(sorted(registry()))}{meant(method, registry())}"
+        )
     forcing: dict[str, Any] = {"b": arrays["b"]} if "b" in arrays else {}
     if inputs is not None:
         times, values, names = read_inputs(inputs, system.time_name, system.clock)
@@ -168,11 +170,6 @@ def make_ode(system: System, method: str, inputs: Path | None) -> LinearODE:
     elif "B" in arrays and arrays["B"].any():
         remark(f"{system.path} holds B, but there are no --inputs: they are taken as 0")
     return LinearODE(arrays["Xi"], arrays["z0"], method=method, **forcing)
-
-
-def meant(method: str) -> str:
-    near = difflib.get_close_matches(method.lower(), registry(), 1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def read_inputs(path: Path, time: str, clock: Clock | None) -> tuple[Array, Array, list[str]]:

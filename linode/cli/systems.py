@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import meant
 from .clock import Clock, clock_of, unit_of
 from .console import remark
 from .errors import Refusal, bad_file, listed
@@ -70,15 +70,14 @@ def read_system(path: Path, z0: str | None, needs_z0: bool = True) -> System:
             where = "--z0" if name == "z0" and z0 is not None else f"{path}: {name}"
             raise Refusal(f"{where} has shape {arrays[name].shape}, but Xi is {n} x {n}")
     _check_outputs(path, arrays)
-    unknown = sorted(name for name in found if name not in MATRICES and name not in TEXTS and name not in UNUSED)
-    for name in unknown:
-        if not _is_text(found[name]):  # a note
-            remark(f"{path}: {name!r} is not used{_meant(name)}")
     if needs_z0 and "z0" not in arrays:
-        guess = next((_meant(name, ["z0"]) for name in found if _meant(name, ["z0"])), "")
-        raise Refusal(
-            f"{path} holds no z0: give --z0, numbers with commas between them or a file{guess + others if guess else ''}"
-        )
+        there = "" if set(found) == {"Xi"} else others
+        raise Refusal(f"{path} holds no z0: give --z0, numbers with commas between them or a file{there}")
+    used = {*MATRICES, *TEXTS, *UNUSED}
+    unknown = sorted(name for name, x in found.items() if name not in used and not _is_text(x))  # text is a note
+    if unknown:
+        guess = next((words for name in unknown if (words := meant(name, [*MATRICES, *OTHER_NAMES, *TEXTS]))), "")
+        remark(f"{path}: {listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not used{guess}")
     return System(path, arrays, **_axes(path, arrays, {name: found[name] for name in TEXTS if name in found}))
 
 
@@ -91,14 +90,6 @@ def _named(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
             raise bad_file(path, f"holds {name} twice, as {listed(x for x in raw if OTHER_NAMES.get(x, x) == name)}")
         found[name] = value
     return found
-
-
-def _meant(name: str, known: list[str] | None = None) -> str:
-    """A question about a name that is nearly one of those known; else nothing."""
-    names = [*MATRICES, *OTHER_NAMES, *TEXTS] if known is None else known
-    same = [x for x in names if x.lower() == name.lower()]
-    near = same or difflib.get_close_matches(name, names, 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _check_outputs(path: Path, arrays: dict[str, Array]) -> None:

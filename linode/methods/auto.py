@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import MethodError, OptionError
+from ..errors import MethodError, OptionError, meant
 from .base import Method, Plan, SplitPlan, Workload, classes, default, register, registry
 
 LARGEST = 1e300  # costs of larger spans are those of this one
@@ -120,4 +120,4 @@ def make_method(method: Any) -> Method:
             "method must be a name or a method object such as linode.methods.Eig(), "
             f"got {type(method).__name__}; names: {names}"
         )
-    raise MethodError(f"method {method!r} is unknown; known are {names}")
+    raise MethodError(f"method {method!r} is unknown; known are {names}{meant(method, registry())}")

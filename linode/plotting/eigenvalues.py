@@ -93,8 +93,9 @@ def plot_eigenvalues(system: Any, ax: Axes | FigureBase | None = None, *, level:
 def _spectra(system: Any) -> tuple[list[Array], Array]:
     """Eigenvalues (n,) of each system, and their covariances (n, 2, 2) in the first; infinite if it is no fit."""
     if hasattr(system, "eigenvalue_covariance"):
-        lam, spread = as_array(system.eigenvalues, "eigenvalues"), as_array(system.eigenvalue_covariance, "covariance")
-        return [lam.astype(complex)], spread
+        lam, spread = as_array(system.eigenvalues, "eigenvalues").astype(complex), system.eigenvalue_covariance
+        unknown = np.full((len(lam), 2, 2), np.inf)  # a fit without standard errors
+        return [lam], unknown if spread is None else as_array(spread, "covariance")
     if isinstance(system, (str, bytes)) or system is None:
         raise DtypeError(f"system is a {type(system).__name__}; it must be a fit, a solver, or Xi (*batch, n, n)")
     Xi = as_array(getattr(system, "Xi", system), "Xi")

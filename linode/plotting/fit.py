@@ -98,6 +98,7 @@ def plot_fit(
     curves = curves if isinstance(curves, list) else [curves]
     noise = _noise(result.sigma, p)
     several, any_band = len(shown) > 1, False
+    band = band and getattr(result, "stderr", ()) is not None  # else a fit without standard errors
     for k in drawn:
         (t, y), dense, curve = observations[k], times[k], _columns(curves[k])
         seen, later = dense <= t[-1], dense >= t[-1]
