@@ -112,7 +112,7 @@ def plot_fit(
             axes.plot(dense[seen], curve[seen, j], color=colour, lw=1.3)
             if later_data:
                 times_of, values = later_data[k]
-                hollow: dict[str, Any] = {"mfc": "none", "mec": ink, "mew": 0.8, "ms": 3.5 if len(t) < MANY else 2.5}
+                hollow: dict[str, Any] = {"mfc": "none", "mec": ink, "mew": 0.6, "ms": 3.5 if len(t) < MANY else 2}
                 axes.plot(times_of, values[:, j], "o", alpha=0.7, zorder=1.9, **hollow)
             if ahead:
                 axes.plot(dense[later], curve[later, j], "--", color=colour, lw=1.3)
