@@ -273,6 +273,16 @@ def test_a_pipe_without_end_is_read_up_to_the_limit(capsys, monkeypatch: pytest.
     refused(capsys, BAD_FILE, "holes.csv: is larger than", "fit", "holes.csv")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="streams of POSIX")
+def test_standard_input_that_cannot_be_read_is_one_line():
+    command = [sys.executable, "-m", "linode", "fit", "-"]
+    done = subprocess.run(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (BAD_FILE, "linode: standard input: is empty\n")
+    closed = ["sh", "-c", 'exec "$0" "$@" <&-', *command]
+    done = subprocess.run(closed, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (BAD_FILE, "linode: standard input: is closed\n")
+
+
 def compressed(name: bytes, shape: tuple[int, int]) -> bytes:
     """An array of zeros in a MATLAB file of version 5, compressed without holding it."""
     n = shape[0] * shape[1] * 8

@@ -18,6 +18,7 @@ import linode
 
 pytest.importorskip("typer")
 
+from linode.cli import console
 from linode.cli.clock import UNITS, clock_of, moment, unit_of
 from linode.cli.errors import BAD_FILE, OK, USAGE, Refusal
 from linode.cli.tables import read_table
@@ -140,6 +141,13 @@ def test_the_decimal_mark_can_be_told(capsys):
     refused(capsys, USAGE, "--decimal must be a point or a comma", "fit", "d.csv", "--decimal", ";")
     refused(capsys, USAGE, "are both ','", "fit", "d.csv", "--decimal", ",", "--delimiter", ",")
     assert read_table(Path("d.csv"), None, ",").numbers("t").tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("mark", ['"', "'", "\n", "\r", "\0", "#", "1", "e", ".", "-", "ab", ""])
+def test_what_cannot_delimit_is_refused(capsys, mark: str):
+    Path("d.csv").write_text(PLAIN)
+    refused(capsys, USAGE, "--delimiter", "fit", "d.csv", "--delimiter", mark)
+    assert np.allclose(fitted(capsys, "d.csv", "--delimiter", ",")["Xi"], XI, atol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -275,6 +283,20 @@ def test_a_forecast_past_the_last_year_of_dates_is_refused(capsys):
     Path("d.csv").write_text(lines_of(DATES))
     words = "after the year 9999"
     refused(capsys, USAGE, words, "fit", "d.csv", "--time-unit", "year", "--forecast", "9000", "--out", "f.csv")
+
+
+def test_a_large_table_is_read_behind_a_bar(capsys, monkeypatch: pytest.MonkeyPatch):
+    Path("d.csv").write_text(PLAIN)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    assert "reading" not in run(capsys, "fit", "d.csv")[2]
+    monkeypatch.setattr(console, "MUCH", 100)
+    code, out, err = run(capsys, "fit", "d.csv")
+    assert code == OK
+    assert "reading d.csv" in err
+    assert "100 %" in err
+    assert "reading" not in out
+    monkeypatch.delenv("FORCE_COLOR")
+    assert run(capsys, "fit", "d.csv")[2] == ""
 
 
 # ---- names and inputs ------------------------------------------------------------------------------------------------

@@ -48,11 +48,11 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         Refusal: it cannot be read, is a folder, a device or a pipe, or is larger than MOST_BYTES.
     """
-    if path == STDIN:
-        if sys.stdin is None:
-            raise bad_file(path, "is closed")
-        return _limited(path, sys.stdin.buffer, 0)
     try:
+        if path == STDIN:
+            if sys.stdin is None:
+                raise bad_file(path, "is closed")
+            return _limited(path, sys.stdin.buffer, 0)
         # without waiting: a pipe to which nobody writes would wait for ever
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(path, flags), "rb") as file:

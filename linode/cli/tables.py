@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clock import Clock, moment, numbers_of
-from .console import MUCH, counted
+from .console import counted
 from .errors import Refusal, bad_file, listed, one_line
 from .files import read_text
 
@@ -188,12 +188,14 @@ def read_rows(
     """
     if delimiter is not None and len(delimiter) != 1:
         raise Refusal(f"--delimiter must be one character, got {delimiter!r}")
+    if delimiter is not None and not _can_delimit(delimiter):
+        raise Refusal(f"--delimiter {delimiter!r} is a part of numbers, quotes, comments or lines")
     if decimal not in (None, ".", ","):
         raise Refusal(f"--decimal must be a point or a comma, got {decimal!r}")
     if decimal is not None and decimal == delimiter:
         raise Refusal(f"--delimiter and --decimal are both {decimal!r}")
     told = re.match(r"sep=(.)\r?\n", text)  # Excel
-    if told:
+    if told and _can_delimit(told[1]):
         delimiter, text = delimiter or told[1], "\n" + text[told.end() :]
     if delimiter is None:
         delimiter = _delimiter(text, decimal)
@@ -202,7 +204,7 @@ def read_rows(
     source = _Lines(text)
     reader = csv.reader(_cut(source.kept(), delimiter), delimiter=_mark(delimiter), strict=True)
     try:
-        with counted(f"reading {path}", len(text) if len(text) > MUCH else 0) as advance:
+        with counted(f"reading {path}", len(text)) as advance:
             for row in reader:
                 if any(cell.strip() for cell in row) or (len(row) > 1 and rows):
                     rows.append(row)
@@ -250,6 +252,10 @@ class _Lines:
 def _split(text: str) -> Iterator[str]:
     """Lines with their ends, one at a time: \\n, \\r\\n or \\r; other marks that str.splitlines knows are letters."""
     return (found[0] for found in re.finditer(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", text))
+
+
+def _can_delimit(mark: str) -> bool:
+    return mark == "\t" or (mark.isprintable() and not mark.isalnum() and mark not in "\"'.+-#_")
 
 
 def _cut(lines: Iterable[str], delimiter: str) -> Iterable[str]:
