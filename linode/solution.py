@@ -109,6 +109,12 @@ class Solution:
 
         Raises:
             ImportError: pandas is not installed. OptionError: names are too few or too many.
+
+        Example:
+            >>> import linode
+            >>> solution = linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0]).solve([0.0, 1.0, 2.0])
+            >>> solution.to_dataframe(["position", "velocity"]).shape  # doctest: +SKIP
+            (3, 2)
         """
         z, t = as_numpy(self.z), as_numpy(self.t)
         z = z[..., None, :] if t.ndim == 0 else z

@@ -66,8 +66,8 @@ def _minutes(zone: str) -> int:
     return (-1 if zone[0] == "-" else 1) * (60 * int(digits[:2]) + int(digits[2:]))
 
 
-def unit_of(text: str) -> str:
-    """A key of UNITS.
+def unit_of(text: str, where: str = "--time-unit") -> str:
+    """A key of UNITS; where: what the message names.
 
     Raises:
         Refusal: there is no such unit.
@@ -76,7 +76,7 @@ def unit_of(text: str) -> str:
     for name in (word, word.removesuffix("s")):
         if name in UNITS or name in WORDS:
             return WORDS.get(name, name)
-    raise Refusal(f"--time-unit {text!r} is unknown; known are {', '.join(UNITS)}")
+    raise Refusal(f"{where} {text[:40]!r} is unknown; known are {', '.join(UNITS)}")
 
 
 @dataclass(frozen=True)

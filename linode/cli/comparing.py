@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..ode import LinearODE
-from .console import progress, seconds, show_table
+from .console import progress, remark, seconds, show_table
 from .errors import OK, Refusal
 from .files import check_stdin
 from .output import PICTURES, Output, json_text, sheet, write_picture
@@ -59,6 +59,8 @@ def compare(
     Xi, start = system.arrays["Xi"], system.arrays["z0"]
     if np.iscomplexobj(Xi) or np.iscomplexobj(start):
         raise Refusal(f"{path} is complex; compare takes real systems")
+    if system.remark:
+        remark(system.remark)
     machine = conditions()  # before, as this command is a load too
     with progress("comparing"):
         rows, note = measured(Xi, start, t, budget)

@@ -44,6 +44,8 @@ def solve(
     system = read_system(path, z0)
     t = read_times(times, system.clock)
     ode = make_ode(system, method, inputs)
+    if system.remark:  # not before, as a refusal is one line
+        remark(system.remark)
     with progress(f"{len(t)} times of {system.n} states"):
         solution = ode.solve(t - system.t0)
     z = np.asarray(solution.z)
@@ -93,11 +95,12 @@ def drawn(t: Array, z: Array, names: list[str], xlabel: str) -> Any:
 def explain(path: Path, times: str | None, z0: str | None, *, as_json: bool) -> int:
     check_stdin(path, times, z0)
     system = read_system(path, z0, needs_z0=False)
-    if "z0" not in system.arrays:
-        system.arrays["z0"] = np.ones(system.n)
-        remark(f"{path} holds no z0: ones are taken")
-    t = times_after(system, times, np.array([0.0, 1.0]))
+    t, has_z0 = times_after(system, times, np.array([0.0, 1.0])), "z0" in system.arrays
+    system.arrays.setdefault("z0", np.ones(system.n))
     ode = make_ode(system, "auto", None)
+    for words in (system.remark, "" if has_z0 else f"{path} holds no z0: ones are taken"):
+        if words:
+            remark(words)
     lam = np.linalg.eigvals(system.arrays["Xi"])
     if as_json:
         solution = ode.solve(t)

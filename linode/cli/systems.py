@@ -15,7 +15,6 @@ import numpy as np
 
 from ..errors import meant
 from .clock import Clock, clock_of, unit_of
-from .console import remark
 from .errors import Refusal, bad_file, listed
 from .files import MOST_BYTES, STDIN, decoded, is_there, read_bytes
 from .matfile import arrays_of_mat
@@ -30,10 +29,11 @@ UNUSED = {"stderr"}  # which `linode fit --save` writes for people
 
 @dataclass(frozen=True)
 class System:
-    """Arrays of a file, by the names in MATRICES, and what its axes are called."""
+    """Arrays of a file, by the names in MATRICES; a remark on it, or ""; and what its axes are called."""
 
     path: Path
     arrays: dict[str, Array]
+    remark: str = ""
     names: list[str] | None = None
     time_name: str = "t"
     time_unit: str = ""
@@ -73,12 +73,18 @@ def read_system(path: Path, z0: str | None, needs_z0: bool = True) -> System:
     if needs_z0 and "z0" not in arrays:
         there = "" if set(found) == {"Xi"} else others
         raise Refusal(f"{path} holds no z0: give --z0, numbers with commas between them or a file{there}")
+    texts = {name: found[name] for name in TEXTS if name in found}
+    return System(path, arrays, _unused(path, found), **_axes(path, arrays, texts))
+
+
+def _unused(path: Path, found: dict[str, Any]) -> str:
+    """What a file holds in vain, in words; text is a note."""
     used = {*MATRICES, *TEXTS, *UNUSED}
-    unknown = sorted(name for name, x in found.items() if name not in used and not _is_text(x))  # text is a note
-    if unknown:
-        guess = next((words for name in unknown if (words := meant(name, [*MATRICES, *OTHER_NAMES, *TEXTS]))), "")
-        remark(f"{path}: {listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not used{guess}")
-    return System(path, arrays, **_axes(path, arrays, {name: found[name] for name in TEXTS if name in found}))
+    unknown = sorted(name for name, x in found.items() if name not in used and not _is_text(x))
+    if not unknown:
+        return ""
+    guess = next((words for name in unknown if (words := meant(name, [*MATRICES, *OTHER_NAMES, *TEXTS]))), "")
+    return f"{path}: {listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not used{guess}"
 
 
 def _named(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def _axes(path: Path, arrays: dict[str, Array], texts: dict[str, Any]) -> dict[s
         raise bad_file(path, f"names holds {len(names)} names, but there are {count} channels")
     if names is not None and max(Counter(names).values()) > 1:
         raise bad_file(path, "names holds a name twice")
-    unit = unit_of(told["time_unit"][0]) if told.get("time_unit") else ""
+    unit = unit_of(told["time_unit"][0], f"{path}: time_unit") if told.get("time_unit") else ""
     clock = clock_of(told["time_origin"], unit or "day") if told.get("time_origin") else None
     if told.get("time_origin") and clock is None:
         raise bad_file(path, f"time_origin is no date: {told['time_origin'][0][:40]!r}")

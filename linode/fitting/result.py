@@ -279,6 +279,12 @@ class FitResult:
 
         Raises:
             ImportError: pandas is not installed. OptionError: names are too few or too many.
+
+        Example:
+            >>> import linode
+            >>> result = linode.fit([0.0, 1.0, 2.0, 3.0], [0.99, 0.51, 0.25, 0.12])  # halved in each unit of time
+            >>> list(result.to_dataframe(["level"]).columns)  # doctest: +SKIP
+            ['level', 'level fit']
         """
         seen = self.observations
         fits = [as_numpy(self._predicted(t, k, None, None)).reshape(len(t), -1) for k, (t, _) in enumerate(seen)]
