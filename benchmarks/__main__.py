@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import forced, job, plots, repeat, report
-from benchmarks.contenders import PEERS
-from benchmarks.harness import Settings, measure
-from benchmarks.workloads import BESIDE, MODES, SWEEPS, WORKLOADS, Workload
+try:
+    from benchmarks import forced, job, plots, repeat, report
+    from benchmarks.contenders import PEERS
+    from benchmarks.harness import Settings, measure
+    from benchmarks.workloads import BESIDE, MODES, SWEEPS, WORKLOADS, Workload
+except ImportError as error:
+    raise SystemExit(f"the benchmarks need {error.name}: pip install '.[compare,plot]' in the clone") from None
 
 RESULTS = Path(__file__).parent / "results"
 SWEEPS_NAME = "sweeps"

@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.contenders import FLOOR, LIMIT, N_EACH, Contender, Nothing, contenders_of, limit
 from benchmarks.truth import relative_errors, truth
 from benchmarks.workloads import BESIDE, Problem, Workload
-from tests.test_memory import peak_bytes
+from tests.memory import peak_bytes
 
 SLOW = 5.0  # seconds of the first call, beyond which it is the only one
 FEWEST = 3  # rounds of whoever is faster

@@ -44,11 +44,13 @@ def cost_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
 
 best = minimize(cost_and_gradient, np.zeros(300), jac=True, method="L-BFGS-B", options={"maxiter": 100, "maxcor": 30})
 control.data[:, 0] = torch.from_numpy(best.x)
-driven, newtons = ode(t).detach(), u(t).detach()[:, 0]
+driven = ode(t).detach()
 figure = Figure(figsize=(9, 6), layout="constrained")
-panels = (("recorded", times, force, measured), ("least", t, newtons, driven))
-for (top, bottom), (name, at, values, z) in zip(figure.subplots(2, 2, sharex=True).T, panels, strict=True):
-    top.plot(at, values, lw=0.8, color="#D55E00")
+# the recorded force is joined by straight lines; the other one is held: it is drawn in steps, the last until t = 4
+held = torch.cat([steps, t[-1:]]), torch.cat([control.detach()[:, 0], control.detach()[-1]])
+panels = (("recorded", times, force, "default", measured), ("least", *held, "steps-post", driven))
+for (top, bottom), (name, at, values, style, z) in zip(figure.subplots(2, 2, sharex=True).T, panels, strict=True):
+    top.plot(at, values, lw=0.8, color="#D55E00", drawstyle=style)
     bottom.plot(t, 100 * z[:, 0], color="#0072B2")
     top.set(title=f"{name} force", ylabel="force (N)")
     bottom.set(xlabel="time (s)", ylabel="position (cm)")

@@ -28,7 +28,8 @@ module = result.to_module()  # a torch.nn.Module, to train on from here
 print(f"\nmodule starts from Xi: {bool(np.allclose(module.Xi.detach(), result.Xi))}")
 figure = Figure(figsize=(12, 4.5), layout="constrained")
 left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-result.plot(left, channels=[0, 1, 2], ahead=5.0)
+names = [f"{what} of mass {i} ({unit})" for what, unit in (("position", "m"), ("speed", "m/s")) for i in (1, 2, 3)]
+result.plot(left, channels=[0, 1, 2], ahead=5.0, labels=names, xlabel="time (s)", ylabel="position (m)")
 result.plot_eigenvalues(right)
 figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "fit_system.png", dpi=150)
 inside = np.mean(np.abs(result.Xi - Xi) < 1.96 * result.stderr)

@@ -51,10 +51,10 @@ for _ in range(700):
 
 t_new, x_new, exact = record(200, duration=12.0)
 with torch.no_grad():
-    error = ((prediction := model(x_new[:, 0], t_new)) - exact).square().mean().sqrt()
-    mean = (x.mean((0, 1)) - exact).square().mean().sqrt()
+    error, mean = ((y - exact).square().mean().sqrt() for y in (model(x_new[:, 0], t_new), x.mean((0, 1))))
     print("learned eigenvalues:", ", ".join(f"{x:.3f}" for x in torch.linalg.eigvals(model.dynamics.Xi).tolist()))
-ax = plot_trajectories(t_new[0], prediction[0, :, :3], labels=["predicted 0", "predicted 1", "predicted 2"])
+    curves = model(x_new[:1, 0], fine := torch.linspace(0.0, 12.0, 300))[0, :, :3]
+ax = plot_trajectories(fine, curves, labels=[f"channel {i}, predicted" for i in range(3)], ylabel="observation")
 ax.plot(t_new[0], x_new[0, :, :3], ".", color="0.4")  # dots: what was seen
 ax.figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "train_autoencoder.png", dpi=150)
 print(f"held-out RMSE {error:.4f}; by predicting the mean {mean:.4f}; relative error {error / mean:.4f}")

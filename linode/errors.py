@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class LinodeError(Exception):
     """Base class of the errors of linode.
@@ -119,3 +122,19 @@ class UnresolvedInputWarning(UserWarning):
         >>> found[0].category.__name__
         'UnresolvedInputWarning'
     """
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: a question for the known name that is nearly the same, or nothing.
+
+    Example:
+        >>> from linode.errors import meant
+        >>> meant("EIG", ["eig", "taylor"]), meant("magic", ["eig", "taylor"])
+        ("; did you mean 'eig'?", '')
+    """
+    names = list(known)
+    near = difflib.get_close_matches(word.lower(), {name.lower() for name in names}, 1)
+    alike = [name for name in names if name.lower() in near]
+    # of names that differ in case only, the one with the case of the word
+    best = max(alike, key=lambda name: difflib.SequenceMatcher(None, word, name).ratio(), default=None)
+    return f"; did you mean {best!r}?" if best is not None else ""

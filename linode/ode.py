@@ -32,7 +32,7 @@ from .forcing.block import Planners
 from .forcing.total import Forcing
 from .kernels.tensors import is_finite, measured, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
-from .solution import Solution, Stats, Status
+from .solution import Explanation, Solution, Stats, Status
 from .statespace import make_state_space, matrices_of
 
 ENOUGH = 1e-6  # relative error of z above which the status is ILL_CONDITIONED; or UNRESOLVED_INPUT, by sampling
@@ -220,7 +220,7 @@ class Solver(ABC):
             f"method: {plan.method}, because {plan.reason}",
             f"evaluated by: {plan.evaluated_by}",
             *(f"passed over: {reason}" for reason in plan.rejected),
-            *(f"{name}: {_short(value)}" for name, value in plan.details.items()),
+            *(f"{name}{_unit(name)}: {_short(value)}" for name, value in plan.details.items()),
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
@@ -230,7 +230,7 @@ class Solver(ABC):
                 f"error estimate: {error:.3g} (relative, of z(t) for Xi as it is)",
                 f"status: {solution.status}",
             ]
-        return "\n".join(lines)
+        return Explanation("\n".join(lines))
 
     def plot(self, t: Any, ax: Any = None, **options: Any) -> Any:
         """The states at times t as curves; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
@@ -544,6 +544,11 @@ def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
 
 def _largest(x: Any) -> float:
     return max(torch.as_tensor(x).flatten().tolist(), default=0.0)
+
+
+def _unit(name: str) -> str:
+    """The unit of a figure of a plan, where it has one."""
+    return {"step": " (time)", "shift": " (1/time)", "eigenvalues": " (1/time)", "rates": " (1/time)"}.get(name, "")
 
 
 def _short(value: Any, most: int = 8) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import Any
+
+import numpy as np
+
+from .display import as_numpy, checked_names, frame, html_table
 
 
 class Status(Enum):
@@ -112,7 +116,64 @@ class Solution:
         own = self.t, self.z, self.method, self.status, self.error_estimate
         return _restored, (*own, self.condition, self.stats)
 
+    def to_dataframe(self, names: Sequence[str] | None = None) -> Any:
+        """The states as a pandas DataFrame: a column for each state, the times as its index.
+
+        Args:
+            names: of the n columns; None: z1, z2, ...
+
+        Returns:
+            A DataFrame of T rows; for a batch, of all its trajectories below each other, with an index level for each
+            dimension of the batch: "trajectory", or "batch 0", "batch 1", ...
+
+        Raises:
+            ImportError: pandas is not installed. OptionError: names are too few or too many.
+
+        Example:
+            >>> import linode
+            >>> solution = linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0]).solve([0.0, 1.0, 2.0])
+            >>> solution.to_dataframe(["position", "velocity"]).shape  # doctest: +SKIP
+            (3, 2)
+        """
+        z, t = as_numpy(self.z), as_numpy(self.t)
+        z = z[..., None, :] if t.ndim == 0 else z
+        *batch, T, n = z.shape
+        times = np.broadcast_to(t, z.shape[:-1]).reshape(-1)
+        places = np.unravel_index(np.arange(z.size // n) // max(T, 1), batch) if batch else ()
+        levels = ["trajectory"] if len(batch) == 1 else [f"batch {i}" for i in range(len(batch))]
+        columns = dict(zip(checked_names(names, n, "z"), z.reshape(-1, n).T))
+        return frame(times, columns, dict(zip(levels, places)))
+
+    def _repr_html_(self) -> str:
+        t, z = as_numpy(self.t), as_numpy(self.z)
+        span = f"{t.min():g} to {t.max():g}" if t.size else "none"
+        error = as_numpy(self.error_estimate)
+        rows = [
+            ("status", self.status),
+            ("method", self.method),
+            ("z", f"{z.shape}, {z.dtype}"),
+            ("times", span),
+            ("relative error", f"about {error.max():.1e}" if error.size else "-"),
+        ]
+        return html_table("Solution of a linear ODE", rows)
+
 
 def _restored(*values: Any) -> Solution:
     t, z, method, status, error_estimate, condition, stats = values
     return Solution(t, z, method, status, error_estimate, lambda: condition, lambda: stats)
+
+
+class Explanation(str):
+    """The text of `LinearODE.explain`, which a notebook shows as a table.
+
+    Example:
+        >>> import linode
+        >>> type(linode.LinearODE([[-1.0]], [1.0]).explain()).__name__
+        'Explanation'
+    """
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        parts = (line.partition(": ") for line in self.splitlines())
+        return html_table("Explanation", [(name, value) for name, _, value in parts])

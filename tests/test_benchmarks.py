@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from benchmarks.contenders import Nothing, with_linode
 from benchmarks.harness import Row, Runner, Settings, interleave
 from benchmarks.workloads import BESIDE, MODES, WORKLOADS, Workload
 from tests import oracles
+from tests.documents import ROOT
 
 TINY = Workload("tiny", 3, 7, seeds=(0,), targets={"lean eig": 1.5})
 STARTS = Workload("starts", 3, 5, n_starts=4, seeds=(0,))
@@ -190,3 +195,28 @@ def test_without_writing_it_prints_ratios_of_the_peers_asked_for(
 def test_a_table_of_some_peers_is_not_written():
     with pytest.raises(SystemExit):
         command.main(["--workload", "tiny", "--peers", "lean eig"])
+
+
+@pytest.mark.parametrize("module", ["benchmarks", "benchmarks.fitting"])
+def test_benchmarks_run_without_the_tools_of_tests_and_say_what_they_lack(module: str, tmp_path: Path):
+    """Packages are hidden from a process of its own."""
+    script = """
+import runpy, sys
+for name in sys.argv[2].split(","):
+    sys.modules[name] = None
+module, sys.argv = sys.argv[1], ["benchmarks", "--help"]
+runpy.run_module(module, run_name="__main__")
+"""
+    tools = ("pytest", "hypothesis", "mpmath", "xdist", "yaml", "pandas")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def result(*hidden: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", script, module, ",".join(hidden)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+
+    done = result(*tools)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout
+    done = result(*tools, "flint")
+    assert done.returncode == 1
+    assert done.stderr == "the benchmarks need flint: pip install '.[compare,plot]' in the clone\n"

@@ -424,7 +424,7 @@ def test_a_missing_package_is_named(capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "typer", None)
     monkeypatch.delitem(sys.modules, "linode.cli.run", raising=False)
     monkeypatch.delitem(sys.modules, "linode.cli.app", raising=False)
-    refused(capsys, MISSING, "pip install 'linode-torch[cli]'", "methods")
+    refused(capsys, MISSING, "pip install typer rich", "methods")
 
 
 # ---- as a program ----------------------------------------------------------------------------------------------------

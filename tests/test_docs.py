@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,6 +113,58 @@ def test_ci_builds_the_pages_by_the_command_that_is_documented():
     assert ("README.md", command) in COMMANDS
     documented = [line for name, line in COMMANDS if name == "CONTRIBUTING.md" and line.startswith("mkdocs build")]
     assert [line.split("#")[0].rstrip() for line in documented] == [command.removeprefix(".venv/bin/")]
+
+
+def test_names_that_docstrings_link_to_are_where_the_pages_look_for_them(monkeypatch: pytest.MonkeyPatch):
+    """A hook of mkdocs that names a module which has moved breaks the build."""
+    pytest.importorskip("griffe")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    paths = importlib.import_module("docstrings").PATHS
+    reference = "".join(path.read_text() for path in (ROOT / "docs/pages/reference").glob("*.md"))
+    for name in linode.__all__:
+        if name in ("methods", "nn"):
+            continue
+        full = paths.get(name, f"linode.{name}")
+        module, _, last = full.rpartition(".")
+        assert getattr(importlib.import_module(module), last) is getattr(linode, name)
+        assert f"::: {full}\n" in reference or name.startswith("__"), full
+
+
+def test_every_page_is_in_the_navigation_and_reached_from_the_first_one():
+    yaml = pytest.importorskip("yaml")
+    text = re.sub(r"!!python\S*", "", (ROOT / "mkdocs.yml").read_text())
+
+    def files(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [name for part in parts for name in files(part)]
+
+    pages = {str(path.relative_to(ROOT / "docs/pages")) for path in (ROOT / "docs/pages").rglob("*.md")}
+    assert set(files(yaml.safe_load(text)["nav"])) == pages
+    first = PAGES["docs/pages/index.md"].read_text()
+    guides = {name for name in pages if "/" not in name} - {"index.md", "changelog.md", "contributing.md"}
+    assert all(f"({name})" in first for name in guides | {x for x in pages if x.startswith("tutorials/")})
+
+
+def test_the_picture_of_the_first_page_shows_what_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    overview = importlib.import_module("overview")
+    gaps = 10.0 ** -np.arange(0.0, 16.1, 2.0)
+    assert overview.gradient_errors(overview.by_linode, gaps).max() < 1e-14
+    by_eig = overview.gradient_errors(overview.by_eig, gaps)
+    assert by_eig[0] < 1e-14
+    assert by_eig[3:].min() > 0.1  # no digit from a distance of 1e-6 on
+    picture = (ROOT / "docs/pages/overview.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(picture) < 200_000
+    for page in ("README.md", "docs/pages/index.md"):
+        assert "overview.png" in PAGES[page].read_text()
+        text = " ".join(PAGES[page].read_text().split())
+        assert "linalg_eig_backward: The eigenvectors in the complex case" in text
+        assert "**0.53 ms**" in text
+        assert "**1e-15**" in text
 
 
 def test_every_status_and_every_error_has_its_place_where_things_go_wrong():

@@ -7,44 +7,19 @@ before.
 
 from __future__ import annotations
 
-import json
-import tempfile
-import tracemalloc
 from collections.abc import Callable
-from itertools import accumulate
-from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from linode import FirstOrderHold, LinearODE
 from tests.case_builders import generator, jordan, normal
+from tests.memory import peak_bytes
 
 N, T = 64, 1000
 ARRAYS, MATRICES = 16, 60  # of T x n and of n x n, float64
 SHORT, LONG = 1.0, 500.0  # spans of time: many times per step of the propagator, or few
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """Largest sums of tensor memory, and of memory of NumPy and Python, held at once while running; they are added up,
-    though the peaks may be at different moments.
-    """
-    tracemalloc.start()
-    run()
-    by_numpy = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))  # has every single allocation; profiler.events() only sums per operator
-        events = json.loads(path.read_text())["traceEvents"]
-    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
-    by_torch = max(accumulate(n_bytes for _, n_bytes in sorted(changes, key=itemgetter(0))), default=0)
-    return by_torch + by_numpy
 
 
 def limit(n_times: int = T) -> int:

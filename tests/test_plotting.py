@@ -263,9 +263,26 @@ def test_a_forecast_that_grows_out_of_range_is_drawn_as_far_as_it_goes(tmp_path:
     exact.plot(ahead=1e4).figure.savefig(tmp_path / "fit.png")
 
 
+def test_held_out_data_are_hollow_and_in_the_legend(result: linode.FitResult):
+    later = T[-1] + np.array([1.0, 2.0])
+    values = np.array([[1.0, 2.0, 3.0], [4.0, np.nan, 6.0]])
+    ax = result.plot(channels=[0, 2], ahead=2.0, held_out=[(later, values)])
+    hollow = [line for line in dots(ax) if line.get_markerfacecolor() == "none"]
+    assert [line.get_xydata().tolist() for line in hollow] == [np.c_[later, values[:, j]].tolist() for j in (0, 2)]
+    assert labels(ax) == ["channel 0", "channel 2", "data", "held out", "fit", "forecast", "95 % band"]
+    assert "held out" not in labels(result.plot())
+    for wrong, words in (
+        ([], "for each of 1 trajectories"),
+        ([(later, values[:, :2])], r"values of shape \(2, 2\); they must be \(T,\) and \(T, p\) with p = 3"),
+        ([(later[:1], values)], r"times of shape \(1,\)"),
+    ):
+        with pytest.raises(linode.ShapeError, match=words):
+            result.plot(held_out=wrong)
+
+
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     spec = importlib.util.find_spec("linode.plotting")
-    with pytest.raises(ImportError, match=r"pip install 'linode-torch\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("matplotlib")
 from matplotlib import figure, rcParams
 from matplotlib.colors import to_hex
 
-from linode.plotting import plot_trajectories
+from linode.plotting import plot_comparison, plot_trajectories
 
 T = np.linspace(0.0, 6.0, 60)
 ODE = linode.LinearODE([[-0.2, 2.0], [-2.0, -0.3]], [1.0, 0.5])
@@ -204,21 +205,61 @@ def test_odd_values_are_drawn_without_warnings(t, z):
     drawn(plot_trajectories(t, z, ax))
 
 
-def test_neither_settings_nor_the_figures_of_pyplot_change():
+def draws() -> list:
+    """Every way to draw."""
+    t = np.linspace(0.0, 5.0, 40)
+    fit = linode.fit(t, np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(40))
+    rows = [{"method": "a", "seconds": 1.0, "error": 2.0}]
+    solver = partial(ODE.plot, T), partial(ODE.solve(T).plot), ODE.plot_phase, ODE.plot_eigenvalues
+    return [*solver, fit.plot, fit.plot_eigenvalues, partial(plot_comparison, rows), partial(plot_trajectories, T, Z)]
+
+
+def test_pictures_belong_to_the_current_figure_of_pyplot(tmp_path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
-    before, other = dict(rcParams), pyplot.figure()
-    try:
-        for ax in (None, figure.Figure().subplots(), pyplot.figure().subplots()):
-            for result in (ODE.plot(T, ax), ODE.plot_eigenvalues(ax), ODE.plot_phase(ax)):
-                assert ax is None or result is ax
-            pyplot.figure(other.number)
-            ODE.plot(T, ax)
-            assert pyplot.gcf() is other
-        assert len(pyplot.get_fignums()) == 2
-        assert not other.axes
-        assert dict(rcParams) == before
-    finally:
+    pyplot.close("all")
+    before, seen = dict(rcParams), []
+    for draw in draws():
+        axes = draw()
+        assert pyplot.gcf() is axes.figure  # a new one each time, as the one before is full
+        assert pyplot.gca() is axes
+        seen.append(axes.figure)
+        pyplot.savefig(tmp_path / "shown.png")
+        pixels = pyplot.imread(tmp_path / "shown.png")[..., :3]
+        assert np.ptp(pixels) > 0.5  # no empty page
+    assert len(pyplot.get_fignums()) == len({id(figure) for figure in seen}) == len(seen)
+    assert {key: value for key, value in rcParams.items() if key != "backend"} == {
+        key: value for key, value in before.items() if key != "backend"
+    }
+
+
+def test_empty_axes_of_pyplot_are_drawn_into():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    for draw in draws():
         pyplot.close("all")
+        empty = pyplot.figure(figsize=(3.0, 2.0))
+        assert draw().figure is empty
+        pair, (left, right) = pyplot.subplots(1, 2)
+        assert draw() is right  # the last one made is the current one
+        pyplot.sca(left)
+        assert draw() is left
+        pyplot.subplot(projection="polar")
+        assert draw().figure is not pair
+        given = pyplot.figure().subplots()
+        pyplot.figure()
+        assert draw(ax=given) is given
+        assert not pyplot.gcf().axes
+
+
+def test_a_figure_gets_axes_and_pyplot_does_not_know_it():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.close("all")
+    for draw in draws():
+        sheet = figure.Figure()
+        axes = draw(ax=sheet)
+        assert axes in sheet.axes
+        parts = figure.Figure(layout="constrained").subfigures(1, 2)
+        assert draw(ax=parts[1]) in parts[1].axes
+    assert not pyplot.get_fignums()
 
 
 @pytest.mark.parametrize(

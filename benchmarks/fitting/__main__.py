@@ -16,12 +16,16 @@ import numpy as np
 import torch
 
 import linode
-from benchmarks import report
-from benchmarks.fitting import peers, series
-from benchmarks.fitting.problems import PROBLEMS, Problem, problem
-from benchmarks.fitting.reference import reference
-from benchmarks.fitting.table import written
-from benchmarks.harness import Settings
+
+try:
+    from benchmarks import report
+    from benchmarks.fitting import peers, series
+    from benchmarks.fitting.problems import PROBLEMS, Problem, problem
+    from benchmarks.fitting.reference import reference
+    from benchmarks.fitting.table import written
+    from benchmarks.harness import Settings
+except ImportError as error:
+    raise SystemExit(f"the benchmarks need {error.name}: pip install '.[compare,plot]' in the clone") from None
 
 RESULTS = Path(__file__).parents[1] / "results"
 NEAR = 1.05  # times the error of the minimum that is reached from the truth

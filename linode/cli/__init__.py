@@ -33,6 +33,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         run = importlib.import_module("linode.cli.run").run
     except ImportError as error:
-        print(f"linode: the command line needs {error.name}: pip install 'linode-torch[cli]'", file=sys.stderr)
+        print(f"linode: the command line needs {error.name}: pip install typer rich", file=sys.stderr)
         raise SystemExit(MISSING) from None
     raise SystemExit(run(sys.argv[1:] if arguments is None else arguments))

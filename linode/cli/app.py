@@ -9,8 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..errors import meant
 from . import comparing, demonstration, fitting, solving
+from .clock import UNITS
 from .errors import INTERRUPTED, OK, Refusal
+from .files import is_there
 
 
 class Commands(TyperGroup):
@@ -23,6 +26,19 @@ class Commands(TyperGroup):
             raise Refusal("interrupted; no file was left half-written", INTERRUPTED) from None
         except BrokenPipeError:  # the reader stopped, as in `linode solve ... | head`
             raise Refusal("", OK) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of a name; for another word what was probably meant."""
+        word = args[0] if args else ""
+        if word and not word.startswith("-") and self.get_command(ctx, word) is None:
+            names = self.list_commands(ctx)
+            told = f"No such command {word!r}; the commands are {', '.join(names)}"
+            near = meant(word, names)
+            if not near and (Path(word).suffix or is_there(Path(word))):
+                there = "" if is_there(Path(word)) else f" (there is no file {word} either)"
+                told += f"{there}; a file comes after the command: linode solve FILE --times 0:10:100, linode fit FILE"
+            raise Refusal(told + near)
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
@@ -40,11 +56,15 @@ app = typer.Typer(
 
 SystemFile = Annotated[
     Path,
-    typer.Argument(help="A file: .npz, .json or .mat with Xi (or A) and z0, b; .csv: a matrix.", metavar="SYSTEM"),
+    typer.Argument(
+        help="A file: .npz, .json or .mat with Xi (or A) and z0, b, B, C; .csv: a matrix; -: standard input.",
+        metavar="SYSTEM",
+    ),
 ]
-Times = Annotated[
-    str, typer.Option(help="START:STOP:COUNT, START:STOP:COUNT:log, numbers with commas between them, or a file.")
-]
+TIMES = "START:STOP:COUNT, START:STOP:COUNT:log, numbers (or dates) with commas between them, or a file."
+Times = Annotated[str, typer.Option(help=TIMES)]
+TimesOrDefault = Annotated[str | None, typer.Option(help=TIMES)]
+INPUTS = "a table with a column of times and one for each input. Each value holds until the next."
 Start = Annotated[str | None, typer.Option(help="Initial state: numbers with commas between them, or a file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -75,29 +95,38 @@ def solve(
         Path | None, typer.Option(help="Table of t and z: .csv, .npz, .json or .parquet. Without it: CSV on stdout.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the states: .png, .pdf or .svg.")] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(help="CSV with a column t and one for each input; each value holds until the next.")
-    ] = None,
+    inputs: Annotated[Path | None, typer.Option(help=f"Known inputs: {INPUTS}")] = None,
     method: MethodName = "auto",
+    states: Annotated[
+        bool, typer.Option("--states", help="States z, of a system with C too, whose channels y = C z are shown else.")
+    ] = False,
     json: Json = False,
     force: Force = False,
 ) -> int:
-    """States z(t) of a system at given times, in any order."""
-    return solving.solve(system, times, z0, out, plot, inputs, method, as_json=json, force=force)
+    """States z(t) of a system at given times, in any order; where it has a C, as a saved fit has, its channels.
+
+    Times are those of z0 = z(0); of a saved fit, those of the data.
+    """
+    return solving.solve(system, times, z0, out, plot, inputs, method, states=states, as_json=json, force=force)
 
 
 @app.command()
-def explain(system: SystemFile, times: Times = "0:1:2", z0: Start = None, json: Json = False) -> int:
+def explain(system: SystemFile, times: TimesOrDefault = None, z0: Start = None, json: Json = False) -> int:
     """Which method solves a system, why, and the estimated error."""
     return solving.explain(system, times, z0, as_json=json)
 
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="A table with a header: .csv, .tsv or .txt; empty cells are missing.")],
-    time: Annotated[str, typer.Option(help="Column of the times.")] = "t",
+    data: Annotated[
+        Path, typer.Argument(help="A table with a header, or - for standard input; empty cells are missing.")
+    ],
+    time: Annotated[str, typer.Option(help="Column of the times: numbers, or dates as 2024-02-29T13:05+01:00.")] = "t",
+    time_unit: Annotated[
+        str | None, typer.Option(help=f"Unit of time: {', '.join(UNITS)}. Dates are counted in it; default: day.")
+    ] = None,
     columns: Annotated[str | None, typer.Option(help="Columns to fit, with commas between; default: all.")] = None,
-    inputs: Annotated[str | None, typer.Option(help="Columns of known inputs, held until the next row.")] = None,
+    inputs: Annotated[str | None, typer.Option(help=f"Known inputs: columns of DATA, or {INPUTS}")] = None,
     group: Annotated[str | None, typer.Option(help="Column whose values name the trajectories.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Number of states; that of the columns if left out.")] = None,
     bias: Annotated[bool, typer.Option("--bias", help="With a constant forcing.")] = False,
@@ -114,12 +143,27 @@ def fit(
     plot: Annotated[Path | None, typer.Option(help="Picture of data, fit and forecast: .png, .pdf or .svg.")] = None,
     save: Annotated[Path | None, typer.Option(help="The system, for `linode solve`: .npz, .json or .mat.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Character between cells; detected if left out.")] = None,
+    decimal: Annotated[str | None, typer.Option(help="Decimal mark, . or a comma; detected if left out.")] = None,
     json: Json = False,
     force: Force = False,
 ) -> int:
     """Identify a system from data, with standard errors, and forecast."""
     question = fitting.Question(
-        data, time, columns, inputs, group, rank, bias, stable, structure, sigma, forecast, holdout, delimiter
+        path=data,
+        time=time,
+        time_unit=time_unit,
+        columns=columns,
+        inputs=inputs,
+        group=group,
+        rank=rank,
+        bias=bias,
+        stable=stable,
+        structure=structure,
+        sigma=sigma,
+        forecast=forecast,
+        holdout=holdout,
+        delimiter=delimiter,
+        decimal=decimal,
     )
     return fitting.fit(question, out, plot, save, as_json=json, force=force)
 
@@ -127,7 +171,7 @@ def fit(
 @app.command()
 def compare(
     system: SystemFile,
-    times: Times = "0:10:200",
+    times: TimesOrDefault = None,
     z0: Start = None,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds for each of the contenders.")] = 10.0,
     plot: Annotated[Path | None, typer.Option(help="Picture of error and time: .png, .pdf or .svg.")] = None,

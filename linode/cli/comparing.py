@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import time
@@ -17,12 +18,13 @@ import numpy as np
 import torch
 
 from ..ode import LinearODE
-from .console import progress, seconds, show_table
+from .console import progress, remark, seconds, show_table
 from .errors import OK, Refusal
-from .output import PICTURES, Output, json_text, write_picture
+from .files import check_stdin
+from .output import PICTURES, Output, json_text, sheet, write_picture
+from .solving import times_after
 from .systems import read_system
 from .tables import Array
-from .times import read_times
 
 MOST_ROUNDS = 20  # timings of each contender
 MOST_TRUTH_STATES, N_TRUTH_TIMES = 100, 8  # for ball arithmetic, which then takes some seconds
@@ -46,21 +48,26 @@ class Row:
 
 
 def compare(
-    path: Path, times: str, z0: str | None, budget: float, plot: Path | None, *, as_json: bool, force: bool
+    path: Path, times: str | None, z0: str | None, budget: float, plot: Path | None, *, as_json: bool, force: bool
 ) -> int:
     picture = None if plot is None else Output(plot, PICTURES, force)
-    system, t = read_system(path, z0), read_times(times)
+    check_stdin(path, times, z0)
+    system = read_system(path, z0)
+    t = times_after(system, times, np.linspace(0.0, 10.0, 200))
     if "b" in system.arrays and system.arrays["b"].any():
         raise Refusal(f"{path} holds a constant forcing b, which the other packages' code here does not take")
     Xi, start = system.arrays["Xi"], system.arrays["z0"]
     if np.iscomplexobj(Xi) or np.iscomplexobj(start):
         raise Refusal(f"{path} is complex; compare takes real systems")
+    if system.remark:
+        remark(system.remark)
+    machine = conditions()  # before, as this command is a load too
     with progress("comparing"):
         rows, note = measured(Xi, start, t, budget)
     if picture is not None:
         write_picture(picture, drawn(rows))
     if as_json:
-        print(json_text({"rows": [vars(row) for row in rows], "note": note}))
+        print(json_text({"rows": [vars(row) for row in rows], "note": note, **machine}))
         return OK
     table = []
     for row in rows:
@@ -69,7 +76,26 @@ def compare(
     title = f"{system.n} states, {len(t)} times"
     show_table(title, ("", "states", "with gradients", "relative error", "note"), table)
     print(note)
+    print(f"times: medians, in turns; {told(machine)}")
     return OK
+
+
+def conditions() -> dict[str, Any]:
+    """What times depend on: torch's threads, the processors, and how many processes wanted them in the last minute."""
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows
+        load = None
+    return {"threads": torch.get_num_threads(), "processors": os.cpu_count(), "load": load}
+
+
+def told(machine: dict[str, Any]) -> str:
+    n, load, processors = machine["threads"], machine["load"], machine["processors"]
+    words = f"{n} thread{'s' * (n != 1)} of torch, {processors} processors"
+    if load is None:
+        return words
+    busy = ", more than they can serve: times are too long" if processors and load > processors + 0.5 else ""
+    return f"{words}, load {load:.2g}{busy}"
 
 
 def measured(Xi: Array, z0: Array, t: Array, budget: float) -> tuple[list[Row], str]:
@@ -211,7 +237,7 @@ def exact(Xi: Array, z0: Array, t: Array) -> tuple[Array | None, Array, str]:
     try:
         flint = importlib.import_module("flint")
     except ImportError:
-        return None, where, "no errors: their truth needs python-flint, pip install 'linode-torch[compare]'"
+        return None, where, "no errors: their truth needs python-flint: pip install python-flint"
     before, flint.ctx.prec = flint.ctx.prec, BITS
     try:
         A, v = flint.arb_mat(Xi.tolist()), flint.arb_mat([[x] for x in z0.tolist()])
@@ -234,4 +260,4 @@ def drawn(rows: list[Row]) -> Any:
     ]
     if not found:
         raise Refusal("there is nothing to draw: no contender has a time and an error")
-    return importlib.import_module("linode.plotting").plot_comparison(found).figure
+    return importlib.import_module("linode.plotting").plot_comparison(found, sheet()).figure

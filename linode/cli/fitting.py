@@ -11,10 +11,26 @@ import numpy as np
 from ..fitting.estimate import FitStatus
 from ..fitting.fit import fit as fit_data
 from ..fitting.result import FitResult
+from ..forcing import ZeroOrderHold
+from .clock import Clock, clock_of, unit_of
 from .console import progress, remark
-from .errors import OK, TROUBLE, Refusal, bad_file
-from .output import PICTURES, SYSTEMS, TABLES, Output, json_text, keep_apart, write_picture, write_system, write_table
-from .tables import Array, Table, read_table
+from .errors import OK, TROUBLE, Refusal, bad_file, listed
+from .files import check_stdin, is_there
+from .output import (
+    PICTURES,
+    SYSTEMS,
+    TABLES,
+    Output,
+    json_text,
+    keep_apart,
+    named_apart,
+    sheet,
+    write_picture,
+    write_system,
+    write_table,
+)
+from .solving import label_of_time, read_inputs
+from .tables import Array, Table, clean, read_table
 
 MOST_FORECAST = 20000  # times that a forecast has at most
 
@@ -25,6 +41,7 @@ class Question:
 
     path: Path
     time: str
+    time_unit: str | None
     columns: str | None
     inputs: str | None
     group: str | None
@@ -36,12 +53,26 @@ class Question:
     forecast: float
     holdout: float
     delimiter: str | None
+    decimal: str | None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The column of times: its name, the unit of its numbers ("" if it is not known), and the clock of its dates."""
+
+    name: str
+    unit: str
+    clock: Clock | None
+
+    def shown(self, t: Array) -> Array:
+        return t if self.clock is None else self.clock.texts(t)
 
 
 @dataclass(frozen=True)
 class Series:
-    """A trajectory: all of its times, and how many of them are fitted."""
+    """A trajectory: its name, all of its times, and how many of them are fitted; u: samples at these times, or none."""
 
+    name: str
     t: Array
     z: Array
     u: Array | None
@@ -51,30 +82,40 @@ class Series:
 def fit(
     question: Question, out: Path | None, plot: Path | None, save: Path | None, *, as_json: bool, force: bool
 ) -> int:
+    check_stdin(question.path, question.inputs)
     table_out = None if out is None else Output(out, TABLES, force)
     picture = None if plot is None else Output(plot, PICTURES, force)
     system = None if save is None else Output(save, SYSTEMS, force)
-    keep_apart([question.path], [table_out, picture, system])
     if not np.isfinite(question.forecast):
         raise Refusal(f"--forecast must be finite, got {question.forecast}")
-    table = read_table(question.path, question.delimiter)
-    names = columns_of(question, table)
-    series = series_of(question, table, names)
-    result = fitted(question, series)
+    unit = None if question.time_unit is None else unit_of(question.time_unit)
+    table = read_table(question.path, question.delimiter, question.decimal)
+    inputs, held = inputs_of(question, table)
+    keep_apart([question.path, held], [table_out, picture, system])
+    names = columns_of(question, table, inputs)
+    axis = axis_of(question, table, unit)
+    series = series_of(question, table, names, inputs, axis)
+    u = None
+    if held is not None:
+        times, values, _ = read_inputs(held, axis.name, axis.clock)
+        u = ZeroOrderHold(times, values)
+    result = fitted(question, series, u)
     forecasts = forecasts_of(question, result, series)
     errors = None if not question.holdout else holdout_errors(forecasts, series)
     if system is not None:
-        write_system(system, system_arrays(result))
+        write_system(system, system_arrays(result, names, axis))
     if table_out is not None:
-        write_table(table_out, columns_out(forecasts, names))
+        write_table(table_out, columns_out(question, forecasts, series, names, axis))
     if picture is not None:
-        ahead = question.forecast + max(float(x.t[-1] - x.t[x.n_fitted - 1]) for x in series)
         with progress("drawing"):
-            write_picture(picture, result.plot(ahead=ahead, labels=names, xlabel=question.time).figure)
+            write_picture(picture, drawn(question, result, series, names, axis))
     if as_json:
-        print(json_of(result, names, errors, forecasts if question.forecast or question.holdout else None))
+        wanted = forecasts if question.forecast or question.holdout else None
+        print(json_of(result, names, errors, wanted, axis))
     else:
         print(result.summary())
+        if axis.clock is not None:
+            print(f"time: {axis.clock.words}")
         for name, error in zip(names, errors or []):
             print(f"held out: {name}: root mean square error {error[0]:.4g}, {error[1]:.3g} standard deviations")
     if not result:
@@ -82,12 +123,28 @@ def fit(
     return TROUBLE if result.status is FitStatus.NOT_CONVERGED else OK
 
 
-def columns_of(question: Question, table: Table) -> list[str]:
-    taken = {question.time, question.group, *split(question.inputs)}
+def inputs_of(question: Question, table: Table) -> tuple[list[str], Path | None]:
+    """Columns of the table that are inputs, or the table of its own that holds them."""
+    if question.inputs is None:
+        return [], None
+    try:
+        return table.chosen(question.inputs), None
+    except Refusal:
+        path = Path(question.inputs)
+        if not is_there(path):
+            told = f"--inputs {question.inputs!r} names neither columns of {question.path} nor a file"
+            raise bad_file(question.path, f"{told}; its columns are {listed(table.names)}") from None
+        return [], path
+
+
+def columns_of(question: Question, table: Table, inputs: list[str]) -> list[str]:
+    taken = {question.time, question.group, *inputs}
     table.index(question.time)
-    names = split(question.columns) or [name for name in table.names if name not in taken]
+    # a column without a name is an index that pandas wrote
+    every = [name for name in table.names if name and name not in taken]
+    names = every if question.columns is None else table.chosen(question.columns)
     if not names:
-        raise bad_file(question.path, f"has no column beside {', '.join(map(repr, table.names))}")
+        raise bad_file(question.path, f"has no column to fit beside {listed(table.names)}")
     if len(set(names)) < len(names):
         raise Refusal(f"--columns: {next(x for x in names if names.count(x) > 1)!r} is there twice")
     if set(names) & taken:
@@ -95,44 +152,44 @@ def columns_of(question: Question, table: Table) -> list[str]:
     return names
 
 
-def split(names: str | None) -> list[str]:
-    return [] if names is None else [name.strip() for name in names.split(",") if name.strip()]
+def axis_of(question: Question, table: Table, unit: str | None) -> Axis:
+    """Dates become numbers in the unit asked for, or days; the unit of numbers is what the user says."""
+    clock = clock_of(table.text(question.time), unit or "day")
+    return Axis(question.time, unit or ("" if clock is None else "day"), clock)
 
 
-def series_of(question: Question, table: Table, names: list[str]) -> list[Series]:
-    t = table.numbers(question.time, may_miss=False)
+def series_of(question: Question, table: Table, names: list[str], inputs: list[str], axis: Axis) -> list[Series]:
+    t = table.times(question.time, axis.clock)
     z = np.stack([table.numbers(name) for name in names], -1)
-    inputs = split(question.inputs)
     u = np.stack([table.numbers(name, may_miss=False) for name in inputs], -1) if inputs else None
     groups = table.text(question.group) if question.group is not None else [""] * len(t)
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(groups):
+        places.setdefault(clean(name), []).append(i)
     found = []
-    for name in dict.fromkeys(groups):
-        own = np.array([g == name for g in groups])
-        order = np.argsort(t[own], kind="stable")
-        n_fitted = max(1, round((1 - question.holdout) * int(own.sum())))
-        found.append(Series(t[own][order], z[own][order], None if u is None else u[own][order], n_fitted))
+    for name, rows in places.items():
+        own = np.array(rows)[np.argsort(t[rows], kind="stable")]
+        n_fitted = max(1, round((1 - question.holdout) * len(own)))
+        found.append(Series(name, t[own], z[own], None if u is None else u[own], n_fitted))
     return found
 
 
-def fitted(question: Question, series: list[Series]) -> FitResult:
+def fitted(question: Question, series: list[Series], u: Any) -> FitResult:
+    """u: an input on the axis of the times, in place of samples at these."""
     ts = [x.t[: x.n_fitted] for x in series]
     zs = [x.z[: x.n_fitted] for x in series]
-    us = None if series[0].u is None else [x.u[: x.n_fitted] for x in series if x.u is not None]
+    us = [u if x.u is None else x.u[: x.n_fitted] for x in series]
     is_one = len(series) == 1
     names = ("rank", "bias", "stable", "structure", "sigma")
     options: dict[str, Any] = {name: getattr(question, name) for name in names}
-    return fit_data(
-        ts[0] if is_one else ts,
-        zs[0] if is_one else zs,
-        us[0] if us is not None and is_one else us,
-        **options,
-    )
+    given = None if us[0] is None else us[0] if is_one else us
+    return fit_data(ts[0] if is_one else ts, zs[0] if is_one else zs, given, **options)
 
 
 def forecasts_of(question: Question, result: FitResult, series: list[Series]) -> list[tuple[Array, Array, Array]]:
     """For each trajectory times (T,), of the data and after, predictions (T, p) and their standard errors (T, p)."""
     ts = [times_and_beyond(x.t, question.forecast) for x in series]
-    # inputs of all rows, also of those held out; the last row holds on
+    # inputs of all rows, also of those held out; the last row holds on; those of a table of their own the fit knows
     us = [None if x.u is None else x.u[np.minimum(np.arange(len(t)), len(x.u) - 1)] for x, t in zip(series, ts)]
     ys = [result.predict(ts[0], u=us[0])] if len(series) == 1 else result.predict(ts, u=us)
     errors = [result.predict_stderr(t, k) for k, t in enumerate(ts)]
@@ -162,35 +219,60 @@ def holdout_errors(forecasts: list[tuple[Array, Array, Array]], series: list[Ser
     return found
 
 
-def system_arrays(result: FitResult) -> dict[str, Array]:
-    """The system for `linode solve`, and C, offset and t0, which give the columns y = C z(t - t0) + offset.
+def drawn(question: Question, result: FitResult, series: list[Series], names: list[str], axis: Axis) -> Any:
+    """Data, fit and forecast, and the values that were held out, which the fit has not seen."""
+    ahead = question.forecast + max(float(x.t[-1] - x.t[x.n_fitted - 1]) for x in series)
+    held_out = [(x.t[x.n_fitted :], x.z[x.n_fitted :]) for x in series] if question.holdout else None
+    xlabel = label_of_time(axis.name, axis.unit, axis.clock)
+    return result.plot(sheet(), ahead=ahead, held_out=held_out, labels=names, xlabel=xlabel).figure
 
-    z0 is the state of the first trajectory at its first time t0.
+
+def system_arrays(result: FitResult, names: list[str], axis: Axis) -> dict[str, Array]:
+    """The system for `linode solve`, with what makes the channels of the data from its states, and their axes.
+
+    y(t) = C z(t - t0) + D u(t) + offset; z0 is the state of the first trajectory at t0.
     """
-    names = ("Xi", "b", "B", "C", "offset", "stderr")
-    found = {name: getattr(result, name) for name in names}
+    matrices = ("Xi", "b", "B", "C", "D", "offset", "stderr")
+    found = {name: getattr(result, name, None) for name in matrices}
     found |= {"z0": np.atleast_2d(result.z0)[0], "t0": result.observations[0][0][0]}
+    found |= {"names": np.array(names), "time_name": axis.name}
+    found |= {"time_unit": axis.unit} if axis.unit else {}
+    found |= {} if axis.clock is None else {"time_origin": axis.clock.text}
     return {name: np.asarray(x) for name, x in found.items() if x is not None}
 
 
-def columns_out(forecasts: list[tuple[Array, Array, Array]], names: list[str]) -> dict[str, Array]:
-    columns = {"t": np.concatenate([t for t, _, _ in forecasts])}
-    if len(forecasts) > 1:
-        columns["trajectory"] = np.repeat(np.arange(len(forecasts)), [len(t) for t, _, _ in forecasts])
+def columns_out(
+    question: Question,
+    forecasts: list[tuple[Array, Array, Array]],
+    series: list[Series],
+    names: list[str],
+    axis: Axis,
+) -> dict[str, Array]:
+    columns = [(axis.name, axis.shown(np.concatenate([t for t, _, _ in forecasts])))]
+    if question.group is not None:
+        groups = np.array([x.name for x in series])
+        columns.append((question.group, np.repeat(groups, [len(t) for t, _, _ in forecasts])))
     for j, name in enumerate(names):
-        columns[name] = np.concatenate([y[:, j] for _, y, _ in forecasts])
-        columns[f"{name}_stderr"] = np.concatenate([e[:, j] for _, _, e in forecasts])
-    return columns
+        columns.append((name, np.concatenate([y[:, j] for _, y, _ in forecasts])))
+        columns.append((f"{name}_stderr", np.concatenate([e[:, j] for _, _, e in forecasts])))
+    return named_apart(columns)
 
 
 def json_of(
-    result: FitResult, names: list[str], errors: Any, forecasts: list[tuple[Array, Array, Array]] | None
+    result: FitResult,
+    names: list[str],
+    errors: Any,
+    forecasts: list[tuple[Array, Array, Array]] | None,
+    axis: Axis,
 ) -> str:
     found = {
         "status": result.status.name,
         "message": result.message,
         "converged": bool(result.converged),
         "columns": names,
+        "time": axis.name,
+        "time_unit": axis.unit,
+        "time_origin": None if axis.clock is None else axis.clock.text,
         **{name: getattr(result, name) for name in ("Xi", "B", "b", "C", "z0", "stderr", "eigenvalues", "sigma")},
         "eigenvalue_stderr": result.eigenvalue_stderr,
         "cost": result.cost,
@@ -199,5 +281,8 @@ def json_of(
     if errors is not None:
         found["holdout"] = {name: {"rmse": e, "relative": r} for name, (e, r) in zip(names, errors)}
     if forecasts is not None:
-        found["forecast"] = [{"t": t, "z": y, "stderr": e} for t, y, e in forecasts]
+        found["forecast"] = [
+            {"t": t, "z": y, "stderr": e} | ({} if axis.clock is None else {"date": axis.shown(t)})
+            for t, y, e in forecasts
+        ]
     return json_text(found)

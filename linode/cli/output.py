@@ -8,9 +8,11 @@ import importlib.util
 import io
 import json
 import os
+import stat
 import sys
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import scipy
 
-from .errors import MISSING, Refusal, bad_file, needs
+from .errors import Refusal, bad_file, needs
 from .tables import Array
 
 TABLES = (".csv", ".npz", ".json", ".parquet")
@@ -27,39 +29,49 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 class Output:
-    """A file that is written at the end; the constructor checks that it can be."""
+    """A file that is written at the end; the constructor checks that it can be.
+
+    A file that is replaced leaves its permissions, and where that is possible its owner, to the new one.
+    """
 
     def __init__(self, path: Path, suffixes: tuple[str, ...], force: bool) -> None:
         self.path, self.force = path, force
-        self.target = Path(os.path.realpath(path))  # a link stays a link: its target is replaced
         if path.suffix.lower() not in suffixes:
             raise Refusal(f"{path}: must end with one of {', '.join(suffixes)}")
-        if path.exists() and not path.is_file():
-            raise Refusal(f"{path}: is no file that could be replaced")
-        if path.exists() and not force:
-            raise Refusal(f"{path}: is there already; --force replaces it")
+        try:
+            self.target = Path(os.path.realpath(path))  # a link stays a link: its target is replaced
+            self.old = _status(self.target)
+            if os.path.islink(path) and self.old is None and not force:
+                raise Refusal(f"{path}: is a link to {self.target}, which is not there; --force writes that")
+        except (OSError, ValueError) as error:  # a name that is too long, a null character
+            raise bad_file(path, f"cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        if self.old is not None:
+            if not stat.S_ISREG(self.old.st_mode):
+                raise Refusal(f"{path}: is no file that could be replaced")
+            if not force:
+                raise Refusal(f"{path}: is there already; --force replaces it")
+            if not self.old.st_mode & 0o222 or not os.access(self.target, os.W_OK):  # root may write to all
+                raise bad_file(path, "is read-only, and is not replaced with --force either")
         folder = self.target.parent
         if not folder.is_dir():
             raise bad_file(path, f"there is no folder {folder}")
         if not os.access(folder, os.W_OK):
             raise bad_file(path, f"the folder {folder} cannot be written to")
         if path.suffix.lower() == ".parquet" and not _has_parquet():
-            raise Refusal(f"{path}: parquet needs pandas and pyarrow: pip install pandas pyarrow", MISSING)
+            raise needs("pandas", "pyarrow")
         if path.suffix.lower() in PICTURES and importlib.util.find_spec("matplotlib") is None:
-            raise needs("matplotlib", "plot")
+            raise needs("matplotlib")
 
     def write(self, fill: Callable[[BinaryIO], object]) -> None:
         """Write a temporary file in the same folder, and rename it when it is complete."""
         name = ""
         try:
-            handle, name = tempfile.mkstemp(dir=self.target.parent, prefix=f".{self.path.name[:100]}.")
+            handle, name = tempfile.mkstemp(dir=self.target.parent, prefix=f".{self.path.name[:40]}.")
             with os.fdopen(handle, "wb") as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
+            self._set_permissions(name)
             if self.force:
                 os.replace(name, self.target)
             else:
@@ -70,6 +82,17 @@ class Output:
             with suppress(OSError):
                 os.unlink(name)
 
+    def _set_permissions(self, name: str) -> None:
+        if self.old is None:
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+            return
+        if hasattr(os, "chown") and (self.old.st_uid, self.old.st_gid) != (os.geteuid(), os.getegid()):
+            with suppress(OSError):  # only root may
+                os.chown(name, self.old.st_uid, self.old.st_gid)
+        os.chmod(name, stat.S_IMODE(self.old.st_mode) & 0o777)
+
     def _take_name(self, name: str) -> None:
         """Rename the temporary file; fail if a file of that name exists by now."""
         try:
@@ -77,9 +100,17 @@ class Output:
         except FileExistsError:
             raise Refusal(f"{self.path}: is there already; --force replaces it") from None
         except OSError:  # this file system has no links
-            if self.path.exists():
+            if os.path.lexists(self.path):
                 raise Refusal(f"{self.path}: is there already; --force replaces it") from None
             os.replace(name, self.target)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of the file, or None if there is none; errors that are not its absence are raised."""
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def keep_apart(inputs: list[Path | None], outputs: list[Output | None]) -> None:
@@ -108,7 +139,7 @@ def write_table(output: Output | None, columns: dict[str, Array], extra: dict[st
         found = json_text({**(extra or {}), **columns})
         output.write(lambda file: file.write(found.encode()))
     elif suffix == ".npz":
-        output.write(lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
+        output.write(lambda file: _write_npz(file, columns))
     else:
         frame = importlib.import_module("pandas").DataFrame(real_columns(columns))
         output.write(lambda file: frame.to_parquet(file, index=False))
@@ -120,9 +151,14 @@ def write_system(output: Output, arrays: dict[str, Array]) -> None:
         text = json_text(arrays)
         output.write(lambda file: file.write(text.encode()))
     elif suffix == ".npz":
-        output.write(lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        output.write(lambda file: _write_npz(file, arrays))
     else:
         output.write(lambda file: scipy.io.savemat(file, arrays, oned_as="column"))
+
+
+def sheet() -> Any:
+    """A figure to draw on that pyplot does not know, so that nothing opens a window."""
+    return importlib.import_module("matplotlib.figure").Figure(figsize=(7.0, 4.2), layout="constrained")
 
 
 def write_picture(output: Output, figure: Any) -> None:
@@ -150,6 +186,28 @@ def _write_csv(file: Any, columns: dict[str, Array]) -> None:
     writer.writerow(flat)
     for row in zip(*(x.tolist() for x in flat.values())):
         writer.writerow([repr(x) if isinstance(x, float) else x for x in row])
+
+
+def _write_npz(file: BinaryIO, arrays: dict[str, Array]) -> None:
+    """As numpy.savez_compressed, whose arguments cannot have every name: `file` is one of its own."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, x in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(x), allow_pickle=False)
+
+
+def named_apart(columns: Iterable[tuple[str, Array]]) -> dict[str, Array]:
+    """Columns of a table by name.
+
+    Raises:
+        Refusal: two of them have the same name.
+    """
+    found: dict[str, Array] = {}
+    for name, x in columns:
+        if name in found:
+            raise Refusal(f"two columns of the result would be called {name!r}: rename that of the input")
+        found[name] = x
+    return found
 
 
 def json_text(x: Any) -> str:

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from ..errors import LinodeError
 from .app import app
-from .errors import BAD_FILE, OK, USAGE, Refusal
+from .errors import BAD_FILE, OK, USAGE, Refusal, one_line
 
 
 def run(arguments: list[str]) -> int:
@@ -32,7 +32,14 @@ def run(arguments: list[str]) -> int:
         return quiet() if error.code == OK else said(str(error), error.code)
     except LinodeError as error:
         return said(str(error), USAGE)
-    except OSError as error:  # of stdout, such as a full disk; other files raise Refusal
+    except UnicodeEncodeError as error:
+        letters = error.object[error.start : error.end]
+        return said(
+            f"standard output is {error.encoding}, which has no {letters!a}; set PYTHONIOENCODING=utf-8", BAD_FILE
+        )
+    except OSError as error:  # of stdout, such as a full disk, unless it names a file; most of those raise Refusal
+        if error.filename is not None:
+            return said(f"{error.filename}: {error.strerror}", BAD_FILE)
         return unwritten(error)
     except MemoryError:
         return said("not enough memory for that: ask for fewer times or states", USAGE)
@@ -61,8 +68,7 @@ def unwritten(error: OSError) -> int:
 
 def said(message: str, code: int) -> int:
     """Print the message as one line on stderr; returns the code."""
-    line = " ".join(message.split())
-    print(f"linode: {line}", file=sys.stderr)
+    print(f"linode: {one_line(message)}", file=sys.stderr)
     return code
 
 

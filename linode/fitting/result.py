@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..display import as_numpy, checked_names, frame, html_table
 from ..errors import OptionError, ShapeError
 from ..forcing import Input
 from ..forcing.shifted import Shifted
@@ -59,6 +61,7 @@ class FitResult:
         self._found, self._data, self._is_list = found, data, is_list
         self._sigma_is_known, self._z0_is_known = sigma is not None, z0_is_known
         first = like[0] if is_list else like
+        self._first = first
         self._like = first if isinstance(first, torch.Tensor) else None
         self._is_flat = getattr(first, "ndim", np.ndim(first) if self._like is None else 2) == 1
         n, m = len(found.Xi), found.B.shape[1]
@@ -259,12 +262,61 @@ class FitResult:
         return "\n".join(lines)
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Data and fit; see `linode.plotting.plot_fit`. Needs matplotlib."""
-        return importlib.import_module("linode.plotting").plot_fit(self, ax=ax, **options)
+        """Data and fit; see `linode.plotting.plot_fit`. Needs matplotlib. Columns of a DataFrame keep their names."""
+        return importlib.import_module("linode.plotting").plot_fit(self, ax=ax, **{"labels": self._names} | options)
 
     def plot_eigenvalues(self, ax: Any = None, **options: Any) -> Any:
         """Eigenvalues with 95 % ellipses; see `linode.plotting.plot_eigenvalues`. Needs matplotlib."""
         return importlib.import_module("linode.plotting").plot_eigenvalues(self, ax=ax, **options)
+
+    def to_dataframe(self, names: Sequence[str] | None = None) -> Any:
+        """Data and fit as a pandas DataFrame: for each channel a column, and one with " fit" after its name.
+
+        Its index are the times, below a level "trajectory" where the fit had lists. NaN is a missing value.
+
+        Args:
+            names: of the p channels; None: those of the DataFrame that was fitted, else y1, y2, ...
+
+        Raises:
+            ImportError: pandas is not installed. OptionError: names are too few or too many.
+
+        Example:
+            >>> import linode
+            >>> result = linode.fit([0.0, 1.0, 2.0, 3.0], [0.99, 0.51, 0.25, 0.12])  # halved in each unit of time
+            >>> list(result.to_dataframe(["level"]).columns)  # doctest: +SKIP
+            ['level', 'level fit']
+        """
+        seen = self.observations
+        fits = [as_numpy(self._predicted(t, k, None, None)).reshape(len(t), -1) for k, (t, _) in enumerate(seen)]
+        z, y = np.concatenate([values for _, values in seen]), np.concatenate(fits)
+        channels = checked_names(self._names if names is None else names, self._data.p, "y")
+        columns: dict[str, Array] = {}
+        for j, name in enumerate(channels):
+            columns |= {name: z[:, j], f"{name} fit": y[:, j]}
+        levels = {"trajectory": np.repeat(np.arange(len(seen)), [len(t) for t, _ in seen])} if self._is_list else {}
+        return frame(np.concatenate([t for t, _ in seen]), columns, levels)
+
+    @property
+    def _names(self) -> list[str] | None:
+        """Names of the channels, where the data came as a DataFrame."""
+        columns = [str(name) for name in getattr(self._first, "columns", [])]
+        return columns if len(set(columns)) == len(columns) == self._data.p else None
+
+    def _repr_html_(self) -> str:
+        n, data = len(self._found.Xi), self._data
+        lam, spread = np.asarray(self.eigenvalues), self.eigenvalue_stderr
+        errors = np.full(len(lam), np.nan) if spread is None else np.asarray(spread)
+        rows = [
+            ("status", self.status),
+            ("message", self.message),
+            ("fitted", f"{n} states, {data.p} channels, {data.K} trajectories, {data.n_values} values"),
+            ("sigma", self._sigma_words()),
+            *(
+                (f"eigenvalue {i}", f"{x.real:.5g} ± {e.real:.2g} {x.imag:+.5g}i ± {e.imag:.2g}")
+                for i, (x, e) in enumerate(zip(lam, errors))
+            ),
+        ]
+        return html_table("Fit of a linear ODE", rows)
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 

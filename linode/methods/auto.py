@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import MethodError, OptionError
+from ..errors import MethodError, OptionError, meant
 from .base import ROUNDINGS, Method, Plan, SplitPlan, Workload, classes, default, register, registry
 from .propagator import CEILING, EXTENDED_MAX_N, Propagator
 
@@ -192,4 +192,4 @@ def make_method(method: Any) -> Method:
             "method must be a name or a method object such as linode.methods.Eig(), "
             f"got {type(method).__name__}; names: {names}"
         )
-    raise MethodError(f"method {method!r} is unknown; known are {names}")
+    raise MethodError(f"method {method!r} is unknown; known are {names}{meant(method, registry())}")

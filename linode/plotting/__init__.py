@@ -1,16 +1,16 @@
-"""Pictures of trajectories, systems, fits and comparisons. Needs matplotlib: pip install 'linode-torch[plot]'.
+"""Pictures of trajectories, systems, fits and comparisons. Needs matplotlib: pip install matplotlib.
 
-Each function draws into the axes `ax`, or into a new figure, and returns the axes; save a picture by
-`ax.figure.savefig(path)`. pyplot does not know a new figure, so that none has to be closed; to see a picture in a
-window, pass axes of `plt.subplots()`. Settings of matplotlib are read, never changed. Labels are shown as they are,
-without mathematics between dollar signs. Objects are known by their attributes: nothing of linode is imported but its
-errors.
+Each function draws into the axes `ax` and returns them. Without `ax` it draws into pyplot's current axes if these are
+empty, else into a new figure of pyplot's: `plt.show()` shows it, `plt.savefig(path)` saves it, a notebook displays it.
+In a loop that draws many, close each by `plt.close()`, or pass a `matplotlib.figure.Figure()`, which pyplot does not
+keep. Settings of matplotlib are read, never changed. Labels are shown as they are, without mathematics between dollar
+signs. Objects are known by their attributes: nothing of linode is imported but its errors.
 """
 
 try:
     import matplotlib  # noqa: F401  the modules below need it
 except ImportError as error:
-    raise ImportError("linode.plotting needs matplotlib: pip install 'linode-torch[plot]'") from error
+    raise ImportError("linode.plotting needs matplotlib: pip install matplotlib") from error
 
 from .comparison import plot_comparison
 from .eigenvalues import plot_eigenvalues

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
@@ -23,7 +24,7 @@ MOST_TICKS = 8  # sizes up to which each has a tick of its own
 
 def plot_comparison(
     rows: Iterable[Mapping[str, Any]],
-    ax: Axes | None = None,
+    ax: Axes | FigureBase | None = None,
     *,
     x: str = "seconds",
     y: str = "error",
@@ -42,7 +43,8 @@ def plot_comparison(
 
     Args:
         rows: for each measurement a mapping such as {"method": "eig", "seconds": 1e-3, "error": 2e-15}.
-        ax: matplotlib axes, which become logarithmic; None: those of a new figure.
+        ax: matplotlib axes, or a figure, which gets new axes; None: pyplot's current axes if they are empty, else a new
+            figure of pyplot's. Axes become logarithmic.
         x, y: keys of the values drawn, numbers of at least 0; None or NaN where there is none.
         by: key of the name of a row.
         band: keys of the lower and the upper edge of y, such as quartiles; None: no bands.
@@ -75,7 +77,8 @@ def plot_comparison(
         raise DtypeError(f"names must be texts, got {unknown[0]!r}")
     points = {name: np.array(table.get(name, []), float).reshape(-1, 2 + len(edges)) for name in order}
     usable = {name: _usable(values) for name, values in points.items()}
-    axes, joins = make_axes(ax, height=4.2), any(len(values) > 1 for values in usable.values())
+    axes, is_own = make_axes(ax, height=4.2)
+    joins = any(len(values) > 1 for values in usable.values())
     floors = [_floor([values[:, i] for values in usable.values()]) for i in (0, 1)]
     handles, missing, has_zeros = [], [], False
     for i, name in enumerate(order):
@@ -108,7 +111,7 @@ def plot_comparison(
     notes = [f"no value: {', '.join(missing)}"] if missing else []
     notes += ["arrow: the value is 0"] if has_zeros else []
     if handles or notes:
-        add_legend(axes, handles, is_own=ax is None, title="\n".join(notes))
+        add_legend(axes, handles, is_own=is_own, title="\n".join(notes))
     return axes
 
 

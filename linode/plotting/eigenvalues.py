@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch, Rectangle
 from scipy.special import chdtri
@@ -17,7 +18,7 @@ from .values import WIDE, Array, as_array, check_finite, is_number
 CLOSE = 0.008  # distance, of the width or height of the axes, below which markers cover each other; by hand
 
 
-def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95) -> Axes:
+def plot_eigenvalues(system: Any, ax: Axes | FigureBase | None = None, *, level: float = 0.95) -> Axes:
     """Eigenvalues in the complex plane; for a fit with the ellipses that hold the true ones with probability `level`.
 
     The region of a real eigenvalue is a bar; there is none where the covariance is infinite. The half-plane in which
@@ -26,8 +27,8 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
 
     Args:
         system: of `linode.fit`; or a solver such as `LinearODE`; or Xi, (*batch, n, n), 1/time.
-        ax: matplotlib axes; None: those of a new figure, where decay rates that differ by orders of magnitude get a
-            logarithmic axis.
+        ax: matplotlib axes, or a figure, which gets new axes; None: pyplot's current axes if they are empty, else a new
+            figure of pyplot's. New axes are logarithmic where decay rates differ by orders of magnitude.
         level: probability for each single eigenvalue, between 0 and 1.
 
     Raises:
@@ -49,7 +50,8 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
     if not (is_number(level) and 0 < level < 1):
         raise OptionError(f"level must be between 0 and 1, got {level!r}")
     systems, spread = _spectra(system)
-    axes, several = make_axes(ax), 1 < len(systems) <= len(COLOURS)
+    axes, is_own = make_axes(ax)
+    several = 1 < len(systems) <= len(COLOURS)
     known = np.isfinite(spread).all((1, 2))
     for x, covariance in zip(systems[0][known], spread[known]):
         _draw_region(axes, x, covariance, level, COLOURS[0])
@@ -67,7 +69,7 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
     far = 1e3 * np.ptp(axes.get_xlim())
     # an artist, not a patch, as a patch would change the limits
     axes.add_artist(Rectangle((-far, 0.0), far, 1.0, transform=axes.get_xaxis_transform(), fc=STABLE, lw=0, zorder=0))
-    if ax is None:
+    if is_own:
         unclear = np.zeros(len(lam), bool)
         unclear[: len(spread)] = known & (np.abs(systems[0].real) <= 2 * np.sqrt(np.abs(spread[:, 0, 0])))
         _scale_plane(axes, lam, unclear)
@@ -84,15 +86,16 @@ def plot_eigenvalues(system: Any, ax: Axes | None = None, *, level: float = 0.95
         handles.append(Patch(fc=(COLOURS[0], 0.2), ec=COLOURS[0], lw=1.0, label=f"{100 * level:g} % region"))
     handles.append(Patch(color=STABLE, lw=0, label="stable"))
     title = "" if several or len(systems) == 1 else f"{len(systems)} systems"
-    add_legend(axes, handles, is_own=ax is None, title=title, points=np.c_[lam.real, lam.imag])
+    add_legend(axes, handles, is_own=is_own, title=title, points=np.c_[lam.real, lam.imag])
     return axes
 
 
 def _spectra(system: Any) -> tuple[list[Array], Array]:
     """Eigenvalues (n,) of each system, and their covariances (n, 2, 2) in the first; infinite if it is no fit."""
     if hasattr(system, "eigenvalue_covariance"):
-        lam, spread = as_array(system.eigenvalues, "eigenvalues"), as_array(system.eigenvalue_covariance, "covariance")
-        return [lam.astype(complex)], spread
+        lam, spread = as_array(system.eigenvalues, "eigenvalues").astype(complex), system.eigenvalue_covariance
+        unknown = np.full((len(lam), 2, 2), np.inf)  # a fit without standard errors
+        return [lam], unknown if spread is None else as_array(spread, "covariance")
     if isinstance(system, (str, bytes)) or system is None:
         raise DtypeError(f"system is a {type(system).__name__}; it must be a fit, a solver, or Xi (*batch, n, n)")
     Xi = as_array(getattr(system, "Xi", system), "Xi")

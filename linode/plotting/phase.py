@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 
 from ..errors import DtypeError, ShapeError
@@ -39,7 +40,7 @@ class Driven(Protocol):
 
 def plot_phase(
     ode: Driven,
-    ax: Axes | None = None,
+    ax: Axes | FigureBase | None = None,
     *,
     t: Any = None,
     z0: Any = None,
@@ -53,7 +54,8 @@ def plot_phase(
 
     Args:
         ode: with n = 2 and one Xi and b; z0 may be a batch.
-        ax: matplotlib axes; None: those of a new figure. Limits that have been set are kept.
+        ax: matplotlib axes, or a figure, which gets new axes; None: pyplot's current axes if they are empty, else a new
+            figure of pyplot's. Limits that have been set are kept.
         t: times of the trajectories, (T,), in any order; None: from 0 until modes have decayed, grown or turned.
         z0: initial states, (2,) or (*batch, 2), in place of those of ode.
         labels: names of the two states, with units.
@@ -71,14 +73,14 @@ def plot_phase(
     """
     Xi, b, starts = _system(ode, z0)
     names = make_names("labels", labels, 2, "state")
-    axes = make_axes(ax, height=4.2)
+    axes, is_own = make_axes(ax, height=4.2)
     times = np.sort(as_times(t, "t").ravel()) if t is not None else _times(Xi)
     if not len(times):
         raise ShapeError("t holds no time; None chooses times")
     z = as_array(_restarted(ode, starts)(ode.Xi.detach().double().new_tensor(times)), "z").reshape(-1, len(times), 2)
     z = np.where((np.abs(z) < LARGEST).all(-1, keepdims=True), z, np.nan)
     rest, kernel = _equilibria(Xi, b)
-    x_limits, y_limits = _window(axes, z, starts.reshape(-1, 2), rest, is_own=ax is None)
+    x_limits, y_limits = _window(axes, z, starts.reshape(-1, 2), rest, is_own=is_own)
     _draw_field(axes, Xi, b, x_limits, y_limits)
     handles = _draw_lines(axes, Xi, rest, kernel)
     for curve, start in zip(z[:MOST_TRAJECTORIES], starts.reshape(-1, 2)):
@@ -97,7 +99,7 @@ def plot_phase(
     if ode.forcing.inputs:
         notes.append("arrows: where u = 0")
     seen = np.concatenate([z[:MOST_TRAJECTORIES].reshape(-1, 2), np.repeat(starts.reshape(-1, 2), N_TIMES, 0)])
-    add_legend(axes, handles, is_own=ax is None, title="\n".join(notes), points=seen)
+    add_legend(axes, handles, is_own=is_own, title="\n".join(notes), points=seen)
     return axes
 
 

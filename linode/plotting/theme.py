@@ -6,12 +6,13 @@ is hard to see on white. A style is a colour with a dash pattern or a marker, so
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.text import Text
 
 from ..errors import DtypeError, OptionError
@@ -24,17 +25,29 @@ LARGEST = 1e300  # larger values overflow in matplotlib's arithmetic
 MOST_ROWS, MOST_INSIDE = 20, 8  # rows of a legend beside the axes, and of one over the data, in one column
 
 
-def make_axes(ax: Any, height: float = 3.8, width: float = 7.0) -> Axes:
-    """`ax`, checked, or the axes of a new figure that pyplot does not know."""
+def make_axes(ax: Any, height: float = 3.8, width: float = 7.0) -> tuple[Axes, bool]:
+    """The axes to draw into, and whether they were made here, so that their scales and their layout are too.
+
+    `ax` are axes, or a figure, which gets new ones. For None they are pyplot's current axes if nothing is drawn in
+    these, else those of a new figure of pyplot's.
+    """
     if ax is None:
-        axes = Figure(figsize=(width, height), layout="constrained").subplots()
+        pyplot = importlib.import_module("matplotlib.pyplot")
+        figure = pyplot.gcf() if pyplot.get_fignums() else None
+        if figure is not None and figure.axes and not figure.gca().has_data() and figure.gca().name == "rectilinear":
+            return figure.gca(), False
+        ax = pyplot.figure(figsize=(width, height)) if figure is None or figure.axes else figure
+    if isinstance(ax, FigureBase):
+        if isinstance(ax, Figure) and ax.get_layout_engine() is None:
+            ax.set_layout_engine("constrained")  # which makes room for a legend beside the axes
+        axes = ax.subplots()
         axes.spines[["top", "right"]].set_visible(False)
-        return axes
+        return axes, True
     if not isinstance(ax, Axes):
         raise DtypeError(f"ax is a {type(ax).__name__}; it must be matplotlib axes, such as those of fig.subplots()")
     if ax.name != "rectilinear":
         raise DtypeError(f"ax is {ax.name}; it must be axes with an x and a y, such as those of fig.subplots()")
-    return ax
+    return ax, False
 
 
 def add_legend(axes: Axes, handles: list[Any], *, is_own: bool, title: str = "", points: Any = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 
 from ..errors import DtypeError, ShapeError
@@ -23,7 +24,7 @@ N_MARKERS = 6  # on a curve of complex states
 def plot_trajectories(
     t: Any,
     z: Any,
-    ax: Axes | None = None,
+    ax: Axes | FigureBase | None = None,
     *,
     labels: Sequence[str] | None = None,
     states: Sequence[int] | None = None,
@@ -42,8 +43,9 @@ def plot_trajectories(
         t: times, (T,) or (*batch, T), in any order; a number; or a list of (T_k,).
         z: states, (*batch, T, n), as from `LinearODE`; (T,) is a single state; (*batch, n) where t is a number; a list
             of (T_k, n) or (T_k,) where t is a list. Tensors or arrays.
-        ax: matplotlib axes; None: those of a new figure, where time is logarithmic if samples are spaced so, and so is
-            z if it passes 1e100.
+        ax: matplotlib axes, or a figure, which gets new axes; None: pyplot's current axes if they are empty, else a new
+            figure of pyplot's. In new axes time is logarithmic if samples are spaced so, and so is z if it passes
+            1e100.
         labels: names of all states; None: their numbers.
         states: which ones; None: all, or the 20 that vary most.
         trajectories: which ones of a batch; None: all, or the first 50.
@@ -72,7 +74,7 @@ def plot_trajectories(
     is_complex = any(np.iscomplexobj(pairs[k][1]) for k in drawn)
     by_trajectory = len(shown) == 1 and 1 < len(drawn) <= len(COLOURS)
     count = len(drawn) if by_trajectory else len(shown)
-    axes = make_axes(ax, height=3.8 if count < 12 else 4.8)
+    axes, is_own = make_axes(ax, height=3.8 if count < 12 else 4.8)
     is_marked = (is_complex and count > 1) or max(len(pairs[k][0]) for k in drawn) <= MOST_DOTS
     n_gaps = 0
     for row, k in enumerate(drawn):
@@ -87,7 +89,7 @@ def plot_trajectories(
             for part, dashes in _parts(curve, is_complex, style["ls"]):
                 (line,) = axes.plot(times[order], np.where(is_seen, part, np.nan), **{**style, "ls": dashes})
                 _mark(line, is_seen, row + i)
-    if ax is None:
+    if is_own:
         _scale(axes, [pairs[k] for k in drawn], shown)
     one = names[shown[0]] if len(shown) == 1 and (labels is not None or n > 1) else "state"
     add_labels(axes, xlabel, one if ylabel is None else ylabel)
@@ -107,7 +109,7 @@ def plot_trajectories(
     if n_gaps:
         notes.append(f"{n_gaps} value{'s' * (n_gaps > 1)} not finite\nor beyond 1e300")
     if handles or notes:
-        add_legend(axes, handles, is_own=ax is None, title="\n".join(notes))
+        add_legend(axes, handles, is_own=is_own, title="\n".join(notes))
     return axes
 
 

@@ -1,0 +1,58 @@
+"""What notebooks show, and tables of pandas: made from facts and arrays that results pass in."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import OptionError
+
+
+def html_table(title: str, rows: Iterable[tuple[str, Any]]) -> str:
+    """A title and rows of a name and a value, as HTML; all text is escaped."""
+    left = 'style="text-align: left"'
+    cells = "".join(
+        f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(str(value))}</td></tr>" for name, value in rows
+    )
+    return f"<table><caption>{escape(title)}</caption><tbody>{cells}</tbody></table>"
+
+
+def as_numpy(x: Any) -> NDArray[Any]:
+    """x as an array; tensors are detached and copied from their device."""
+    return np.asarray(x.numpy(force=True) if hasattr(x, "detach") else x)
+
+
+def frame(t: NDArray[Any], columns: dict[str, NDArray[Any]], levels: dict[str, NDArray[Any]]) -> Any:
+    """A DataFrame with the times as its index, below the levels if there are any.
+
+    Args:
+        t: (N,). columns, levels: (N,) by name.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+    index = pandas.MultiIndex.from_arrays([*levels.values(), t], names=[*levels, "t"]) if levels else None
+    return pandas.DataFrame(columns, index=pandas.Index(t, name="t") if index is None else index)
+
+
+def checked_names(names: Sequence[str] | None, count: int, letter: str) -> list[str]:
+    """The names of columns, one for each; None: z1, z2, ...
+
+    Raises:
+        OptionError: they are too few or too many, or one is there twice.
+    """
+    if names is None:
+        return [f"{letter}{i + 1}" for i in range(count)]
+    found = [names] if isinstance(names, str) else [str(name) for name in names]
+    if len(found) != count or len(set(found)) != count:
+        raise OptionError(f"names must be {count} different names, one for each column, got {found}")
+    return found
