@@ -202,8 +202,8 @@ class Solver(ABC):
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
-            condition = torch.as_tensor(solution.condition).max() if S else 0.0
-            error = torch.as_tensor(solution.error_estimate).max() if S else 0.0
+            condition = solution.condition.max() if S else 0.0
+            error = solution.error_estimate.max() if S else 0.0
             lines += [
                 f"condition: {float(condition):.3g} (relative, of z(t) with respect to Xi)",
                 f"error estimate: {float(error):.3g} (relative, if Xi is known to rounding)",
@@ -391,12 +391,12 @@ class LinearODE(Solver):
         """
         n, B = self.Xi.shape[-1], self.forcing.B
         if B is None:
-            B = torch.zeros(n, 0) if self.forcing.is_nothing else torch.eye(n)
+            B = np.zeros((n, 0)) if self.forcing.is_nothing else np.eye(n)
         for x, name in ((self.Xi, "Xi"), (B, "B")):
             if x.ndim > 2:
                 raise ShapeError(f"{name} has shape {tuple(x.shape)}; a state-space object has no batch dimensions")
-        C = torch.eye(n) if self.C is None else self.C
-        D = torch.zeros(C.shape[0], B.shape[-1]) if self.D is None else self.D
+        C = np.eye(n) if self.C is None else self.C
+        D = np.zeros((C.shape[0], B.shape[-1])) if self.D is None else self.D
         return make_state_space(make, self.Xi, B, C, D)
 
     def output(self, t: Any) -> Any:
@@ -415,7 +415,7 @@ class LinearODE(Solver):
             raise OptionError("output needs C and D: make the solver by LinearODE.from_statespace")
         times, is_scalar = self._times(t)
         z = self._evaluate(times)
-        C, D = (torch.as_tensor(x).to(z) for x in (self.C, self.D))
+        C, D = (torch.as_tensor(x, device=z.device).to(z) for x in (self.C, self.D))
         y = z @ C.mT + sum(part(times).to(z) @ D.mT for part in self.forcing.inputs)
         return self._answer(y[..., 0, :] if is_scalar else y, t)
 

@@ -23,8 +23,8 @@ def relative_condition(Xi: Tensor, z: Tensor, jvp: Map, vjp: Map) -> Tensor:
         return torch.zeros(batch, dtype=torch.float64, device=z.device)
     rank = len(batch)
     size, norm = _norm(z, rank), _norm(Xi, rank)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(Xi.shape, generator=generator, dtype=torch.float64).to(Xi) - 0.5
+    generator = torch.Generator("cpu").manual_seed(0)
+    noise = torch.rand(Xi.shape, generator=generator, dtype=torch.float64, device="cpu").to(Xi) - 0.5
     direction = _unit(Xi / _like(_positive(norm), Xi) + noise, rank)
     estimate = torch.zeros_like(norm)
     for _ in range(N_ITERATIONS):

@@ -29,7 +29,7 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
     if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided:
         return x
     if isinstance(x, float):
-        return torch.tensor(x, dtype=torch.float64)
+        return torch.tensor(x, dtype=torch.float64, device="cpu")
     if not isinstance(x, Tensor):
         try:
             array = np.asarray(x)
@@ -42,7 +42,7 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
         if (array.dtype.itemsize > 8 and array.dtype.kind == "f") or array.dtype.itemsize > 16:
             raise DtypeError(f"{name} is {array.dtype}; linode works in float32, float64, complex64 and complex128")
         array = array.astype(array.dtype.newbyteorder("="), copy=True)
-        x = torch.as_tensor(array)
+        x = torch.from_numpy(array)
     if x.layout != torch.strided or x.is_quantized:
         raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
     if not (x.is_floating_point() or x.is_complex()):

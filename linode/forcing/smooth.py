@@ -98,7 +98,7 @@ class Smooth(Input):
         coefficients = self._chebyshev(start, h, panels)
         coefficients = coefficients @ _monomials(self.order).to(coefficients.dtype)  # (*batch, panels, m, order)
         states = coefficients.mT.flatten(-2)  # (c_0, ..., c_(order - 1)), each of m
-        edges = start + h * torch.arange(panels, dtype=torch.float64)
+        edges = start + h * torch.arange(panels, dtype=torch.float64, device="cpu")
         Omega, H = shift(self.order, self.m, h, states.dtype, states.device)
         gaps = edges.new_full((1,), h).expand(max(panels - 2, 0))
         return Pieces(edges[1:], gaps, edges, states, Omega, H, self.order - 1)
@@ -110,13 +110,13 @@ class Smooth(Input):
 
     def _on_panels(self, x: Tensor, start: float, h: float, panels: int) -> Tensor:
         """u at x in [-1, 1] of every panel, (*batch, panels, len(x), m)."""
-        left = start + h * torch.arange(panels, dtype=torch.float64)
+        left = start + h * torch.arange(panels, dtype=torch.float64, device="cpu")
         t = (left[:, None] + h * (x + 1) / 2).flatten()
         return self._values(t).unflatten(-2, (panels, len(x)))
 
     def _error(self, start: float, h: float, panels: int) -> float:
         """Error of the polynomials between nodes, relative to the largest |u|."""
-        between = torch.tensor(BETWEEN, dtype=torch.float64)
+        between = torch.tensor(BETWEEN, dtype=torch.float64, device="cpu")
         true = self._on_panels(between, start, h, panels)
         size = largest_of(true)
         basis = torch.from_numpy(chebyshev.chebvander(np.array(BETWEEN), self.order - 1))

@@ -112,7 +112,8 @@ class Growth:
 
 @lru_cache(maxsize=8)
 def _random_directions(n: int) -> Tensor:
-    rows = torch.randn(N_VECTORS, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    rows = torch.randn(N_VECTORS, n, dtype=torch.float64, generator=generator, device="cpu")
     return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
 
 

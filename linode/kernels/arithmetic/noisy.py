@@ -98,6 +98,6 @@ class Noisy(Wrapped):
 
 @lru_cache(maxsize=8)
 def _pool(device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand(POOL_SIZE, generator=generator, dtype=torch.float64).to(device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    uniform = torch.rand(POOL_SIZE, generator=generator, dtype=torch.float64, device="cpu").to(device)
     return 2 * uniform - 1
