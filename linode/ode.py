@@ -15,6 +15,7 @@ from .engine.autograd import Map, linearised, tangent, trajectory
 from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
+from .engine.tracing import untraced
 from .errors import OptionError, ShapeError
 from .forcing.total import Forcing, make_planners
 from .kernels.tensors import is_finite, measured, widened
@@ -58,6 +59,7 @@ class Solver(ABC):
         z = self._evaluate(times)
         return self._answer(z[..., 0, :] if is_scalar else z, t)
 
+    @untraced
     def solve(self, t: Any) -> Solution:
         """As calling, with method, status, statistics, condition number and error estimate.
 
@@ -101,6 +103,7 @@ class Solver(ABC):
             error_estimate=self._answer(error if input_error is None else error + input_error, t),
         )
 
+    @untraced
     def condition(self, t: Any) -> Any:
         """Relative condition number of the trajectory with respect to Xi, (*batch,).
 
@@ -145,6 +148,7 @@ class Solver(ABC):
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
 
     @property
+    @untraced
     def decomposition(self) -> Plan:
         """The plan for the present Xi, or for all that it switches between: factors, checks, the reason for the choice.
 
@@ -177,6 +181,7 @@ class Solver(ABC):
         """
         return self.forcing.dtype(torch.promote_types(self.Xi.dtype, self.z0.dtype))
 
+    @untraced
     def explain(self, t: Any | None = None) -> str:
         """A text: the method and why it was chosen, methods passed over and why; with t also condition and error.
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from ..engine.autograd import TrajectoryVJP, fold, tangent, trajectory, zeros_for_none
+from ..engine.autograd import TrajectoryVJP, tangent, trajectory, zeros_for_none
+from ..engine.batching import fold
 from ..engine.evaluation import Planner, columns, evaluate, recurrence
 from ..engine.problem import common_shape, extremes, is_known
 from ..engine.recurrence import changing

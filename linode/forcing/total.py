@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..engine.evaluation import Planner
 from ..engine.problem import as_tensor, check_finite_anywhere, check_same_device, common_shape, extremes, is_known
+from ..engine.tracing import untraced
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
 from ..methods import Auto
@@ -84,16 +85,12 @@ class Forcing:
             return None
         return replace(self, inputs=tuple(new or old for new, old in zip(finer, self.inputs)))
 
+    @untraced
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
         """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on.
 
         Each input is solved for alone: the first with z0 and b, the others from the state 0.
         """
-        if torch.compiler.is_compiling():  # not traced: decisions here depend on values
-            return torch.compiler.disable(self._states)(Xi, z0, t, planners, switches)
-        return self._states(Xi, z0, t, planners, switches)
-
-    def _states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None) -> Tensor:
         dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
         Xi, z0 = Xi.to(dtype), z0.to(dtype)
         b, B = (None if x is None else x.to(dtype) for x in (self.b, self.B))
