@@ -21,6 +21,7 @@ from .errors import (
     OptionError,
     OrderError,
     ShapeError,
+    StaleError,
 )
 from .exponential import expm, expm_multiply
 from .forcing import FirstOrderHold, Harmonics, Impulses, Input, Smooth, ZeroOrderHold
@@ -56,6 +57,7 @@ __all__ = [
     "ShapeError",
     "Smooth",
     "Solution",
+    "StaleError",
     "Stats",
     "Status",
     "ZeroOrderHold",

@@ -14,6 +14,7 @@ from torch import Tensor
 from .engine.autograd import Map, linearised, tangent, trajectory
 from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner, columns, evaluate_vjp, systems_of
+from .engine.held import Held
 from .engine.problem import Layout, as_answer, broadcast, check_finite, check_tolerance, make_system, make_times
 from .engine.tracing import untraced
 from .errors import OptionError, ShapeError
@@ -36,6 +37,7 @@ class Solver(ABC):
     _planner: Planner
     _is_numpy: bool
     _names: tuple[str, ...]
+    _held: Held
 
     def __call__(self, t: Any) -> Any:
         """The states at times t, in any order.
@@ -143,6 +145,7 @@ class Solver(ABC):
             >>> ode.propagator(3.0).tolist()
             [[1.0, 1.0], [0.0, 1.0]]
         """
+        self._held.check()
         times, is_scalar = make_times(t, self.Xi, lambda: {self._names[0]: self._Xi_batch})
         P = self._propagators(times)
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
@@ -160,6 +163,7 @@ class Solver(ABC):
             >>> ode.decomposition.method, ode.decomposition.reason
             ('eig', 'Xi is diagonal')
         """
+        self._held.check()
         layout = Layout.of(self.Xi.shape, self.Xi.shape[-1:], torch.Size([0]))
         systems = systems_of(self.Xi.detach(), layout)
         known = self._planner.known(systems)
@@ -266,6 +270,7 @@ class Solver(ABC):
         return other
 
     def _times(self, t: Any) -> tuple[Tensor, bool]:
+        self._held.check()
         return make_times(t, self.z0, self._batches)
 
     def _batches(self) -> dict[str, torch.Size]:
@@ -346,6 +351,8 @@ class LinearODE(Solver):
             self._is_numpy = self._is_numpy and is_numpy
             broadcast({"Xi": self.Xi.shape[:-2], "z0": self.z0.shape[:-1], **self.forcing.batches})
             self._planners = make_planners(self._planner)
+        kept = {"Xi": self.Xi, "z0": self.z0, "b": self.forcing.b, "B": self.forcing.B}
+        self._held = Held({"Xi": Xi, "z0": z0, "b": b, "B": B}, kept)
 
     @classmethod
     def from_statespace(

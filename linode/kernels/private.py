@@ -11,7 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.masked import MaskedTensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 _functorch = torch._C._functorch
 
@@ -50,6 +54,20 @@ def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     if x.is_cpu and x.is_contiguous() and not x._is_view():
         return x.resize_(shape)
     return torch.ops.aten._unsafe_view(x.contiguous(), shape)
+
+
+def is_traced() -> bool:
+    """Whether a tracer that follows tensors and knows no values is active: torch.jit.trace, FakeTensorMode, make_fx."""
+    if torch._C._get_tracing_state() is not None:
+        return True
+    return n_dispatch_modes() > 0 and any(
+        isinstance(mode, (FakeTensorMode, ProxyTorchDispatchMode)) for mode in _get_current_dispatch_mode_stack()
+    )
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether a tensor of some subclass has values, and all of them."""
+    return not isinstance(x, (FakeTensor, MaskedTensor))
 
 
 def forward_mode_depth() -> int:
