@@ -41,7 +41,7 @@ def expm(A: Any, *, method: str | Method = "auto") -> Any:
 
 
 def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, method: str | Method = "auto") -> Any:
-    """The action exp(A t) v of a dense A on a vector or, as in scipy, on the columns of a matrix; exp(A t) is not formed.
+    """The action exp(A t) v of a dense A on a vector or, as in scipy, on columns, without forming exp(A t).
 
     Args:
         A: (*batch, n, n).

@@ -401,7 +401,8 @@ class LinearODE(Solver):
             >>> linode.LinearODE([[-1.0]], [0.0], B=[[2.0]]).to_statespace().B.tolist()
             [[2.0]]
         """
-        n, B = self.Xi.shape[-1], self.forcing.B
+        n = self.Xi.shape[-1]
+        B: Any = self.forcing.B
         if B is None:
             B = np.zeros((n, 0)) if self.forcing.is_nothing else np.eye(n)
         for x, name in ((self.Xi, "Xi"), (B, "B")):

@@ -66,7 +66,9 @@ class PiecewiseLinearODE(Solver):
         self._planner = Planner(make_method(method), rtol)
         self._planners = make_planners(self._planner)
         given = {f"Xi of piece {i}": piece[1] for i, piece in enumerate(pieces)}
-        self._held = Held({**given, "z0": z0, "b": b, "B": B}, {"z0": self.z0, "b": self.forcing.b, "B": self.forcing.B})
+        self._held = Held(
+            {**given, "z0": z0, "b": b, "B": B}, {"z0": self.z0, "b": self.forcing.b, "B": self.forcing.B}
+        )
 
     def _propagators(self, times: Tensor) -> Tensor:
         starts = columns(self.Xi.shape[-1], max(len(self._Xi_batch), times.ndim - 1), self.Xi)

@@ -62,7 +62,10 @@ def test_fake_and_traced_tensors_are_refused(name: str):
     refused(name, fake, "FakeTensor, .* cannot read its values")
     call = lambda x: CALLS[name](x)  # noqa: E731
     for trace in (make_fx(call), lambda x: torch.jit.trace(call, x)):
-        with warnings.catch_warnings(), pytest.raises(linode.DtypeError, match="torch.compile and torch.export work"):
+        with (
+            warnings.catch_warnings(),
+            pytest.raises(linode.DtypeError, match=r"torch\.compile and torch\.export work"),
+        ):
             warnings.simplefilter("ignore")  # torch.jit is deprecated
             trace(torch.ones(2, 2))
     with pytest.raises(linode.DtypeError, match=f"^{name} is a torch.fx.Proxy, .*torch.compile"):

@@ -98,9 +98,7 @@ def _mapped(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, key: str
     return mapped_states(lambda *x: torch.ops.linode.trajectory(*x, key), in_dims, Xi, z0, t)
 
 
-def _mapped_vjp(
-    info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, key: str, want_t: bool
-) -> Any:
+def _mapped_vjp(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, key: str, want_t: bool) -> Any:
     gradients = lambda *x: torch.ops.linode.trajectory_vjp(*x, key, want_t)  # noqa: E731
     return mapped_gradients(gradients, info.batch_size, in_dims, Xi, z0, t, g)
 

@@ -48,8 +48,8 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
     if not has_values(x):
         kind = f"is a {type(x).__name__}" if type(x) not in PLAIN else "is followed by a tracer"
         raise DtypeError(
-            f"{name} {kind}, so that linode cannot read its values, and it decides by values: give plain tensors; of the "
-            "tracers, torch.compile and torch.export work"
+            f"{name} {kind}, so that linode cannot read its values, and it decides by values: give plain tensors; of "
+            "the tracers, torch.compile and torch.export work"
         )
     if not (x.is_floating_point() or x.is_complex()):
         x = x.to(integers_become or torch.get_default_dtype())
@@ -62,11 +62,13 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None) -> 
 def _tensor_from_array(x: Any, name: str) -> Tensor:
     """A tensor of its own of an array, a list or a number, on the CPU."""
     if isinstance(x, torch.fx.Proxy):
-        raise DtypeError(f"{name} is a torch.fx.Proxy, without values; of the tracers, torch.compile and torch.export work")
+        raise DtypeError(
+            f"{name} is a torch.fx.Proxy, without values; of the tracers, torch.compile and torch.export work"
+        )
     if callable(x):
         raise DtypeError(
-            f"{name} must be an array, got {x!r}, which is a function: give the matrix Xi of f(t, z) = Xi z itself, or, "
-            "where only f is known, torch.func.jacrev(lambda z: f(0.0, z))(z0)"
+            f"{name} must be an array, got {x!r}, which is a function: give the matrix Xi of f(t, z) = Xi z itself, "
+            "or, where only f is known, torch.func.jacrev(lambda z: f(0.0, z))(z0)"
         )
     if _is_masked(x):
         raise DtypeError(

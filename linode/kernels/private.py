@@ -46,7 +46,7 @@ def below_autograd() -> Iterator[None]:
 
 def break_graph(reason: str) -> None:
     """torch.compile leaves the graph here; where it may not (fullgraph=True), its error gives the reason."""
-    torch._dynamo.graph_break(msg=reason)  # type: ignore[no-untyped-call]
+    torch._dynamo.graph_break(msg=reason)
 
 
 def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:

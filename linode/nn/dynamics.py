@@ -88,7 +88,7 @@ class LinearDynamics(nn.Module):
         # drawn and factored on the CPU in float64, so that the start depends on neither device nor dtype
         self.Xi = nn.Parameter(initial(parametrization, n))
         register_parametrization(self, "Xi", parametrization)
-        self.parametrizations.Xi.__class__ = _InFullPrecision  # type: ignore[union-attr, assignment]
+        self.parametrizations.Xi.__class__ = _InFullPrecision  # type: ignore[union-attr]
         forcing = torch.empty(n, m + 1, dtype=torch.float64, device="cpu")
         self.register_parameter("B", nn.Parameter(forcing[:, :m].clone()) if m else None)
         self.register_parameter("b", nn.Parameter(forcing[:, m].clone()) if bias else None)
@@ -96,9 +96,10 @@ class LinearDynamics(nn.Module):
         self.to(device=device or torch.get_default_device(), dtype=dtype)
 
     def forward(self, z0: Any, t: Any, u: Any = None) -> Tensor:
-        """The states at times t, in any order; in the dtype of the parameters and z0, float32 for a z0 of half precision.
+        """The states at times t, in any order.
 
-        Under torch.autocast nothing here is computed in half precision.
+        Their dtype is that of the parameters and z0 together, where half precision counts as float32. torch.autocast
+        changes nothing here.
 
         Args:
             z0: state at t = 0, (*batch, n).
