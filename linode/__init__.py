@@ -21,6 +21,7 @@ from .errors import (
     OptionError,
     OrderError,
     ShapeError,
+    StaleError,
     UnresolvedInputWarning,
 )
 from .exponential import expm, expm_multiply
@@ -57,6 +58,7 @@ __all__ = [
     "ShapeError",
     "Smooth",
     "Solution",
+    "StaleError",
     "Stats",
     "Status",
     "UnresolvedInputWarning",

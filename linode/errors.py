@@ -74,6 +74,24 @@ class NotDifferentiableError(LinodeError, RuntimeError):
     """
 
 
+class StaleError(LinodeError, RuntimeError):
+    """A solver holds a tensor in whose place its module has put another; make the solver where it is used.
+
+    Example:
+        >>> import linode, torch
+        >>> class Model(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.Xi = torch.nn.Parameter(-torch.eye(2))
+        ...         self.ode = linode.LinearODE(self.Xi, torch.ones(2))  # wrong: it belongs into forward
+        >>> model = Model()
+        >>> _ = model.load_state_dict({"Xi": torch.eye(2)}, assign=True)
+        >>> model.ode(1.0)
+        Traceback (most recent call last):
+        linode.errors.StaleError: Xi was Model.Xi when this solver was made and is not any more ...
+    """
+
+
 class OrderError(LinodeError, ValueError):
     """Times that must increase do not.
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .engine.evaluation import Planner
-from .engine.problem import as_answer, check_finite_anywhere, make_matrix
+from .engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, check_same_device, make_matrix
+from .errors import ShapeError
 from .methods import Method, make_method
 from .ode import LinearODE, exponential
 
@@ -40,20 +41,50 @@ def expm(A: Any, *, method: str | Method = "auto") -> Any:
 
 
 def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, method: str | Method = "auto") -> Any:
-    """The action exp(A t) v of a dense A, without forming exp(A t).
+    """The action exp(A t) v of a dense A on a vector or, as in scipy, on columns, without forming exp(A t).
 
     Args:
-        A: (*batch, n, n). v: (*batch, n). t: (T,), (*batch, T) or a scalar. method: as for `LinearODE`.
+        A: (*batch, n, n).
+        v: one vector (n,), or k vectors as columns, (*batch, n, k). Batch dimensions broadcast as those of A @ v.
+        t: (T,), (*batch, T) or a scalar.
+        method: as for `LinearODE`.
 
     Returns:
-        (*batch, T, n), or (*batch, n) for a scalar t, differentiable in A, v and t.
+        (*batch, T, n) for one vector, (*batch, T, n, k) for columns; without T for a scalar t. Differentiable in A, v
+        and t.
+
+    Vectors as rows, (*batch, n), are what `LinearODE(A, v)(t)` takes.
 
     Raises:
-        ShapeError, DtypeError, DeviceError, NonFiniteError, MethodError: as `LinearODE`.
+        ShapeError: v does not fit; or A has batch dimensions, and a square v could as well be one vector for each
+            matrix: say v[..., None] for vectors, v.expand(*batch, n, n) for columns. DtypeError, DeviceError,
+            NonFiniteError, MethodError: as `LinearODE`.
 
     Example:
         >>> import linode
-        >>> linode.expm_multiply([[0.0, 1.0], [0.0, 0.0]], [0.0, 1.0], 2.0).tolist()
+        >>> A = [[0.0, 1.0], [0.0, 0.0]]
+        >>> linode.expm_multiply(A, [0.0, 1.0], 2.0).tolist()
         [2.0, 1.0]
+        >>> linode.expm_multiply(A, [[0.0, 1.0], [1.0, 0.0]], 2.0).tolist()  # from (0, 1) and from (1, 0)
+        [[2.0, 1.0], [1.0, 0.0]]
     """
-    return LinearODE(A, v, method=method, names=("A", "v"))(t)
+    matrix, vectors = make_matrix(A, "A"), as_tensor(v, "v")
+    if vectors.ndim < 2:
+        return LinearODE(A, v, method=method, names=("A", "v"))(t)
+    n, shape, times = matrix.shape[-1], tuple(vectors.shape), as_tensor(t, "t", integers_become=torch.float64)
+    if shape[-2] != n:
+        rows = f"; for vectors as rows use v.mT, or LinearODE(A, v)(t) with v (*batch, {n})" if shape[-1] == n else ""
+        raise ShapeError(f"v has shape {shape}, but A is {n} x {n}; v must be ({n},) or (*batch, {n}, k){rows}")
+    if shape == tuple(matrix.shape[:-1]):
+        raise ShapeError(
+            f"v has shape {shape} and A {tuple(matrix.shape)}: v could be one vector for each matrix, or columns for "
+            f"all of them; give v[..., None] for vectors, v.expand{tuple(matrix.shape)} for columns"
+        )
+    check_same_device({"A": matrix, "v": vectors})
+    broadcast({"A": matrix.shape[:-2], "v": vectors.shape[:-2]})
+    check_finite_anywhere(matrix, "A")
+    check_finite_anywhere(vectors, "v")
+    ode = LinearODE(matrix[..., None, :, :], vectors.mT, method=method, names=("A", "v"))
+    y = ode(times[..., None, :] if times.ndim > 1 else times)  # (*batch, k, T, n)
+    y = y.movedim(-3, -1) if times.ndim else y.mT
+    return as_answer(y, not any(isinstance(x, Tensor) for x in (A, v, t)))

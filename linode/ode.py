@@ -17,6 +17,7 @@ from .engine.autograd import Map, linearised, trajectory
 from .engine.checking import MOST_WORK, Careful, is_compiled, references, relative_error
 from .engine.conditioning import condition_of, derivative, relative_condition
 from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp, systems_of
+from .engine.held import Held, is_being_made
 from .engine.problem import (
     Layout,
     as_answer,
@@ -27,6 +28,7 @@ from .engine.problem import (
     make_system,
     make_times,
 )
+from .engine.tracing import untraced
 from .errors import OptionError, ShapeError, UnresolvedInputWarning
 from .forcing.block import Planners
 from .forcing.total import Forcing
@@ -49,6 +51,7 @@ class Solver(ABC):
     _planner: Planner
     _is_numpy: bool
     _names: tuple[str, ...]
+    _held: Held | None = None  # None: its tensors cannot become stale
 
     def __call__(self, t: Any) -> Any:
         """The states at times t, in any order.
@@ -75,6 +78,7 @@ class Solver(ABC):
         z = self._states(times)
         return self._answer(z[..., 0, :] if is_scalar else z, t)
 
+    @untraced
     def solve(self, t: Any) -> Solution:
         """As calling, with method, status, statistics, error estimate and condition number.
 
@@ -123,6 +127,7 @@ class Solver(ABC):
             _stats=stats,
         )
 
+    @untraced
     def condition(self, t: Any) -> Any:
         """Relative condition number of the trajectory with respect to Xi, (*batch,).
 
@@ -162,11 +167,14 @@ class Solver(ABC):
             >>> ode.propagator(3.0).tolist()
             [[1.0, 1.0], [0.0, 1.0]]
         """
+        if self._held is not None:
+            self._held.check()
         times, is_scalar = make_times(t, self.Xi, lambda: {self._names[0]: self._Xi_batch})
         P = self._propagators(times)
         return self._answer(P[..., 0, :, :] if is_scalar else P, t)
 
     @property
+    @untraced
     def decomposition(self) -> Plan:
         """The plan for the present Xi, or for all that it switches between: factors, checks, the reason for the choice.
 
@@ -178,6 +186,8 @@ class Solver(ABC):
             >>> ode.decomposition.method, ode.decomposition.reason
             ('eig', 'Xi is diagonal')
         """
+        if self._held is not None:
+            self._held.check()
         layout = Layout.of(self.Xi.shape, self.Xi.shape[-1:], torch.Size([0]))
         systems = systems_of(self.Xi.detach(), layout)
         known = self._planner.known(systems)
@@ -199,6 +209,7 @@ class Solver(ABC):
         """
         return self.forcing.dtype(torch.promote_types(self.Xi.dtype, self.z0.dtype))
 
+    @untraced
     def explain(self, t: Any | None = None) -> str:
         """A text: the method and why it was chosen, methods passed over and why; with t also condition and error.
 
@@ -338,6 +349,8 @@ class Solver(ABC):
         return other
 
     def _times(self, t: Any) -> tuple[Tensor, bool]:
+        if self._held is not None:
+            self._held.check()
         return make_times(t, self.z0, self._batches)
 
     def _batches(self) -> dict[str, torch.Size]:
@@ -418,6 +431,9 @@ class LinearODE(Solver):
             self._is_numpy = self._is_numpy and is_numpy
             broadcast({"Xi": self.Xi.shape[:-2], "z0": self.z0.shape[:-1], **self.forcing.batches})
             self._planners = Planners.of(self._planner)
+        if not (self.Xi is Xi and self.z0 is z0 and self.forcing.is_nothing) or is_being_made():
+            kept = {"Xi": self.Xi, "z0": self.z0, "b": self.forcing.b, "B": self.forcing.B}
+            self._held = Held({"Xi": Xi, "z0": z0, "b": b, "B": B}, kept)
 
     @classmethod
     def from_statespace(
@@ -466,14 +482,15 @@ class LinearODE(Solver):
             >>> linode.LinearODE([[-1.0]], [0.0], B=[[2.0]]).to_statespace().B.tolist()
             [[2.0]]
         """
-        n, B = self.Xi.shape[-1], self.forcing.B
+        n = self.Xi.shape[-1]
+        B: Any = self.forcing.B
         if B is None:
-            B = torch.zeros(n, 0) if self.forcing.is_nothing else torch.eye(n, dtype=torch.float64)
+            B = np.zeros((n, 0)) if self.forcing.is_nothing else np.eye(n)
         for x, name in ((self.Xi, "Xi"), (B, "B")):
             if x.ndim > 2:
                 raise ShapeError(f"{name} has shape {tuple(x.shape)}; a state-space object has no batch dimensions")
-        C = torch.eye(n, dtype=torch.float64) if self.C is None else self.C
-        D = torch.zeros(C.shape[0], B.shape[-1]) if self.D is None else self.D
+        C = np.eye(n) if self.C is None else self.C
+        D = np.zeros((C.shape[0], B.shape[-1])) if self.D is None else self.D
         return make_state_space(make, self.Xi, B, C, D)
 
     def output(self, t: Any) -> Any:
@@ -492,7 +509,7 @@ class LinearODE(Solver):
             raise OptionError("output needs C and D: make the solver by LinearODE.from_statespace")
         times, is_scalar = self._times(t)
         z = self._states(times)
-        C, D = (torch.as_tensor(x).to(z) for x in (self.C, self.D))
+        C, D = (torch.as_tensor(x, device=z.device).to(z) for x in (self.C, self.D))
         y = z @ C.mT + sum(part(times).to(z) @ D.mT for part in self.forcing.inputs)
         return self._answer(y[..., 0, :] if is_scalar else y, t)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .engine.autograd import Map, linearised
 from .engine.evaluation import Planner, columns
+from .engine.held import Held
 from .engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, check_tolerance, make_system
 from .errors import DtypeError, ShapeError
 from .forcing.block import Planners
@@ -65,6 +66,10 @@ class PiecewiseLinearODE(Solver):
         broadcast({"Xi": self._Xi_batch, "z0": self.z0.shape[:-1], **self.forcing.batches})
         self._planner = Planner(make_method(method), rtol)
         self._planners = Planners.of(self._planner)
+        given = {f"Xi of piece {i}": piece[1] for i, piece in enumerate(pieces)}
+        self._held = Held(
+            {**given, "z0": z0, "b": b, "B": B}, {"z0": self.z0, "b": self.forcing.b, "B": self.forcing.B}
+        )
 
     def _propagators(self, times: Tensor) -> Tensor:
         starts = columns(self.Xi.shape[-1], max(len(self._Xi_batch), times.ndim - 1), self.Xi)

@@ -63,25 +63,75 @@ def test_forward_mode_through_a_compiled_function_raises_or_is_right(fullgraph: 
         assert same([got], [true])
 
 
-@pytest.mark.parametrize("fullgraph", [True, False])
-@pytest.mark.parametrize("name", ["jvp", "vmap", "grad", "hessian"])
-def test_func_transforms_inside_a_compiled_function_raise_or_are_right(name: str, fullgraph: bool):
-    def transformed(Xi: Tensor) -> Tensor:
-        def one(A: Tensor) -> Tensor:
-            return misfit(A, Z0, TIMES)
+def loss(A: Tensor) -> Tensor:
+    return misfit(A, Z0, TIMES)
 
-        if name == "jvp":
-            return torch.func.jvp(one, (Xi,), (Xi,))[1]
-        if name == "vmap":
-            return torch.func.vmap(one)(torch.stack([Xi, Xi.mT]))
-        return getattr(torch.func, name)(one)(Xi)
 
-    true = transformed(XI)
-    try:
-        got = compile_(transformed, fullgraph=fullgraph)(XI)
-    except Exception:
-        return
-    assert same([got], [true], 1e-12)
+FIRST = {
+    "grad": torch.func.grad(loss),
+    "jacrev": torch.func.jacrev(lambda A: linode.LinearODE(A, Z0)(TIMES)),
+    "vmap": lambda A: torch.func.vmap(loss)(torch.stack([A, A.mT])),
+    "vmap of grad": lambda A: torch.func.vmap(torch.func.grad(loss))(torch.stack([A, A.mT])),
+    "grad of vmap": torch.func.grad(lambda A: torch.func.vmap(loss)(torch.stack([A, 2 * A])).sum()),
+    "vmap of vmap": lambda A: torch.func.vmap(torch.func.vmap(loss))(torch.stack([A, A.mT])[:, None]),
+    "gradients of z0 for each sample": lambda A: torch.func.vmap(torch.func.grad(lambda v: misfit(A, v, TIMES)))(
+        torch.stack([Z0, 2 * Z0])
+    ),
+    "grad of times": lambda A: torch.func.grad(lambda t: misfit(A, Z0, t))(TIMES),
+    "expm": torch.func.grad(lambda A: linode.expm(A).sum()),
+}
+HIGHER = {
+    "jvp": lambda A: torch.func.jvp(loss, (A,), (A,))[1],
+    "grad of grad": torch.func.grad(lambda A: torch.func.grad(loss)(A).square().sum()),
+    "forward over reverse": lambda A: torch.func.jvp(torch.func.grad(loss), (A,), (A,))[1],
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_first_derivatives_by_torch_func_are_one_graph(name: str):
+    assert same([compile_(FIRST[name])(XI)], [FIRST[name](XI)], 1e-12)
+
+
+@pytest.mark.parametrize("name", HIGHER)
+def test_higher_derivatives_leave_the_graph_or_say_why_they_cannot_be_in_it(name: str):
+    with pytest.raises(Exception, match=r"inside torch\.compile linode has first derivatives in reverse mode only"):
+        compile_(HIGHER[name])(XI)
+
+
+def test_a_hessian_product_leaves_the_graph_and_is_right():
+    name = "forward over reverse"
+    assert same([compile_(HIGHER[name], fullgraph=False)(XI)], [HIGHER[name](XI)], 1e-12)
+
+
+@pytest.mark.parametrize("name", HIGHER)
+def test_the_operators_alone_have_no_higher_derivatives(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        linode.ode, "trajectory", lambda Xi, z0, t, planner: torch.ops.linode.trajectory(Xi, z0, t, planner.key)
+    )
+    with pytest.raises(linode.NotDifferentiableError, match=r"torch\.compile"):
+        HIGHER[name](XI)
+
+
+READS = {
+    "solve": lambda A: linode.LinearODE(A, Z0).solve(TIMES).z,
+    "condition": lambda A: linode.LinearODE(A, Z0).condition(TIMES),
+    "decomposition": lambda A: linode.LinearODE(A, Z0).decomposition.Xi,
+    "explain": lambda A: A * len(linode.LinearODE(A, Z0).explain()),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_what_reads_values_leaves_the_graph_or_says_what_to_do(name: str):
+    assert same([compile_(READS[name], fullgraph=False)(XI)], [READS[name](XI)])
+    with pytest.raises(Exception, match=f"{name} of linode reads values, .* or compile with fullgraph=False"):
+        compile_(READS[name])(XI)
+
+
+def test_lists_and_numbers_inside_a_compiled_function_are_double():
+    def states(A: Tensor) -> Tensor:
+        return linode.LinearODE(A, [1.0, 2.0, 3.0])([0, 1, 0.5])
+
+    assert same([compile_(states)(XI)], [states(XI)])
 
 
 # ---- the operators -----------------------------------------------------------------------------------------------

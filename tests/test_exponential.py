@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -173,9 +174,46 @@ def test_gradients_of_the_action_are_those_of_the_oracle_at_any_scale():
         assert all(relative_error(a.numpy(), scale * b) <= 500 * EPS for a, b in zip(got, true))
 
 
-def test_the_action_broadcasts_matrices_and_vectors():
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", ["generic", "complex"])
+def test_columns_are_vectors_as_in_scipy(name: str, k: int):
+    A, V = MATRICES[name], np.random.default_rng(k).standard_normal((3, k))
+    times = np.array([0.0, 0.5, 2.0])
+    true = np.stack([oracles.trajectory(A, v, times) for v in V.T], -1)  # (T, n, k)
+    assert relative_error(linode.expm_multiply(A, V, times), true) <= 100 * EPS
+    assert relative_error(linode.expm_multiply(A, V, 2.0), true[-1]) <= 100 * EPS
+    assert relative_error(linode.expm_multiply(A, V), scipy.sparse.linalg.expm_multiply(A, V)) <= 1e-13
+
+
+def test_the_action_broadcasts_as_a_product_of_matrices():
     A = torch.tensor(np.stack([GENERIC, GENERIC.T]))[:, None]
-    v: Tensor = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
-    y = linode.expm_multiply(A, v)
-    assert y.shape == (2, 4, 3)
-    assert torch.allclose(y, (linode.expm(A) @ v[..., None])[..., 0], rtol=1e-13)
+    V: Tensor = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(4, 3, 2)
+    y = linode.expm_multiply(A, V)
+    assert y.shape == (2, 4, 3, 2)
+    assert torch.allclose(y, linode.expm(A) @ V, rtol=1e-13)
+    own_times = torch.tensor([[0.5, 1.0], [2.0, 1.0]], dtype=torch.float64)[:, None]
+    y = linode.expm_multiply(A, V, own_times)
+    assert y.shape == (2, 4, 2, 3, 2)
+    assert torch.allclose(y[1, 3, 0], linode.expm(2.0 * A[1, 0]) @ V[3], rtol=1e-13)
+
+
+def test_one_vector_serves_every_matrix():
+    A = torch.tensor(np.stack([GENERIC, GENERIC.T, 2 * GENERIC]))
+    v = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
+    assert torch.allclose(linode.expm_multiply(A, v), linode.expm(A) @ v, rtol=1e-13)
+
+
+def test_the_action_on_columns_has_the_gradients_of_that_on_each():
+    A, V = torch.tensor(GENERIC, requires_grad=True), torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda *x: linode.expm_multiply(*x), (A, V, torch.tensor([0.5, 1.0]).double().requires_grad_()))
+
+
+def test_rows_and_what_could_be_rows_or_columns_are_refused():
+    with pytest.raises(linode.ShapeError, match=r"v has shape \(4, 3\), but A is 3 x 3; .*use v.mT, or LinearODE"):
+        linode.expm_multiply(GENERIC, np.ones((4, 3)))
+    A = np.stack([GENERIC] * 3)
+    with pytest.raises(linode.ShapeError, match=r"one vector for each matrix, or columns .* v\[..., None\]"):
+        linode.expm_multiply(A, np.ones((3, 3)))
+    V = np.arange(9.0).reshape(3, 3)
+    assert np.allclose(linode.expm_multiply(A, V[..., None])[..., 0], linode.LinearODE(A, V)(1.0), rtol=1e-13)
+    assert np.allclose(linode.expm_multiply(A, np.broadcast_to(V, (3, 3, 3))), linode.expm(A) @ V, rtol=1e-13)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 import subprocess
 import sys
 
@@ -378,6 +380,93 @@ def test_what_is_made_on_the_meta_device_can_be_given_memory_and_reset():
     assert all(parameter.is_meta for parameter in net.parameters())
     net.to_empty(device="cpu").reset_parameters()
     assert float(real_parts(net.Xi).max()) < 0
+
+
+def through_a_file(net: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@every_name
+@pytest.mark.parametrize("copied", [lambda net: pickle.loads(pickle.dumps(net)), through_a_file])
+def test_a_whole_layer_pickles(name: str, copied):
+    net, z0 = make(name, m=1, bias=True), normal(4)
+    state = torch.get_rng_state()
+    other = copied(net)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert type(other).__mro__[1:] == type(net).__mro__[1:]
+    assert torch.equal(other(z0, TIMES), net(z0, TIMES))
+    kept = net.Xi.detach().clone()
+    other.reset_parameters()
+    assert torch.equal(net.Xi, kept)
+    assert not torch.equal(other.Xi, kept)
+    assert torch.equal(copied(other).Xi, other.Xi)
+
+
+def test_a_layer_whose_parametrisations_were_added_or_removed_pickles():
+    net, z0 = make("skew", m=1), normal(4)
+    nn.utils.parametrize.register_parametrization(net, "B", nn.Tanh())
+    other = pickle.loads(pickle.dumps(net))
+    assert torch.equal(other.B, net.B)
+    assert torch.equal(other(z0, TIMES), net(z0, TIMES))
+    for tensor in ("B", "Xi"):
+        nn.utils.parametrize.remove_parametrizations(net, tensor)
+    other = pickle.loads(pickle.dumps(net))
+    assert type(other) is LinearDynamics
+    assert torch.equal(other.Xi, net.Xi)
+
+
+def send_states(net: LinearDynamics, z0: Tensor, queue) -> None:
+    queue.put(net(z0, TIMES).detach().tolist())
+
+
+def test_a_layer_may_be_handed_to_a_spawned_process():
+    net, z0 = make("stable"), normal(4)
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=send_states, args=(net, z0, queue))
+    process.start()
+    assert queue.get(timeout=100) == net(z0, TIMES).tolist()
+    process.join()
+
+
+@every_name
+def test_an_ensemble_of_copies_is_stacked_for_vmap(name: str):
+    first = make(name)
+    nets = [first, *(copy.deepcopy(first) for _ in range(2))]
+    for net in nets[1:]:
+        net.reset_parameters()
+    z0 = normal(4)
+    parameters, _ = torch.func.stack_module_state(nets)
+    z = torch.func.vmap(lambda own: torch.func.functional_call(first, own, (z0, TIMES)))(parameters)
+    assert all(torch.allclose(z[i], net(z0, TIMES), rtol=1e-12) for i, net in enumerate(nets))
+
+
+@every_name
+def test_autocast_changes_nothing(name: str):
+    net, z0 = make(name, dtype=torch.float32, m=1, bias=True), torch.randn(5, 4)
+    z, Xi = net(z0, TIMES), net.Xi
+    true = torch.autograd.grad(z.square().sum(), list(net.parameters()), materialize_grads=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net.Xi, Xi)
+        again = net(z0, TIMES)
+        assert torch.equal(again, z)
+        assert again.dtype == torch.float32
+    got = torch.autograd.grad(again.square().sum(), list(net.parameters()), materialize_grads=True)
+    assert all(torch.equal(a, b) for a, b in zip(got, true))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_states_of_half_precision_are_taken_and_given_back_in_single(half: torch.dtype):
+    net, z0 = make("stable", dtype=torch.float32), torch.randn(5, 4).to(half).requires_grad_()
+    z = net(z0, TIMES.to(half))
+    assert z.dtype == torch.float32
+    assert torch.equal(z, net(z0.float(), TIMES.to(half).float()))
+    z.sum().backward()
+    assert z0.grad.dtype == half
+    assert net.to(half)(z0, TIMES).dtype == torch.float32
 
 
 DISTRIBUTED = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import Counter
 
 import pytest
@@ -129,6 +131,121 @@ def test_a_change_back_gives_the_first_answer_again():
         Xi *= scale
         assert close(ode(TIMES), fresh(Xi, Z0))
     assert close(ode(TIMES), first)
+
+
+# ---- tensors that a module replaces ------------------------------------------------------------------------------
+
+
+class MadeOnce(nn.Module):
+    """The wrong way: the solver keeps the tensors that it was made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Xi, self.z0 = nn.Parameter(XI.clone()), nn.Parameter(Z0.clone())
+        self.register_buffer("b", torch.zeros(3, dtype=torch.float64))
+        self.ode = self.solver()
+
+    def solver(self) -> linode.LinearODE:
+        return linode.LinearODE(self.Xi, self.z0, b=self.b)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.ode(t)
+
+
+class MadeInForward(MadeOnce):
+    """The right way."""
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.solver()(t)
+
+
+def doubled(model: nn.Module) -> dict[str, Tensor]:
+    return {name: 2 * x for name, x in model.state_dict().items()}
+
+
+def by_assigning(model: nn.Module) -> None:
+    model.load_state_dict(doubled(model), assign=True)
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def by_parametrizing(model: nn.Module) -> None:
+    nn.utils.parametrize.register_parametrization(model, "Xi", Doubled())
+
+
+def by_a_new_parameter(model: nn.Module) -> None:
+    model.z0 = nn.Parameter(2 * model.z0.detach())
+
+
+def by_a_new_buffer(model: nn.Module) -> None:
+    model.b = torch.ones(3, dtype=torch.float64)
+
+
+REPLACEMENTS = [by_assigning, by_parametrizing, by_a_new_parameter, by_a_new_buffer]
+
+
+@pytest.mark.parametrize("replace", REPLACEMENTS)
+@pytest.mark.parametrize("use", ["__call__", "solve", "condition", "propagator", "explain"])
+def test_a_solver_made_in_init_raises_when_its_module_has_replaced_a_tensor(replace, use: str):
+    model = MadeOnce()
+    model(TIMES)
+    replace(model)
+    with pytest.raises(linode.StaleError, match=r"MadeOnce\.(Xi|z0|b) .* make the solver where it is used, in forward"):
+        getattr(model.ode, use)(TIMES)
+
+
+@pytest.mark.parametrize("replace", REPLACEMENTS)
+def test_a_solver_made_in_forward_uses_what_its_module_holds(replace):
+    model = MadeInForward()
+    before = model(TIMES)
+    replace(model)
+    assert torch.equal(model(TIMES), linode.LinearODE(model.Xi, model.z0, b=model.b)(TIMES))
+    assert not close(model(TIMES), before, 1e-3)
+
+
+def test_functional_calls_raise_or_use_what_they_are_given():
+    Xi = 0.5 * XI
+    call = lambda model: torch.func.functional_call(model, {"Xi": Xi}, (TIMES,))  # noqa: E731
+    assert torch.equal(call(MadeInForward()), linode.LinearODE(Xi, Z0, b=torch.zeros(3).double())(TIMES))
+    model = MadeOnce()
+    with pytest.raises(linode.StaleError):
+        call(model)
+    assert torch.equal(model(TIMES), MadeOnce()(TIMES))  # the parameters are back
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_what_keeps_the_tensors_raises_nothing(copied):
+    model = MadeOnce()
+    model.load_state_dict(doubled(model))
+    other = copied(model)
+    with torch.no_grad():
+        other.Xi.mul_(0.5)
+    true = linode.LinearODE(XI, 2 * Z0, b=other.b)(TIMES)
+    assert torch.equal(other(TIMES), true)
+    assert not torch.equal(model(TIMES), true)
+
+
+def test_a_deep_copy_raises_by_its_own_module():
+    model = MadeOnce()
+    other = copy.deepcopy(model)
+    by_assigning(other)
+    model(TIMES)
+    with pytest.raises(linode.StaleError):
+        other(TIMES)
+
+
+def test_a_change_of_what_was_copied_raises():
+    Xi = nn.Parameter(XI.to(torch.bfloat16))
+    pieces = nn.Parameter(XI.clone())
+    solvers = [linode.LinearODE(Xi, Z0), linode.PiecewiseLinearODE([(0.0, pieces), (1.0, XI)], Z0)]
+    for x, solver in zip((Xi, pieces), solvers):
+        solver(TIMES)
+        by_copy(x)
+        with pytest.raises(linode.StaleError, match="was copied when this solver was made"):
+            solver(TIMES)
 
 
 # ---- plans -------------------------------------------------------------------------------------------------------

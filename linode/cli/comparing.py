@@ -199,7 +199,7 @@ def by_torchdiffeq(Xi: torch.Tensor, z0: torch.Tensor, t: torch.Tensor) -> torch
     odeint = importlib.import_module("torchdiffeq").odeint
     order = torch.argsort(t)
     grid, inverse = torch.unique(t[order], return_inverse=True)
-    zero = torch.zeros(1, dtype=t.dtype)
+    zero = torch.zeros(1, dtype=t.dtype, device=t.device)
     if (grid < 0).any():
         raise ValueError("negative times")
     with_zero = grid if grid[0] == 0 else torch.cat([zero, grid])

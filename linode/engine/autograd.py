@@ -20,7 +20,9 @@ from torch.autograd.function import Function
 from ..errors import NotDifferentiableError
 from ..kernels.private import OutsideTransforms, forward_mode_depth, is_batched, is_in_forward_mode, is_transforming
 from . import compiled
+from .batching import mapped_gradients, mapped_states
 from .evaluation import Evaluation, Planner, evaluate, evaluate_vjp
+from .tracing import untraced
 
 Map = Callable[[Tensor], Tensor]
 
@@ -59,6 +61,7 @@ class Trajectory(Function):
     """z(Xi, z0, t), (*batch, T, n)."""
 
     @staticmethod
+    @untraced
     def forward(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
         return evaluate(planner, Xi.detach(), z0.detach(), t.detach())
 
@@ -83,8 +86,8 @@ class Trajectory(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Any:
-        folded = fold((Xi, z0, t), in_dims[:3], (2, 1, 1))
-        return Trajectory.apply(*folded, planner.fresh()), 0
+        own = planner.fresh()
+        return mapped_states(lambda *x: Trajectory.apply(*x, own), in_dims, Xi, z0, t)
 
 
 class EagerTrajectory(OutsideTransforms):
@@ -115,6 +118,7 @@ class TrajectoryVJP(Function):
     """Gradients (S, a, dt) of sum Re<g, z(Xi, z0, t)>, in the shapes of Xi, z0 and t."""
 
     @staticmethod
+    @untraced
     def forward(
         Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, planner: Planner, want_t: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,17 +148,9 @@ class TrajectoryVJP(Function):
     def vmap(
         info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, planner: Planner, want_t: bool
     ) -> Any:
-        folded = fold((Xi, z0, t, g), in_dims[:4], (2, 1, 1, 2))
-        # each mapped element has its own gradients, so each argument must have the mapped dimension
-        rank = max(x.ndim - own for x, own in zip(folded, (2, 1, 1, 2)))
-        size, whole = info.batch_size, []
-        for x, own, dim in zip(folded, (2, 1, 1, 2), in_dims):
-            if dim is None:
-                x = x.reshape(*(1,) * (rank - x.ndim + own), *x.shape).expand(size, *(-1,) * (rank - 1 + own))
-            whole.append(x)
-        grads = TrajectoryVJP.apply(*whole, planner.fresh(), want_t)
-        shapes = (x.shape if d is None else x.movedim(d, 0).shape[1:] for x, d in zip((Xi, z0, t), in_dims))
-        return tuple(x.reshape(size, *shape) for x, shape in zip(grads, shapes)), (0, 0, 0)
+        own = planner.fresh()
+        apply = lambda *x: TrajectoryVJP.apply(*x, own, want_t)  # noqa: E731
+        return mapped_gradients(apply, info.batch_size, in_dims, Xi, z0, t, g)
 
 
 def tangent(
@@ -190,16 +186,3 @@ def _block(Xi: Tensor, dXi: Tensor, z0: Tensor, dz0: Tensor) -> tuple[Tensor, Te
 
 def zeros_for_none(primals: Any, tangents: Any) -> Any:
     return [torch.zeros_like(p) if d is None else d for p, d in zip(primals, tangents)]
-
-
-def fold(tensors: Any, in_dims: Any, n_own: Any) -> list[Tensor]:
-    """Tensors with the mapped dimension first and equally many batch dimensions; n_own: how many others each has."""
-    ranks = [x.ndim - own - (dim is not None) for x, own, dim in zip(tensors, n_own, in_dims)]
-    rank = max(ranks)
-    folded = []
-    for x, dim, r in zip(tensors, in_dims, ranks):
-        if dim is not None:
-            x = x.movedim(dim, 0)
-            x = x.reshape(x.shape[0], *(1,) * (rank - r), *x.shape[1:])
-        folded.append(x)
-    return folded

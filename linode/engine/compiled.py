@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function
 
 from ..errors import NotDifferentiableError
-from ..kernels.private import below_autograd
+from ..kernels.private import OutsideTransforms, below_autograd, within_transforms
+from .batching import mapped_gradients, mapped_states
 from .evaluation import evaluate, evaluate_vjp, recall
 
 ADVICE = (
     "inside torch.compile linode has first derivatives in reverse mode only: call it outside of the compiled function"
 )
-
 
 library = torch.library.Library("linode", "DEF")
 library.define("trajectory(Tensor Xi, Tensor z0, Tensor t, str key) -> Tensor")
@@ -53,18 +52,19 @@ def _fake_vjp(Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, key: str, want_t: bo
     return Xi.new_empty(Xi.shape), z0.new_empty(z0.shape), t.new_empty(t.shape)
 
 
-class _Once(Function):
-    """The first operator; its reverse mode is the second operator."""
+class NotInGraph(NotDifferentiableError, NotImplementedError):
+    """For torch.compile, which leaves its graph at a NotImplementedError and differentiates eagerly, if it may."""
+
+
+class _Once(OutsideTransforms):
+    """The first operator; its reverse mode is the second operator. torch.func has unwrapped what comes here."""
 
     @staticmethod
-    def forward(Xi: Tensor, z0: Tensor, t: Tensor, key: str) -> Tensor:
+    def forward(ctx: Any, Xi: Tensor, z0: Tensor, t: Tensor, key: str) -> Tensor:
+        ctx.key = key
+        ctx.save_for_backward(Xi, z0, t)
         with below_autograd():
             return torch.ops.linode.trajectory(Xi, z0, t, key)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        *tensors, ctx.key = inputs
-        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -74,34 +74,50 @@ class _Once(Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotDifferentiableError(f"forward mode: {ADVICE}")
+        raise NotInGraph(f"forward mode: {ADVICE}")
 
 
-class _Never(Function):
+class _Never(OutsideTransforms):
     """The second operator, which has no derivative."""
 
     @staticmethod
-    def forward(*inputs: Any) -> Any:
+    def forward(ctx: Any, *inputs: Any) -> Any:
         with below_autograd():
             return torch.ops.linode.trajectory_vjp(*inputs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotDifferentiableError(f"second derivative: {ADVICE}")
+        raise NotInGraph(f"second derivative: {ADVICE}")
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotDifferentiableError(f"forward mode: {ADVICE}")
+        raise NotInGraph(f"forward mode: {ADVICE}")
 
 
-for name, kernel, fake, differentiable in (
-    ("trajectory", _evaluate, _fake, _Once),
-    ("trajectory_vjp", _evaluate_vjp, _fake_vjp, _Never),
+def _mapped(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, key: str) -> Any:
+    return mapped_states(lambda *x: torch.ops.linode.trajectory(*x, key), in_dims, Xi, z0, t)
+
+
+def _mapped_vjp(info: Any, in_dims: Any, Xi: Tensor, z0: Tensor, t: Tensor, g: Tensor, key: str, want_t: bool) -> Any:
+    gradients = lambda *x: torch.ops.linode.trajectory_vjp(*x, key, want_t)  # noqa: E731
+    return mapped_gradients(gradients, info.batch_size, in_dims, Xi, z0, t, g)
+
+
+def _applied(function: Any) -> Any:
+    """The autograd kernel of an operator: torch.func has taken its own level off the arguments before."""
+
+    def apply(*inputs: Any) -> Any:
+        with within_transforms():
+            return function.apply(*inputs)
+
+    return apply
+
+
+for name, kernel, fake, differentiable, mapped in (
+    ("trajectory", _evaluate, _fake, _Once, _mapped),
+    ("trajectory_vjp", _evaluate_vjp, _fake_vjp, _Never, _mapped_vjp),
 ):
     library.impl(name, kernel, "CompositeExplicitAutograd")
-    library.impl(name, differentiable.apply, "Autograd")
+    library.impl(name, _applied(differentiable), "Autograd")
     torch.library.register_fake(f"linode::{name}", fake, lib=library)
+    torch.library.register_vmap(f"linode::{name}", mapped, lib=library)

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
 from ..kernels import small, tensors
-from ..kernels.private import is_wrapped, untransformed, unwrapped
+from ..kernels.private import is_readable, is_traced, is_wrapped, untransformed, unwrapped
 from ..kernels.tensors import is_deferred, is_finite
 
+PLAIN = (Tensor, torch.nn.Parameter)
+HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -28,30 +30,31 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None, bes
     """x as a float32, float64, complex64 or complex128 tensor.
 
     Integers in arrays and lists become float64; in a tensor, `integers_become`, or what the arguments `beside` it have
-    in common, or the default dtype.
+    in common, or the default dtype. Numbers of half precision become float32 or complex64.
     """
-    if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided:
+    if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided and has_values(x):
         return x
     if isinstance(x, float):
-        return torch.tensor(x, dtype=torch.float64)
+        return torch.tensor(x, dtype=torch.float64, device="cpu")
     if not isinstance(x, Tensor):
-        try:
-            array = np.asarray(x)
-        except ValueError as error:  # ragged lists
-            raise ShapeError(f"{name} is no regular array: {error}") from None
-        except (RuntimeError, TypeError) as error:  # lists of tensors that need gradients, among others
-            raise DtypeError(f"{name} is no array: {error} (join tensors by torch.stack)") from None
-        if array.dtype.kind not in "fciub":
-            raise DtypeError(f"{name} must hold real or complex numbers, got {type(x).__name__} of {array.dtype}")
-        if (array.dtype.itemsize > 8 and array.dtype.kind == "f") or array.dtype.itemsize > 16:
-            raise DtypeError(f"{name} is {array.dtype}; linode works in float32, float64, complex64 and complex128")
-        dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "fc" else np.dtype(np.float64)
-        array = array.astype(dtype, copy=True)
-        x = torch.as_tensor(array)
+        x = _traced_tensor(x) if torch.compiler.is_compiling() else _tensor_from_array(x, name)
+    elif x.is_nested:
+        raise DtypeError(
+            f"{name} is a nested tensor, and linode needs one length for all: pad it (times by repeating the last one, "
+            "states by zeros) and mask the loss"
+        )
     if x.layout != torch.strided or x.is_quantized:
-        raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
+        kind = "a quantized tensor" if x.is_quantized else f"layout {x.layout}"
+        raise DtypeError(f"{name} must be a dense tensor of floats, got {kind}")
+    if not has_values(x):
+        kind = f"is a {type(x).__name__}" if type(x) not in PLAIN else "is followed by a tracer"
+        raise DtypeError(
+            f"{name} {kind}, so that linode cannot read its values, and it decides by values: give plain tensors; of "
+            "the tracers, torch.compile and torch.export work"
+        )
     if not (x.is_floating_point() or x.is_complex()):
         x = x.to(integers_become or _common_dtype(beside) or torch.get_default_dtype())
+    x = x.to(HALF.get(x.dtype, x.dtype))
     if x.dtype not in SUPPORTED:
         raise DtypeError(f"{name} is {x.dtype}; linode works in float32, float64, complex64 and complex128")
     return x
@@ -64,12 +67,67 @@ def _common_dtype(xs: tuple[Any, ...]) -> torch.dtype | None:
     return reduce(torch.promote_types, dtypes) if dtypes else None
 
 
+def _tensor_from_array(x: Any, name: str) -> Tensor:
+    """A tensor of its own of an array, a list or a number, on the CPU."""
+    if isinstance(x, torch.fx.Proxy):
+        raise DtypeError(
+            f"{name} is a torch.fx.Proxy, without values; of the tracers, torch.compile and torch.export work"
+        )
+    if callable(x):
+        raise DtypeError(
+            f"{name} must be an array, got a function ({type(x).__name__}); of a right-hand side f(t, z) = Xi z give the "
+            "matrix Xi itself, or, where only f is known, torch.func.jacrev(lambda z: f(0.0, z))(z0)"
+        )
+    if _is_masked(x):
+        raise DtypeError(
+            f"{name} is an array whose mask hides entries, and the numbers beneath it would be used: fill them first "
+            "(x.filled(...)), or leave these rows out"
+        )
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # ragged lists
+        raise ShapeError(f"{name} is no regular array: {error}") from None
+    except (RuntimeError, TypeError) as error:  # lists of tensors that need gradients, among others
+        raise DtypeError(f"{name} is no array: {error} (join tensors by torch.stack)") from None
+    if array.dtype.kind not in "fciub":
+        raise DtypeError(f"{name} must hold real or complex numbers, got {type(x).__name__} of {array.dtype}")
+    if (array.dtype.itemsize > 8 and array.dtype.kind == "f") or array.dtype.itemsize > 16:
+        raise DtypeError(f"{name} is {array.dtype}; linode works in float32, float64, complex64 and complex128")
+    # a copy: torch warns of arrays that cannot be written to, and takes no negative strides
+    dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "fc" else np.dtype(np.float64)
+    return torch.from_numpy(array.astype(dtype, order="C", copy=True))
+
+
+def _traced_tensor(x: Any) -> Tensor:
+    """The same while torch.compile traces, which knows few functions of NumPy."""
+    if isinstance(x, np.ndarray):
+        return torch.as_tensor(x, device="cpu")
+    x = torch.tensor(x, device="cpu")
+    return x.to(torch.promote_types(x.dtype, torch.float64))
+
+
+def _is_masked(x: Any) -> bool:
+    """Whether x, or an array in a list x, has a mask that hides something."""
+    if isinstance(x, (list, tuple)):
+        return any(_is_masked(part) for part in x if not isinstance(part, (int, float)))
+    return isinstance(x, np.ma.MaskedArray) and bool(np.ma.getmaskarray(x).any())
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether the numbers of x can be read, now or by what torch.compile traces: it is neither fake nor nested nor
+    masked, and no other tracer follows it. (check_finite refuses the meta device.)
+    """
+    if torch.compiler.is_compiling():
+        return True
+    return (type(x) in PLAIN or is_readable(x)) and not x.is_nested and not is_traced()
+
+
 def check_finite_anywhere(x: Tensor, name: str) -> None:
     """As `check_finite`, also inside transforms of torch.func, where the message cannot name the entry."""
     if is_known(x):
         check_finite(x, name)
     elif is_anywhere(~torch.isfinite(x)):
-        raise NonFiniteError(f"{name} must be finite")
+        raise NonFiniteError(f"{name} must be finite{_advice(concrete(x), name)}")
 
 
 def check_finite(x: Tensor, name: str) -> None:
@@ -79,7 +137,13 @@ def check_finite(x: Tensor, name: str) -> None:
     if not is_finite(x):
         where = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
         place = f"{name}[{', '.join(map(str, where))}]" if where else name
-        raise NonFiniteError(f"{name} must be finite, but {place} is {x[where].item()}")
+        raise NonFiniteError(f"{name} must be finite, but {place} is {x[where].item()}{_advice(x, name)}")
+
+
+def _advice(x: Tensor, name: str) -> str:
+    if name != "t" or not bool(x.isnan().any()):
+        return ""
+    return "; to fill up trajectories of fewer times, repeat their last time and mask the loss"
 
 
 def is_known(x: Tensor) -> bool:

@@ -218,8 +218,8 @@ class FitResult:
             True
         """
         n, m = self._found.B.shape
-        dtype = torch.float64 if self._like is None else self.Xi.dtype
-        module = LinearDynamics(n, m=m, bias=self.b is not None, dtype=dtype)
+        dtype, device = (torch.float64, "cpu") if self._like is None else (self.Xi.dtype, self.Xi.device)
+        module = LinearDynamics(n, m=m, bias=self.b is not None, dtype=dtype, device=device)
         with torch.no_grad():
             module.Xi = torch.from_numpy(self._found.Xi).to(dtype)
             for own, value in ((module.B, self._found.B), (module.b, self._found.b)):

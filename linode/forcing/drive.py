@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from ..engine.autograd import TrajectoryVJP, fold, tangent, zeros_for_none
+from ..engine.autograd import TrajectoryVJP, tangent, zeros_for_none
+from ..engine.batching import fold
 from ..engine.evaluation import columns, evaluate, recurrence
 from ..engine.problem import common_shape, is_known
 from ..engine.recurrence import changing

@@ -18,6 +18,7 @@ from ..engine.problem import (
     extremes,
     is_known,
 )
+from ..engine.tracing import untraced
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
 from . import Input, make_input
@@ -118,16 +119,12 @@ class Forcing:
         """The same forcing, whose functions of t go on with the samples that they have."""
         return replace(self, inputs=tuple(part.fixed() for part in self.inputs)) if self.is_approximate else self
 
+    @untraced
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
         """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on.
 
         Each input is solved for alone: the first with z0 and b, the others from the state 0.
         """
-        if torch.compiler.is_compiling():  # not traced: decisions here depend on values
-            return torch.compiler.disable(self._states)(Xi, z0, t, planners, switches)
-        return self._states(Xi, z0, t, planners, switches)
-
-    def _states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None) -> Tensor:
         dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
         Xi, z0 = (x if x.dtype == dtype else x.to(dtype) for x in (Xi, z0))
         b, B = (x if x is None or x.dtype == dtype else x.to(dtype) for x in (self.b, self.B))

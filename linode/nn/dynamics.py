@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 from ..engine.problem import as_tensor, check_finite
 from ..errors import DtypeError, OptionError, ShapeError
@@ -88,6 +88,7 @@ class LinearDynamics(nn.Module):
         # drawn and factored on the CPU in float64, so that the start depends on neither device nor dtype
         self.Xi = nn.Parameter(initial(parametrization, n))
         register_parametrization(self, "Xi", parametrization)
+        self.parametrizations.Xi.__class__ = _InFullPrecision  # type: ignore[union-attr]
         forcing = torch.empty(n, m + 1, dtype=torch.float64, device="cpu")
         self.register_parameter("B", nn.Parameter(forcing[:, :m].clone()) if m else None)
         self.register_parameter("b", nn.Parameter(forcing[:, m].clone()) if bias else None)
@@ -96,6 +97,9 @@ class LinearDynamics(nn.Module):
 
     def forward(self, z0: Any, t: Any, u: Any = None) -> Tensor:
         """The states at times t, in any order.
+
+        Their dtype is that of the parameters and z0 together, where half precision counts as float32. torch.autocast
+        changes nothing here.
 
         Args:
             z0: state at t = 0, (*batch, n).
@@ -209,6 +213,15 @@ class LinearDynamics(nn.Module):
     def extra_repr(self) -> str:
         return f"n={self.n}, m={self.m}, bias={self.b is not None}, method={self.method!r}"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Layers pickle as wholes, although torch refuses to: their class, made by torch, is made again from the base.
+
+        A `state_dict` is better to keep: it needs neither the code of a parametrisation nor trust in the file.
+        """
+        if "parametrizations" not in self._modules:
+            return super().__reduce_ex__(protocol)
+        return _unpickled, (type(self).__bases__[0], list(self.parametrizations)), self.__dict__  # type: ignore[arg-type]
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "Xi" and "parametrizations" in self._modules:
             value = self._checked(value)
@@ -229,6 +242,27 @@ class LinearDynamics(nn.Module):
             nn.init.normal_(self.B, std=self.m**-0.5)
         if self.b is not None:
             nn.init.zeros_(self.b)
+
+
+class _InFullPrecision(ParametrizationList):
+    """Xi from its parameters outside of autocast: products of half precision would not keep it in its set."""
+
+    def forward(self) -> Tensor:
+        device = next(self.parameters()).device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return super().forward()
+        with torch.autocast(device, enabled=False):
+            return super().forward()
+
+
+def _unpickled(base: type[nn.Module], names: list[str]) -> nn.Module:
+    """A module of the class that torch makes for one with these parametrised tensors; its state comes after."""
+    module = base.__new__(base)
+    nn.Module.__init__(module)
+    for name in names:
+        nn.Module.register_parameter(module, name, nn.Parameter(torch.zeros(1, device="cpu")))
+        register_parametrization(module, name, nn.Identity())
+    return module
 
 
 def initial(parametrization: nn.Module, n: int) -> Tensor:
