@@ -105,12 +105,12 @@ def fit_by_rates(data: Data, n: int, C: Array | None, bias: bool, stable: bool, 
     if best is None:
         return None
     found = realise(data, channels, model, best, C, frame, starts)
-    return found if found is not None and explains(found, data, bias) else None
+    return found if found is not None and explains(found, data) else None
 
 
-def explains(found: Estimate, data: Data, bias: bool) -> bool:
+def explains(found: Estimate, data: Data) -> bool:
     """Whether the cost of (Xi, z0) is that of the eigenvalues and amplitudes: rounding loses modes that start small."""
-    cost = sum_of_squares(residuals_of(found, data, bias))
+    cost = sum_of_squares(residuals_of(found, data))
     return cost <= (1 + MORE_COST) * found.cost + ZERO_COST * sum_of_squares(data.w * data.y)
 
 

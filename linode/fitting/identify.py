@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,30 @@ from .data import Data
 from .estimate import Estimate
 from .products import Array
 from .progress import Report
-from .states import observation_matrix, observations_of, states_of
-from .structures import Structure, make_structure
+from .states import explaining, observation_matrix, observations_of, states_of
+from .structures import make_structure
+from .unknowns import Unknowns, free_matrices, make_unknowns
 
 MOST_JOINT = 400  # entries of C up to which it is fitted together with Xi where values are missing; by hand
 TAIL = 0.2  # the last part of the times, by which stable="auto" compares; documented in `fit`
+NO_START = "no start of the fit has a finite cost; check the units of t, and the structure"
 
 
 @dataclass(frozen=True)
 class Question:
-    """Checked data and options of `linode.fit`."""
+    """Checked data and options of `linode.fit`.
+
+    known: values of B, b, C, D, z0 (K, n) and delay, NaN where they are free; those of `make_unknowns` for others.
+    """
 
     data: Data
     n: int
-    C: Array | None  # (p, n), if it is known
-    bias: bool
-    structure: Any
-    stable: bool | str
-    z0: Array | None  # (K, n), if it is known
+    structure: Any = None
+    stable: bool | str = False
+    known: dict[str, Array] = field(default_factory=dict)
+
+    def unknowns(self, structure: Any) -> Unknowns:
+        return make_unknowns(structure, self.data.K, self.data.p, self.data.m, **self.known)
 
 
 def identify(question: Question, report: Report) -> Estimate:
@@ -42,69 +48,113 @@ def identify(question: Question, report: Report) -> Estimate:
     """
     if question.stable == "auto":
         return _by_tail(question, report)
-    data, n, C, bias = question.data, question.n, question.C, question.bias
-    stable = bool(question.stable)
-    has_states = C is None and n == data.p  # the channels are the states
-    is_plain = question.structure is None and data.m == 0 and question.z0 is None and data.K == 1
+    data, n, stable = question.data, question.n, bool(question.stable)
+    unknowns = question.unknowns(free_matrices(n))
     if question.structure is None:
-        check_enough(question)
-    if is_plain and (C is None or is_identity(C) or (len(C) < n and np.linalg.matrix_rank(C) == len(C))):
-        found = fit_by_rates(data, n, None if is_identity(C) else C, bias, stable, report)
+        check_enough(data, unknowns)
+        found = _by_rates(data, unknowns, stable, report)
         if found is not None:
             return found
     structure = make_structure(question.structure, n, stable, typical_rate(data))
     if structure.n != n:
         raise ShapeError(f"structure makes Xi {structure.n} x {structure.n}, but there are {n} states")
-    if has_states:
-        C = np.eye(n)
-    if C is None and n < data.p:
-        return _of_strongest(question, structure, report)
-    found = fit_by_states(data, structure, C, bias, question.z0, report)
+    unknowns = question.unknowns(structure)
+    if unknowns.is_free_C and n < data.p:
+        return _of_strongest(data, unknowns, report)
+    if "C" not in question.known and "C" not in structure.names and n == data.p:
+        unknowns = unknowns.with_(C=np.eye(n))  # the channels are the states
+    return _found(data, unknowns, report)
+
+
+def _found(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
+    found = fit_by_states(data, unknowns, report, lambda: free_fit(data, unknowns, report))
     if found is None:
-        raise OptionError("no start of the fit has a finite cost; check the units of t, and the structure")
+        raise OptionError(NO_START)
     return found
 
 
-def check_enough(question: Question) -> None:
+def free_fit(data: Data, unknowns: Unknowns, report: Report) -> Estimate | None:
+    """The fit of as many states without a structure, whose states are in any basis; None where there is none."""
+    free = unknowns.without_structure()
+    try:
+        check_enough(data, free)
+        found = _by_rates(data, free, False, report) if free.n > data.p or data.K * data.m == 0 else None
+        if found is None and free.n == data.p:
+            free = free.with_(C=np.eye(free.n))
+        if found is None and free.n < data.p:
+            return _of_strongest(data, free, report)
+        return found if found is not None else fit_by_states(data, free, report)
+    except (ShapeError, OptionError):
+        return None
+
+
+def _by_rates(data: Data, unknowns: Unknowns, stable: bool, report: Report) -> Estimate | None:
+    """The fit by eigenvalues: one trajectory without inputs, of which nothing is known but C, or no channel's state."""
+    C, b = unknowns.C, np.isnan(unknowns.b)
+    is_plain = data.m == 0 and data.K == 1 and unknowns.free_z0.all() and (b.all() or not unknowns.has_b)
+    if unknowns.is_free_C:
+        C = None
+    elif not unknowns.knows("C") or not (is_identity(C) or _is_wide(C)):
+        return None
+    if not is_plain:
+        return None
+    return fit_by_rates(data, unknowns.n, None if is_identity(C) else C, bool(b.all()), stable, report)
+
+
+def _is_wide(C: Array) -> bool:
+    """Whether C has full row rank and sees a part of the states."""
+    return C.shape[0] < C.shape[1] and bool(np.linalg.matrix_rank(C) == len(C))
+
+
+def check_enough(data: Data, unknowns: Unknowns) -> None:
     """Raise where z holds fewer values than there are unknowns that any data of this size determine."""
-    data, n, p = question.data, question.n, question.data.p
-    seen, own = min(p, n), 0 if question.z0 is not None else data.K
-    unknowns = n * (seen + data.m + own) + question.bias * seen
+    n, p = unknowns.n, data.p
+    seen, own = min(p, n), int(np.count_nonzero(unknowns.free_z0[:, :1]))
+    least = n * (seen + own) + len(unknowns.free("B")) + min(len(unknowns.free("b")), seen)
     values = data.n_values if p <= n else n * int(np.count_nonzero(data.w.any(-1)))
-    if values < unknowns:
+    if values < least:
         raise ShapeError(
-            f"z holds {values} values, fewer than the {unknowns} unknowns of {n} states; "
+            f"z holds {values} values, fewer than the {least} unknowns of {n} states; "
             f"give more samples, or ask for fewer states by rank"
         )
 
 
-def _of_strongest(question: Question, structure: Structure, report: Report) -> Estimate:
-    """Fewer states than channels: a fit of the strongest directions, then of C on all channels."""
-    data, n = question.data, question.n
+def _of_strongest(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
+    """Fewer states than channels, C unknown: a fit of the strongest directions, then of C and D on all channels.
+
+    Without a structure the states are those directions; else C of the directions is unknown.
+    """
+    n, K, m = unknowns.n, data.K, data.m
     seen = data.w > 0
     if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # the directions use complete rows only
-        found = fit_by_states(data, structure, None, question.bias, None, report)
+        found = fit_by_states(data, unknowns, report)
         if found is not None:
             return found
     noise = data.w.max((0, 1))  # 1 / sigma: channels are scaled to units of their noise
     scaled = replace(data, y=data.y * noise, w=seen.astype(float))
-    found = fit_by_states(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
-    if found is None:
-        raise OptionError("no start of the fit has a finite cost; check the units of t")
-    return refitted(found, data, question.bias)
+    has_D = bool((unknowns.D != 0).any())
+    reduced = scaled.mapped(strongest(scaled, n))
+    C = np.full((n, n), np.nan) if unknowns.structure.is_given or not unknowns.free_z0.all() else np.eye(n)
+    D = np.full((n, m), np.nan) if has_D else np.zeros((n, m))
+    found = _found(reduced, unknowns.with_(C=C, D=D), report)
+    return refitted(found, data, unknowns)
 
 
-def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
-    """The estimate with C fitted to all channels by linear least squares."""
-    n = len(found.Xi)
-    C, cost, _ = observation_matrix(states_of(found, data, bias), data, bias)
+def refitted(found: Estimate, data: Data, unknowns: Unknowns) -> Estimate:
+    """The estimate with C, D and a constant fitted to all channels by linear least squares."""
+    n, m, has_D = len(found.Xi), data.m, bool((unknowns.D != 0).any())
+    X = explaining(states_of(found, data), data, found.delay, has_D, unknowns.has_b)
+    C, cost, _ = observation_matrix(X, data)
+    before = n * n + len(found.unknowns.free("D"))  # of C and D in the directions, or of the basis that these choose
     return replace(
         found,
         C=C[:, :n],
-        offset=C[:, n] if bias else None,
+        D=C[:, n : n + m] if has_D else np.zeros((data.p, m)),
+        offset=C[:, -1] if unknowns.has_b else None,
         cost=cost,
-        n_unknowns=found.n_unknowns + C.size - n * n,
-        is_realisation=True,
+        n_unknowns=found.n_unknowns + C.size - before,
+        is_realisation=not unknowns.structure.is_given or found.is_realisation,
+        other_variances={},
         C_is_refitted=True,
     )
 
@@ -114,18 +164,20 @@ def _by_tail(question: Question, report: Report) -> Estimate:
     free = identify(replace(question, stable=False), report)
     if np.linalg.eigvals(free.Xi).real.max() <= 0:
         return free
+    errors = [tail_error(replace(question, stable=stable), TAIL, report) for stable in (False, True)]
+    return free if errors[0] <= errors[1] else identify(replace(question, stable=True), report)
+
+
+def tail_error(question: Question, part: float, report: Report) -> float:
+    """Sum of squares of the errors with which a fit of the first times predicts the last part of them."""
     data = question.data
-    keep = np.maximum((data.counts * (1 - TAIL)).astype(int), 2)
+    keep = np.maximum((data.counts * (1 - part)).astype(int), 2)
     early = np.arange(data.t.shape[1]) < keep[:, None]
     head = replace(data, w=data.w * early[..., None], y=data.y * early[..., None])
-    errors = []
-    for stable in (False, True):
-        try:
-            found = identify(replace(question, data=head, stable=stable), report)
-            with np.errstate(over="ignore", invalid="ignore"):
-                y = observations_of(found, data, question.bias)
-                error = float((((data.y - y) * data.w * ~early[..., None]) ** 2).sum())
-            errors.append(error if np.isfinite(error) else np.inf)
-        except (ShapeError, OptionError):
-            errors.append(np.inf)
-    return free if errors[0] <= errors[1] else identify(replace(question, stable=True), report)
+    try:
+        found = identify(replace(question, data=head), report)
+    except (ShapeError, OptionError):
+        return np.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float((((data.y - observations_of(found, data)) * data.w * ~early[..., None]) ** 2).sum())
+    return error if np.isfinite(error) else np.inf

@@ -20,6 +20,7 @@ from .levenberg import Minimum
 from .products import Array, gram, matmul
 from .projection import RatesModel, Tangent
 from .rates import Factors
+from .unknowns import free_matrices, make_unknowns
 
 SINGULAR_AMPLITUDES = 1e-9  # 1 / (condition number of scaled amplitudes) below which Xi has too few sure digits
 # Of a Gram matrix with unit diagonal: least pivot of a factor that is inverted as it is, and least eigenvalue, times n,
@@ -62,11 +63,15 @@ def realise(
     covariance, null, cov_theta = errors(
         channels, tangent, free.factors, parameters, c, basis, inverse, G, Xi, level, rise
     )
+    unknowns = make_unknowns(free_matrices(n), 1, p, 0)
     return Estimate(
+        unknowns=unknowns.with_(b=np.full(n, np.nan)) if model.bias else unknowns,
         Xi=Xi,
         B=np.zeros((n, 0)),
         b=-Xi @ level,
         C=C_found,
+        D=np.zeros((p, 0)),
+        delay=0.0,
         z0=(basis @ start + level)[None],
         cost=best.cost,
         converged=best.converged,
@@ -95,7 +100,7 @@ def errors(
     back = inner @ tangent.inside  # (G, n + bias, 2n)
     information, moves = np.zeros((n, n)), np.zeros((n, n + bias, n))
     frame = np.zeros((n, p)) if G is None else G
-    spread = np.zeros((2, n, n + bias, 2, n, n + bias))  # covariance of (G dc^T, rise dc^T)
+    roots = []  # of the covariance of (G dc^T, rise dc^T): each (2, n, q), and of the amplitudes (n + bias, n + bias)
     for g in range(len(channels.t)):
         own = np.flatnonzero(channels.group[0] == g)
         amplitude, unscaled = c[:, own] * channels.scale[0, own], 1 / channels.scale[0, own]
@@ -106,9 +111,10 @@ def errors(
             moves[k] += (
                 dc @ frame[:, own].T if not bias else np.vstack([dc[:n] @ frame[:, own].T, dc[n:] @ rise[:, own].T])
             )
-        seen = np.stack([frame[:, own] * unscaled, rise[:, own] * unscaled])  # (2, n, own)
-        outer = np.einsum("aiq,bjq->aibj", seen, seen)
-        spread += outer[:, :, None, :, :, None] * (inner[g] @ inner[g].T)[None, None, :, None, None, :]
+        seen = np.concatenate([frame[:, own] * unscaled, rise[:, own] * unscaled])  # (2 n, own)
+        if len(own) > 2 * n:  # the same covariance from fewer columns
+            seen = np.linalg.qr(seen.T, mode="r").T
+        roots.append((seen.reshape(2, n, -1), inner[g]))
     cov_theta, null = inverse_of(information)
     # linear maps of dS (n, n) and dlevel (n,) to d(Xi, b), row by row
     by_S = np.kron(np.eye(n), (M @ inverse).T) - np.kron(Xi, inverse.T)  # (n^2, n^2)
@@ -117,13 +123,16 @@ def errors(
     L = np.stack([(basis @ dM @ inverse).ravel() for dM in factors.generator_slopes(theta)], -1)
     L = np.vstack([L, -down @ L]) if bias else L
     L = L + to_all @ moves[:, :n].swapaxes(1, 2).reshape(n, n * n).T
-    N = np.zeros((len(L), 2, n, n + bias))
-    N[:, 0, :, :n] = to_all.reshape(-1, n, n)
     if bias:
-        N[n * n :, 1, :, n] = -Xi
         L[n * n :] -= Xi @ moves[:, n].T
-    flat = N.reshape(len(L), -1)
-    covariance = L @ cov_theta @ L.T + matmul(matmul(flat, spread.reshape(flat.shape[1], -1)), flat.T)
+    covariance = matmul(matmul(L, cov_theta), L.T)
+    by_rows = to_all.reshape(-1, n)
+    for seen, root in roots:  # dc = root e, with a column e of unit noise for each column of seen
+        by_noise = matmul(by_rows, root[:n]).reshape(len(L), n, -1)
+        inside = matmul(seen[0].T, by_noise)  # (n^2 + n, q, n + bias)
+        if bias:
+            inside[n * n :] -= (Xi @ seen[1])[..., None] * root[n]
+        covariance += gram(inside.reshape(len(L), -1).T)
     directions = (L @ null.T).T
     directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), TINY)
     return covariance, directions, cov_theta
