@@ -234,7 +234,8 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
     found = model.eliminated(theta)
     assert found is not None  # its cost is finite
     system, z0 = found.system, found.z0
-    cov, null_rows = inverse_of(best.gram)
+    changes = unknowns.changes_of_basis(theta, z0) if may_change_basis(unknowns) else np.zeros((0, len(theta)))
+    cov, null_rows = inverse_of(best.gram, changes)
     parts = ("Xi", "B", "b", "C", "D", "delay")
     L = unknowns.by_entries(theta, parts)
     sizes = dict(zip(parts, (n * n, system.B.size, n, system.C.size, system.D.size, 1)))
@@ -245,9 +246,12 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         rows, start = L[start : start + sizes[name]], start + sizes[name]
         if rows.any():
             others[name] = np.einsum("ij,jk,ik->i", rows, cov, rows)
-    changes = unknowns.changes_of_basis(theta, z0) if len(null_rows) or not unknowns.knows("C") else null_rows
-    basis_moves = bool(structure.size) and moves(first, changes)
-    if structure.names_theta:
+            others[name][np.linalg.norm(matmul(rows, changes.T), axis=1) > MOVED] = np.inf
+    is_realisation = moves(first, changes)
+    is_asked = structure.is_given and not unknowns.knows("C") and not unknowns.is_free_C
+    if is_asked and not is_realisation:  # entries of C that the known ones do not determine
+        null, names = np.concatenate([null_rows, changes]), unknowns.names()
+    elif structure.names_theta:
         null, names = remaining(null_rows, changes, np.sqrt(np.maximum(np.diag(best.gram), 0.0))), unknowns.names()
     else:  # in entries: several parameters of one Xi are no question that was asked
         null, names = matmul(null_rows, L.T), ()
@@ -270,9 +274,9 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         starts=starts,
         covariance=matmul(matmul(first, cov), first.T),
         other_variances=others,
-        n_unknowns=len(theta) - len(null_rows) + int(np.count_nonzero(unknowns.free_z0)),
+        n_unknowns=len(theta) - len(null_rows) - len(orthonormal(changes)) + int(np.count_nonzero(unknowns.free_z0)),
         null=null / np.linalg.norm(null, axis=1, keepdims=True),
-        is_realisation=basis_moves,
+        is_realisation=is_realisation,
         null_names=names,
         at_bounds=at_bounds(model, theta),
         point=theta,
@@ -280,6 +284,11 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         theta=theta[:own] if structure.is_given else None,
         theta_covariance=cov[:own, :own],
     )
+
+
+def may_change_basis(unknowns: Unknowns) -> bool:
+    """Whether a change of the states' basis may be possible at all: where C is known and sees all, there is none."""
+    return not unknowns.knows("C") or bool(np.linalg.matrix_rank(unknowns.C) < unknowns.n)
 
 
 def moves(first: Array, changes: Array) -> bool:

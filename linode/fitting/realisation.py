@@ -20,12 +20,13 @@ from .levenberg import Minimum
 from .products import Array, gram, matmul
 from .projection import RatesModel, Tangent
 from .rates import Factors
-from .unknowns import free_matrices, make_unknowns
+from .unknowns import free_matrices, make_unknowns, orthonormal
 
 SINGULAR_AMPLITUDES = 1e-9  # 1 / (condition number of scaled amplitudes) below which Xi has too few sure digits
 # Of a Gram matrix with unit diagonal: least pivot of a factor that is inverted as it is, and least eigenvalue, times n,
 # of a direction that the data determine, some 500 eps.
 WELL_DETERMINED, UNDETERMINED = 1e-4, 1e-13
+COVERED = 1e-9  # square of the part of an entry outside of directions that are left out, below which there is none
 TINY = 1e-300  # keeps the quotient of 0 by 0 finite
 
 
@@ -159,17 +160,31 @@ def completed(S: Array, C: Array | None, units: Array) -> tuple[Array | None, Ar
     return G, C, G @ S + U @ (rest / units)
 
 
-def inverse_of(gram: Array) -> tuple[Array, Array]:
-    """The pseudo-inverse of a Gram matrix (n, n), and unit vectors (k, n) of the directions that it leaves out."""
+def inverse_of(gram: Array, known_null: Array | None = None) -> tuple[Array, Array]:
+    """The pseudo-inverse of a Gram matrix (n, n), and unit vectors (k, n) of the directions that it leaves out.
+
+    known_null: (j, n), directions of which the Gram matrix is known to leave them out, but for rounding; the unit
+    vectors are those of others.
+    """
     size = np.sqrt(np.maximum(np.diag(gram), 0.0))
     size = np.where(size > 0, size, 1.0)
     scaled = gram / np.outer(size, size)
+    G = np.zeros((0, len(gram))) if known_null is None else orthonormal(known_null * size)
+    if len(G):  # what rounding leaves of them goes, and the rest is inverted beside them
+        scaled = scaled - matmul(G.T, matmul(G, scaled))
+        scaled = scaled - matmul(matmul(scaled, G.T), G) + matmul(G.T, G)
     factor, info = lapack.dpotrf(scaled)
     if not info and np.diag(factor).min() > WELL_DETERMINED:
         root = lapack.dtrtri(factor)[0] / size[:, None]
-        return matmul(root, root.T), np.zeros((0, len(gram)))
-    w, V = np.linalg.eigh(scaled)
-    good = w > UNDETERMINED * len(w)
-    V = V / size[:, None]
-    null = V[:, ~good] / np.linalg.norm(V[:, ~good], axis=0)
-    return (V[:, good] / w[good]) @ V[:, good].T, null.T
+        inverse, null = matmul(root, root.T), np.zeros((0, len(gram)))
+    else:
+        w, V = np.linalg.eigh(scaled)
+        good = w > UNDETERMINED * len(w)
+        V = V / size[:, None]
+        null = V[:, ~good] / np.linalg.norm(V[:, ~good], axis=0)
+        inverse, null = (V[:, good] / w[good]) @ V[:, good].T, null.T
+    covered = (G**2).sum(0) > 1 - COVERED  # entries of which nothing is left: their scale is rounding
+    G = G / size
+    inverse = inverse - matmul(G.T, G)
+    inverse[covered], inverse[:, covered] = 0.0, 0.0
+    return inverse, null

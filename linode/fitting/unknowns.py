@@ -192,7 +192,9 @@ class Unknowns:
         if self.structure.is_free:
             found[:, :own] = (moves["Xi"] @ allowed).T
         elif own:
-            found[:, :own] = np.linalg.lstsq(together, moved @ allowed, rcond=None)[0].T
+            wanted = moved @ allowed
+            wanted[:, np.linalg.norm(wanted, axis=0) <= ALLOWED * np.linalg.norm(moved)] = 0.0  # rounding
+            found[:, :own] = np.linalg.lstsq(together, wanted, rcond=None)[0].T
         for name in ("B", "b", "C"):
             found[:, self.place(name)] = (moves[name][self.free(name)] @ allowed).T
         return found
