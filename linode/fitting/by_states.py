@@ -30,6 +30,7 @@ from .unknowns import Unknowns, orthonormal
 SHORTEST_WINDOW, WINDOW_GROWTH = 4, 4  # times in the first windows, and the factor by which they grow
 WINDOW_STEPS = 12  # of a minimisation on windows
 MOST_AMPLITUDE = 1e150  # amplitudes are clipped to this: their squares are still finite
+CLEARLY = 5.0  # standard deviations of what noise adds to a cost that a true structure may exceed
 SETTLING_STEPS = 12  # of a minimisation on all unknowns but those of the structure
 MOST_GUESSES = 6  # starts of a structure that are run, those with the lowest cost
 MOST_MAPPED = 4  # parameters of a structure from the free fit that are run
@@ -75,19 +76,29 @@ def start_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) ->
     rate = typical_rate(data)
     if structure.is_given and (structure.names_theta or not sees_all):
         free = free_fit()
+        model.enough = 0.0 if free is None else best_possible(model, free)
         owns = [] if free is None else in_structure(unknowns, free, structure.starts(rate))
         mapped = ranked_by_cost(model, (("free fit", settled(model, point(model, own))) for own in owns))
         for name, theta in mapped[:MOST_MAPPED]:
             used = True
             yield name, theta
-    if structure.theta0 is None:
-        points = [point(model, own) for own in structure.starts(rate)]
-        points = [with_gains(model, theta) if unknowns.knows("C") else settled(model, theta) for theta in points]
-        for name, theta in ranked_by_cost(model, (("own start", theta) for theta in points))[:MOST_GUESSES]:
-            used = True
-            yield name, theta
+    points = [point(model, own) for own in structure.starts(rate)[structure.theta0 is not None :]]
+    points = [with_gains(model, theta) if unknowns.knows("C") else settled(model, theta) for theta in points]
+    for name, theta in ranked_by_cost(model, (("own start", theta) for theta in points))[:MOST_GUESSES]:
+        used = True
+        yield name, theta
     if not used:
         yield "decay", point(model, np.zeros(structure.size))
+
+
+def best_possible(model: StatesModel, free: Estimate) -> float:
+    """The cost of a true structure: that of the fit without it, and what noise adds for the unknowns that are fewer."""
+    more = free.n_unknowns - model.unknowns.size - int(np.count_nonzero(model.unknowns.free_z0))
+    freedom = model.data.n_values - free.n_unknowns
+    if not free.converged or freedom <= 0:
+        return 0.0
+    more = max(more, 1)
+    return free.cost * (1 + (more + CLEARLY * np.sqrt(2 * more)) / freedom)
 
 
 def point(model: StatesModel, own: Array) -> Array:
@@ -277,6 +288,7 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         n_unknowns=len(theta) - len(null_rows) - len(orthonormal(changes)) + int(np.count_nonzero(unknowns.free_z0)),
         null=null / np.linalg.norm(null, axis=1, keepdims=True),
         is_realisation=is_realisation,
+        is_confirmed=best.converged and best.cost <= model.enough,
         null_names=names,
         at_bounds=at_bounds(model, theta),
         point=theta,

@@ -70,6 +70,7 @@ class Estimate:
     at_bounds: names of the parameters that are at a bound, and the bound.
     point, point_covariance: theta of all unknowns, where these were fitted together.
     C_is_refitted: C and D were fitted after them.
+    is_confirmed: the cost is that of the fit without the structure, within noise.
     offset: (p,), constant part of the observations that no state explains, y = C z + offset; None: there is none.
     rates: factors of the eigenvalues, their theta and its covariance, where the eigenvalues were fitted.
     theta: parameters of a structure, and their covariance.
@@ -96,6 +97,7 @@ class Estimate:
     point: Array | None = None
     point_covariance: Array | None = None
     C_is_refitted: bool = False
+    is_confirmed: bool = False
     offset: Array | None = None
     rates: tuple[Factors, Array, Array] | None = None
     theta: Array | None = None

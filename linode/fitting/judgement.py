@@ -28,8 +28,11 @@ def judge(found: Estimate, data: Data, sigma_is_known: bool) -> tuple[FitStatus,
     costs = [x.cost for x in found.starts if x.converged]
     count = f"{len(found.starts)} start{'s' * (len(found.starts) != 1)}"
     is_exact = found.cost <= EXACT * sum_of_squares(data.w * data.y)  # no other minimum is lower
-    disagree = len(costs) > 1 and not agreed(costs) and not is_exact
+    is_sure = is_exact or found.is_confirmed
+    disagree = len(costs) > 1 and not agreed(costs) and not is_sure
     agreement = "of which two agree" if agreed(costs) else "which do not agree" if disagree else "one minimum"
+    if found.is_confirmed:
+        agreement = "as good as the fit without the structure"
     words = [f"converged from {count}, {agreement}" if found.converged else f"not converged from {count}"]
     unknown = unidentified(found, data, 1.0 if sigma_is_known else found.cost / max(dof, 1))
     misfit = misfits(found, data, dof, sigma_is_known)

@@ -33,6 +33,7 @@ class Runner(Model, Protocol):
     """A model as a race needs it."""
 
     least_starts: int  # number of starts that are run even if two agree before
+    enough: float  # a cost that no other minimum can undercut by more than noise
 
     @property
     def bounds(self) -> tuple[Array, Array] | None:
@@ -75,7 +76,7 @@ def race(
             return False
         ended.append((name, found, model.n_spikes(found.theta)))
         lowest = min(x.cost for x in (*(x for _, x, _ in ended), *(x for _, x in waiting)))
-        if lowest <= ZERO * total:
+        if lowest <= max(ZERO * total, model.enough) and lowest == min(x.cost for _, x, _ in ended):
             return True
         needed = model.least_starts + (lowest > NOISY * total)
         if not agreed([x.cost for _, x, _ in ended if x.converged]) or len(ended) + len(waiting) < needed:

@@ -47,6 +47,7 @@ class StatesModel:
     unknowns: Unknowns
     fastest: tuple[float, float] = (np.inf, np.inf)
     least_starts: int = 2
+    enough: float = 0.0
     _last: tuple[Array, Eliminated | None] | None = field(default=None, init=False, repr=False)
 
     @property

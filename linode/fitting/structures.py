@@ -22,6 +22,7 @@ from .products import Array, complex_step
 PARTS = ("Xi", "B", "C", "D", "b", "z0")  # that a function may give, in the order of its tuple
 MOST_PARAMETERS = 400  # tried, one number after another, where a function does not say how many it takes
 LEAST = 1e-3  # of a typical rate: decay, or flow, that a start has at least; from 0 a minimisation cannot move on
+N_NEAR = 24  # starts near to a user's theta0; by hand
 STEP = 6e-6  # cube root of eps, relative: central differences, for functions that torch cannot differentiate
 
 
@@ -216,9 +217,11 @@ class Function(Structure):
         return None
 
     def starts(self, rate: float) -> list[Array]:
-        if self.theta0 is not None:
-            return [self.theta0]
         rng = np.random.default_rng(0)
+        if self.theta0 is not None:  # itself, then at other sizes of its entries, within a factor of 10 or so
+            near = [self.theta0 * np.exp(x) for x in rng.uniform(-2.5, 2.5, (N_NEAR, self.size))]
+            low, high = self.bounds if self.bounds is not None else (-np.inf, np.inf)
+            return [self.theta0, *(np.clip(x, low, high) for x in near)]
         logs = np.log(rate)  # parameters may be logarithms of rates, or rates
         guesses = [np.zeros(self.size), np.full(self.size, logs), np.full(self.size, rate)]
         spread = rng.uniform(-2.5, 2.5, (48, self.size))

@@ -20,7 +20,7 @@ from ..products import Array, gram, sum_of_squares
 from ..unknowns import Unknowns
 
 Residuals = Callable[[Array], tuple[Array, Array]]
-MOST_OWN = 12  # parameters to start from that are tried; by hand
+MOST_OWN = 6  # parameters to start from that are tried; by hand
 STEPS = 100
 DISTINCT = 1e-3  # relative difference of theta from which on two results are different; by hand
 TINY = 1e-300  # keeps quotients finite
@@ -61,7 +61,7 @@ def in_structure(unknowns: Unknowns, free: Estimate, owns: list[Array]) -> list[
     for _, own in found:
         if not any(np.allclose(own, other, rtol=DISTINCT, atol=0) for other in kept):
             kept.append(own)
-    return kept[:MOST_OWN]
+    return kept
 
 
 def eigenvalue_residuals(unknowns: Unknowns, free: Estimate) -> Residuals:
