@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -30,6 +31,8 @@ from .unknowns import Unknowns, orthonormal
 SHORTEST_WINDOW, WINDOW_GROWTH = 4, 4  # times in the first windows, and the factor by which they grow
 WINDOW_STEPS = 12  # of a minimisation on windows
 MOST_AMPLITUDE = 1e150  # amplitudes are clipped to this: their squares are still finite
+COARSE_DELAYS, FINE_DELAYS = 12, 8  # delays that are tried: of equal distances, and powers of 2 times the shortest gap
+STARTS_PER_DELAY, DELAY_STEPS = 2, 6
 CLEARLY = 5.0  # standard deviations of what noise adds to a cost that a true structure may exceed
 SETTLING_STEPS = 12  # of a minimisation on all unknowns but those of the structure
 MOST_GUESSES = 6  # starts of a structure that are run, those with the lowest cost
@@ -53,6 +56,9 @@ def fit_by_states(
 def start_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) -> Iterator[tuple[str, Array]]:
     """theta to start from, with names: the user's, guesses of Xi mapped into the structure, the structure's own."""
     data, unknowns, structure = model.data, model.unknowns, model.structure
+    if len(unknowns.free("delay")):
+        yield from delayed_points(model, free_fit)
+        return
     used = False
     if structure.theta0 is not None:
         used = True
@@ -61,11 +67,11 @@ def start_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) ->
     sees_all = unknowns.knows("C") and np.linalg.matrix_rank(unknowns.C) == model.n
     if sees_all:
         reduced = data if is_identity(unknowns.C) else data.mapped(np.linalg.pinv(unknowns.C))
-        if data.u is not None and len(unknowns.free("delay")) == 0 and unknowns.delay:
+        if data.u is not None and unknowns.delay:
             reduced = replace(reduced, u=data.inputs_at(float(unknowns.delay)))
         guesses = regressions(reduced, unknowns.has_b)
     elif not structure.is_given:
-        guesses = modal_guesses(model) if data.m == 0 else subspace(data, model.n)
+        guesses = modal_guesses(model) if data.m == 0 else subspace(data, model.n, float(unknowns.delay))
     if not structure.names_theta:
         ranked = ranked_by_cost(model, ((guess.name, point_of(model, guess)) for guess in guesses))
         for i, (name, theta) in enumerate(ranked):
@@ -89,6 +95,25 @@ def start_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) ->
         yield name, theta
     if not used:
         yield "decay", point(model, np.zeros(structure.size))
+
+
+def delayed_points(
+    model: StatesModel, free_fit: Callable[[], Estimate | None]
+) -> Iterator[tuple[str, Array]]:
+    """Starts with an unknown delay: the best of the starts with delays on a grid."""
+    data, unknowns = model.data, model.unknowns
+    longest = unknowns.longest_delay
+    steps = data.shortest_gap * 2.0 ** np.arange(FINE_DELAYS)
+    found: list[tuple[float, Array]] = []
+    for delay in np.unique(np.r_[longest * np.arange(COARSE_DELAYS) / COARSE_DELAYS, steps[steps < longest]]):
+        part = replace(model, unknowns=unknowns.with_(delay=np.array(delay)))
+        for _, theta in islice(start_points(part, free_fit), STARTS_PER_DELAY):
+            end = minimise(part, theta, max_steps=DELAY_STEPS, tol=1e-3, bounds=part.bounds)
+            if np.isfinite(end.cost):
+                found.append((end.cost, np.append(end.theta, delay)))
+    found.sort(key=lambda x: x[0])
+    for _, theta in found[:MOST_GUESSES]:
+        yield f"delay {theta[-1]:.3g}", theta
 
 
 def best_possible(model: StatesModel, free: Estimate) -> float:
@@ -199,7 +224,7 @@ def modal_guesses(model: StatesModel) -> Iterator[Guess]:
     data, n, bias = model.data, model.n, model.unknowns.has_b
     known = model.unknowns.C if model.unknowns.knows("C") else None
     channels = make_channels(data)
-    modal = make_model(channels, n, data, bias, False)
+    modal = make_model(channels, n, data, bias)
     found = delayed(data, n, bias)
     candidates = [] if found is None else [("delayed samples", found)]
     candidates += [("grid of rates", lam) for lam in (decays(modal) if n <= 4 else [])]

@@ -180,6 +180,8 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any, t0: Any = None) -> tuple[Data,
         raise ShapeError(f"t holds {len(ts)} trajectories, z holds {len(zs)}; they must be as many, at least one")
     names = [(f"t[{k}]", f"z[{k}]", f"u[{k}]") if is_list else ("t", "z", "u") for k in range(len(ts))]
     ts = [make_times(x, name[0]) for x, name in zip(ts, names)]
+    for x, time, name in zip(zs, ts, names):
+        check_columns(x, time, name[1])
     zs = [make_observations(x, len(time), name[1]) for x, time, name in zip(zs, ts, names)]
     p = zs[0].shape[1]
     for x, name in zip(zs, names):
@@ -299,6 +301,20 @@ def make_times(t: Any, name: str) -> Array:
     if times[-1] == times[0]:
         raise ShapeError(f"all {len(times)} times of {name} are {times[0]:.17g}; a fit needs at least 2 different ones")
     return times
+
+
+def check_columns(z: Any, times: Array, name: str) -> None:
+    """Raise where a column of a DataFrame numbers its rows or repeats its times: it is no observation."""
+    for column in list(getattr(z, "columns", [])):
+        text = str(column)
+        values = np.asarray(z[column])
+        if values.shape != times.shape or values.dtype.kind not in "iuf":
+            continue
+        is_number = (values == values[0] + np.arange(len(values))).all()
+        is_index = is_number and (text.lower() in ("", "index", "level_0") or text.startswith("Unnamed:"))
+        if is_index or (values == times).all():
+            what = "numbers the rows" if is_index else "is the times"
+            raise OptionError(f"column {text!r} of {name} {what}; leave it out: {name}.drop(columns=[{column!r}])")
 
 
 def make_observations(z: Any, T: int, name: str) -> Array:

@@ -30,6 +30,7 @@ def fit(
     delay: Any = 0.0,
     structure: Any = None,
     stable: bool | str = False,
+    eigenvalues: Any = None,
     sigma: Any = None,
     z0: Any = None,
     t0: Any = None,
@@ -64,6 +65,8 @@ def fit(
             ones of them, or a dictionary with these names.
         stable: True: eigenvalues with negative real parts only; "auto": if that predicts the last fifth of the data
             better.
+        eigenvalues: "imaginary" (oscillations that neither grow nor decay), "pairs" (conjugate pairs only; one of an odd
+            number of states is real), or a number, the largest real part. None: any.
         sigma: standard deviation of the noise, a number, (p,) or as z. None: one number, estimated.
         z0: (n,), or (K, n) for several trajectories: initial states, of which entries may be free. None: all are.
         t0: time at which z0 holds and from which on inputs act, not after the first sample; (K,) for several
@@ -95,6 +98,8 @@ def fit(
         raise OptionError(f"stable must be True, False or 'auto', got {stable!r}")
     if structure is not None and stable is not False:
         raise OptionError("structure and stable exclude each other: let the structure be stable")
+    if eigenvalues is not None and (structure is not None or stable is not False):
+        raise OptionError("eigenvalues, structure and stable exclude each other: give one of them")
     for name, whole, part in (("feedthrough", feedthrough, D), ("bias", bias, b)):
         if not isinstance(whole, (bool, np.bool_)):
             raise OptionError(f"{name} must be True or False, got {whole!r}")
@@ -115,10 +120,25 @@ def fit(
         raise OptionError("z0 is known, but not in which basis: give C, or as many states as channels")
     bar = Progress(progress)
     try:
-        found = identify(Question(data, n, structure, stable, known), bar)
+        found = identify(Question(data, n, structure, stable, _eigenvalues(eigenvalues), known), bar)
     finally:
         bar.close()
     return FitResult(found, data, sigma=sigma, is_list=is_list, like=z, standard_errors=bool(standard_errors))
+
+
+def _eigenvalues(asked: Any) -> str | float | None:
+    if asked is None or (isinstance(asked, str) and asked in ("imaginary", "pairs")):
+        return asked
+    needed = "eigenvalues must be 'imaginary', 'pairs' or a finite number, the largest real part"
+    if isinstance(asked, (bool, str)) or np.ndim(asked):
+        raise OptionError(f"{needed}, got {asked!r}")
+    try:
+        bound = float(asked)
+    except (TypeError, ValueError):
+        raise OptionError(f"{needed}, got {asked!r}") from None
+    if not np.isfinite(bound):
+        raise OptionError(f"{needed}, got {asked!r}")
+    return bound
 
 
 def _prepared(structure: Any, n: Any, p: int) -> Any:

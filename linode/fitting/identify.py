@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import OptionError, ShapeError
-from .by_rates import fit_by_rates, strongest
+from .by_rates import MakeFactors, fit_by_rates, strongest
 from .by_states import fit_by_states, is_identity, typical_rate
 from .data import Data
 from .estimate import Estimate
 from .products import Array
 from .progress import Report
+from .rates import Factors, ImaginaryFactors, PairedFactors, StableFactors
 from .states import explaining, observation_matrix, observations_of, states_of
-from .structures import make_structure
+from .structures import Modal, make_structure
 from .unknowns import Unknowns, free_matrices, make_unknowns
 
 MOST_JOINT = 400  # entries of C up to which it is fitted together with Xi where values are missing; by hand
 TAIL = 0.2  # the last part of the times, by which stable="auto" compares; documented in `fit`
+LONGEST_DELAY = 0.2  # an unknown delay, of the longest trajectory; documented in `fit`
 NO_START = "no start of the fit has a finite cost; check the units of t, and the structure"
 
 
@@ -34,10 +37,12 @@ class Question:
     n: int
     structure: Any = None
     stable: bool | str = False
+    eigenvalues: str | float | None = None  # "imaginary", "pairs", or the largest real part
     known: dict[str, Array] = field(default_factory=dict)
 
     def unknowns(self, structure: Any) -> Unknowns:
-        return make_unknowns(structure, self.data.K, self.data.p, self.data.m, **self.known)
+        data, longest = self.data, LONGEST_DELAY * self.data.span
+        return make_unknowns(structure, data.K, data.p, data.m, longest, **self.known)
 
 
 def identify(question: Question, report: Report) -> Estimate:
@@ -49,13 +54,15 @@ def identify(question: Question, report: Report) -> Estimate:
     if question.stable == "auto":
         return _by_tail(question, report)
     data, n, stable = question.data, question.n, bool(question.stable)
-    unknowns = question.unknowns(free_matrices(n))
+    unknowns, kind = question.unknowns(free_matrices(n)), kind_of(question)
     if question.structure is None:
         check_enough(data, unknowns)
-        found = _by_rates(data, unknowns, stable, report)
+        found = _by_rates(data, unknowns, kind, report)
         if found is not None:
             return found
     structure = make_structure(question.structure, n, stable, typical_rate(data))
+    if question.structure is None and question.eigenvalues is not None:
+        structure = Modal(kind(n, data.span))
     if structure.n != n:
         raise ShapeError(f"structure makes Xi {structure.n} x {structure.n}, but there are {n} states")
     unknowns = question.unknowns(structure)
@@ -64,6 +71,16 @@ def identify(question: Question, report: Report) -> Estimate:
     if "C" not in question.known and "C" not in structure.names and n == data.p:
         unknowns = unknowns.with_(C=np.eye(n))  # the channels are the states
     return _found(data, unknowns, report)
+
+
+def kind_of(question: Question) -> MakeFactors:
+    """What the eigenvalues may be."""
+    asked = question.eigenvalues
+    if isinstance(asked, str):
+        return {"imaginary": ImaginaryFactors, "pairs": PairedFactors}[asked]
+    if asked is not None:
+        return partial(StableFactors, bound=asked)
+    return StableFactors if question.stable else Factors
 
 
 def _found(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
@@ -78,7 +95,7 @@ def free_fit(data: Data, unknowns: Unknowns, report: Report) -> Estimate | None:
     free = unknowns.without_structure()
     try:
         check_enough(data, free)
-        found = _by_rates(data, free, False, report) if free.n > data.p or data.K * data.m == 0 else None
+        found = _by_rates(data, free, Factors, report) if free.n > data.p or data.K * data.m == 0 else None
         if found is None and free.n == data.p:
             free = free.with_(C=np.eye(free.n))
         if found is None and free.n < data.p:
@@ -88,7 +105,7 @@ def free_fit(data: Data, unknowns: Unknowns, report: Report) -> Estimate | None:
         return None
 
 
-def _by_rates(data: Data, unknowns: Unknowns, stable: bool, report: Report) -> Estimate | None:
+def _by_rates(data: Data, unknowns: Unknowns, kind: MakeFactors, report: Report) -> Estimate | None:
     """The fit by eigenvalues: one trajectory without inputs, of which nothing is known but C, or no channel's state."""
     C, b = unknowns.C, np.isnan(unknowns.b)
     is_plain = data.m == 0 and data.K == 1 and unknowns.free_z0.all() and (b.all() or not unknowns.has_b)
@@ -98,7 +115,7 @@ def _by_rates(data: Data, unknowns: Unknowns, stable: bool, report: Report) -> E
         return None
     if not is_plain:
         return None
-    return fit_by_rates(data, unknowns.n, None if is_identity(C) else C, bool(b.all()), stable, report)
+    return fit_by_rates(data, unknowns.n, None if is_identity(C) else C, bool(b.all()), kind, report)
 
 
 def _is_wide(C: Array) -> bool:

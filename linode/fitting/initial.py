@@ -26,7 +26,7 @@ def initial(t: Any, z: Any, u: Any, n: int, m: int, kind: str | None, has_bias: 
     if data.m != m:
         raise ShapeError(f"u has {data.m} channels, but m = {m}")
     known = {"b": np.full(n, np.nan)} if has_bias else {}
-    question = Question(data, n, kind if kind in NAMED else None, kind == "stable", known)
+    question = Question(data, n, kind if kind in NAMED else None, kind == "stable", known=known)
     found = identify(question, lambda name: None)
     status, message = judge(found, data, False)
     return found, is_list, message if status in (FitStatus.NOT_CONVERGED, FitStatus.NOT_IDENTIFIABLE) else ""

@@ -107,6 +107,9 @@ def correlation_with_inputs(r: Array, seen: Array, data: Data, delay: float) -> 
 def unidentified(found: Estimate, data: Data, variance: float) -> list[str]:
     """Names of what the data do not determine; variance: that of noise of weight 1."""
     names = named_directions(found.null, found.null_names or names_of(*found.B.shape))
+    if "delay" in found.other_variances:
+        error = np.sqrt(found.other_variances["delay"][0] * variance)
+        names += ["delay"] * (not error < min(found.unknowns.longest_delay, data.span) and "delay" not in names)
     if names or found.theta is not None or found.B.size or not found.unknowns.free_z0.all():
         return names
     lam = faint_eigenvalues(found, data, variance)

@@ -56,8 +56,8 @@ def realise(
     Xi = basis @ M @ inverse
     rise = C_found.T if frame is not None else np.linalg.pinv(C_found)
     level = rise @ offset  # the equilibrium
-    free = replace(model, factors=Factors(n, data.span))  # compute errors without the stability constraint
-    parameters = factors.decode(theta)
+    free_factors, parameters = factors.for_errors(theta)
+    free = replace(model, factors=free_factors)
     tangent = free.tangent(parameters)
     if tangent is None:
         return None
@@ -135,8 +135,9 @@ def errors(
             inside[n * n :] -= (Xi @ seen[1])[..., None] * root[n]
         covariance += gram(inside.reshape(len(L), -1).T)
     directions = (L @ null.T).T
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), TINY)
-    return covariance, directions, cov_theta
+    length = np.linalg.norm(directions, axis=1, keepdims=True)
+    kept = length[:, 0] > 0  # a parameter without any effect is no unknown
+    return covariance, directions[kept] / length[kept], cov_theta
 
 
 def scales(M: Array) -> Array:

@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from .. import matrices
 from ..errors import OptionError, ShapeError
 from .products import Array, complex_step
+from .rates import Factors
 
 PARTS = ("Xi", "B", "C", "D", "b", "z0")  # that a function may give, in the order of its tuple
 MOST_PARAMETERS = 400  # tried, one number after another, where a function does not say how many it takes
 LEAST = 1e-3  # of a typical rate: decay, or flow, that a start has at least; from 0 a minimisation cannot move on
+MOST_CONDITION = 1e9  # of a basis of modes: Xi keeps half of its digits
 N_NEAR = 24  # starts near to a user's theta0; by hand
 STEP = 6e-6  # cube root of eps, relative: central differences, for functions that torch cannot differentiate
 
@@ -118,6 +121,48 @@ class Nonlinear(Structure):
     def starts(self, rate: float) -> list[Array]:
         """Drawn at random where a way to draw is given, else those of `guesses`."""
         return super().starts(rate) if self.draw is None else self.draw(rate)
+
+
+class Modal(Structure):
+    """Xi = S M S^-1, where M has eigenvalues of a kind; theta: the factors of these, then S row by row."""
+
+    is_given = False
+
+    def __init__(self, factors: Factors) -> None:
+        self.factors, self.n, self.size = factors, factors.n, factors.n + factors.n**2
+
+    def _split(self, theta: Array) -> tuple[Array, Array]:
+        return theta[: self.n], theta[self.n :].reshape(self.n, self.n)
+
+    def matrix(self, theta: Array) -> Array:
+        rates, S = self._split(theta)
+        try:
+            return S @ self.factors.generator(rates) @ np.linalg.inv(S)
+        except np.linalg.LinAlgError:
+            return np.full((self.n, self.n), np.nan)
+
+    def slopes(self, theta: Array) -> Array:
+        n, (rates, S) = self.n, self._split(theta)
+        inverse, M = np.linalg.inv(S), self.factors.generator(rates)
+        Xi, E = S @ M @ inverse, np.eye(n)
+        by_rates = (S @ self.factors.generator_slopes(rates) @ inverse).reshape(n, n * n).T
+        by_S = np.kron(E, (M @ inverse).T) - np.kron(Xi, inverse.T)
+        return np.c_[by_rates, by_S]
+
+    def nearest(self, Xi: Array) -> Array | None:
+        lam, V = np.linalg.eig(Xi)
+        free = Factors(self.n, self.factors.span)
+        given = free.from_eigenvalues(lam)
+        found, W = np.linalg.eig(free.generator(given).astype(complex))
+        order = linear_sum_assignment(np.abs(found[:, None] - lam))[1]
+        weights = np.random.default_rng(0).uniform(0.5, 1.5, self.n)  # real: conjugate vectors stay conjugate
+        V = V[:, order]
+        try:
+            S = (V / (weights @ V)) @ np.linalg.inv(W / (weights @ W))
+        except np.linalg.LinAlgError:
+            return None
+        theta = np.concatenate([self.factors.encode(given), S.real.ravel()])
+        return theta if np.isfinite(theta).all() and np.linalg.cond(S.real) < MOST_CONDITION else None
 
 
 class Function(Structure):

@@ -35,7 +35,10 @@ class System:
 
 @dataclass(frozen=True)
 class Unknowns:
-    """structure: gives Xi, and the parts that it names. B, b, C, D, z0 (K, n), delay (): known values, NaN where free."""
+    """structure: gives Xi, and the parts that it names. B, b, C, D, z0 (K, n), delay (): known values, NaN where free.
+
+    longest_delay: that a free delay may have.
+    """
 
     structure: Structure
     B: Array
@@ -44,6 +47,7 @@ class Unknowns:
     D: Array
     z0: Array
     delay: Array
+    longest_delay: float = np.inf
 
     @property
     def n(self) -> int:
@@ -100,7 +104,7 @@ class Unknowns:
         low, high = np.full(self.size, -np.inf), np.full(self.size, np.inf)
         if self.structure.bounds is not None:
             low[self.place("Xi")], high[self.place("Xi")] = self.structure.bounds
-        low[self.place("delay")] = 0.0
+        low[self.place("delay")], high[self.place("delay")] = 0.0, self.longest_delay
         return low, high
 
     def system(self, theta: Array) -> System:
@@ -210,6 +214,7 @@ class Unknowns:
             np.full_like(self.D, np.nan) if has_D else self.D,
             np.full_like(self.z0, np.nan),
             self.delay,
+            self.longest_delay,
         )
 
     def with_(self, **parts: Array) -> Unknowns:
@@ -240,7 +245,9 @@ def free_matrices(n: int) -> Structure:
     return Linear(n, np.eye(n * n), is_free=True)
 
 
-def make_unknowns(structure: Structure, K: int, p: int, m: int, **known: Array) -> Unknowns:
+def make_unknowns(
+    structure: Structure, K: int, p: int, m: int, longest_delay: float = np.inf, **known: Array
+) -> Unknowns:
     """Unknowns with B, C and z0 free, b and D zero and no delay, where they are not given."""
     n = structure.n
     given = {
@@ -252,4 +259,4 @@ def make_unknowns(structure: Structure, K: int, p: int, m: int, **known: Array) 
         "delay": np.array(0.0),
     }
     given |= {name: np.array(value, float) for name, value in known.items()}
-    return Unknowns(structure, **given)
+    return Unknowns(structure, **given, longest_delay=longest_delay)
