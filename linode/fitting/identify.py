@@ -39,10 +39,12 @@ class Question:
     stable: bool | str = False
     eigenvalues: str | float | None = None  # "imaginary", "pairs", or the largest real part
     known: dict[str, Array] = field(default_factory=dict)
+    free_b: bool = False  # whether all of b is free, for any number of states
 
     def unknowns(self, structure: Any) -> Unknowns:
         data, longest = self.data, LONGEST_DELAY * self.data.span
-        return make_unknowns(structure, data.K, data.p, data.m, longest, **self.known)
+        known = {"b": np.full(structure.n, np.nan), **self.known} if self.free_b else self.known
+        return make_unknowns(structure, data.K, data.p, data.m, longest, **known)
 
 
 def identify(question: Question, report: Report) -> Estimate:

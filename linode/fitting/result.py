@@ -17,6 +17,7 @@ from .bands import standard_errors
 from .data import Data, as_array, hold
 from .estimate import Estimate
 from .judgement import judge
+from .order import RankScore
 from .products import Array
 from .uncertainty import covariances_by_matrix, covariances_by_rates
 
@@ -41,6 +42,7 @@ class FitResult:
         theta, theta_stderr: parameters of a structure, or None.
         sigma: as given, or the estimate sqrt(cost / dof). cost: sum of squared residuals, over sigma^2 where it was
             given. dof: values less unknowns. chi2: sum of squared residuals over sigma^2.
+        t0: time at which z0 holds, (K,) where lists came. ranks: of `rank="auto"`, the figures of each rank.
         status: a `FitStatus`. converged: bool. message: what happened, in words. starts: each with name, cost, n_steps
             and converged.
 
@@ -55,11 +57,20 @@ class FitResult:
     """
 
     def __init__(
-        self, found: Estimate, data: Data, *, sigma: Any, is_list: bool, like: Any, standard_errors: bool = True
+        self,
+        found: Estimate,
+        data: Data,
+        *,
+        sigma: Any,
+        is_list: bool,
+        like: Any,
+        standard_errors: bool = True,
+        ranks: tuple[RankScore, ...] = (),
     ) -> None:
         self._found, self._data, self._is_list = found, data, is_list
         self._sigma_is_known, self._has_errors = sigma is not None, standard_errors
-        bias = found.unknowns.has_b
+        bias, self.ranks = found.unknowns.has_b, ranks
+        self.t0 = data.starts if is_list else float(data.starts[0])
         first = like[0] if is_list else like
         self._like = first if isinstance(first, torch.Tensor) else None
         self._is_flat = getattr(first, "ndim", np.ndim(first) if self._like is None else 2) == 1
@@ -270,6 +281,9 @@ class FitResult:
             lines.append(
                 f"{x.real:>13.6g} {x.imag:>+13.6g}i  {e.real:>11.3g} {e.imag:>+11.3g}i  {period:>10}  {constant:>13}"
             )
+        if self.ranks:
+            lines += ["", f"{'rank':>6}  {'singular value':>14}  {'held-out error':>14}"]
+            lines += [f"{x.rank:>6}  {x.singular_value:>14.3g}  {x.held_out_error:>14.4g}" for x in self.ranks]
         if self.delay:
             error = "" if self.delay_stderr is None else f" ({self.delay_stderr:.2g})"
             lines += ["", f"delay {self.delay:.6g}{error}"]
