@@ -42,7 +42,7 @@ WRONG = {
     "t in a matrix": (lambda: linode.fit(T[:, None], Z), ValueError, r"t has shape \(40, 1\)"),
     "lists of two sizes": (lambda: linode.fit([T, T], [Z]), ValueError, "t holds 2 trajectories, z holds 1"),
     "other channels": (lambda: linode.fit([T, T], [Z, Z[:, :1]]), ValueError, r"z\[1\] has 1 channels"),
-    "rank of 0": (lambda: linode.fit(T, Z, rank=0), ValueError, "rank must be a positive integer, got 0"),
+    "rank of 0": (lambda: linode.fit(T, Z, rank=0), ValueError, "rank must be a positive integer, or 'auto', got 0"),
     "half a rank": (lambda: linode.fit(T, Z, rank=2.5), ValueError, "rank must be a positive integer"),
     "rank and C": (lambda: linode.fit(T, Z, rank=3, C=np.eye(2)), ValueError, "rank 3, C 2"),
     "C of other channels": (lambda: linode.fit(T, Z, C=np.ones((3, 2))), ValueError, r"C must be \(p, n\) with p = 2"),

@@ -1,7 +1,7 @@
 """Standard errors of a fitted curve, without the noise of an observation, at any times.
 
-Rates, or the unknowns of the fit, are drawn from their covariance. For each draw the amplitudes, or initial states, are fitted to
-the data again, a linear problem, and errors of these from noise are added.
+Rates, or the unknowns of the fit, are drawn from their covariance. For each draw the amplitudes, or initial states, are
+fitted to the data again, a linear problem, and errors of these from noise are added.
 """
 
 from __future__ import annotations

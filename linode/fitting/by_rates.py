@@ -83,9 +83,7 @@ def rates(model: RatesModel) -> Iterator[tuple[str, Array]]:
             yield "grid of slower rates", slower
 
 
-def fit_by_rates(
-    data: Data, n: int, C: Array | None, bias: bool, make: MakeFactors, report: Report
-) -> Estimate | None:
+def fit_by_rates(data: Data, n: int, C: Array | None, bias: bool, make: MakeFactors, report: Report) -> Estimate | None:
     """The best fit of n states; None where the amplitudes do not determine Xi.
 
     C: (p, n) of full row rank, or None where it is unknown. make: what the eigenvalues may be.

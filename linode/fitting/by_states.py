@@ -97,16 +97,14 @@ def start_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) ->
         yield "decay", point(model, np.zeros(structure.size))
 
 
-def delayed_points(
-    model: StatesModel, free_fit: Callable[[], Estimate | None]
-) -> Iterator[tuple[str, Array]]:
+def delayed_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) -> Iterator[tuple[str, Array]]:
     """Starts with an unknown delay: the best of the starts with delays on a grid."""
     data, unknowns = model.data, model.unknowns
     longest = unknowns.longest_delay
     steps = data.shortest_gap * 2.0 ** np.arange(FINE_DELAYS)
     found: list[tuple[float, Array]] = []
     for delay in np.unique(np.r_[longest * np.arange(COARSE_DELAYS) / COARSE_DELAYS, steps[steps < longest]]):
-        part = replace(model, unknowns=unknowns.with_(delay=np.array(delay)))
+        part = replace(model, unknowns=replace(unknowns, delay=np.array(delay)))
         for _, theta in islice(start_points(part, free_fit), STARTS_PER_DELAY):
             end = minimise(part, theta, max_steps=DELAY_STEPS, tol=1e-3, bounds=part.bounds)
             if np.isfinite(end.cost):
@@ -209,7 +207,7 @@ def windowed(model: StatesModel, theta: Array) -> Array:
     T, length = int(model.data.counts.max()), max(SHORTEST_WINDOW, -(-2 * model.n // model.data.p) + 2)
     while 2 * length <= T:
         data = model.data.segments(length)
-        part = replace(model, data=data, unknowns=unknowns.with_(z0=np.full((data.K, model.n), np.nan)))
+        part = replace(model, data=data, unknowns=replace(unknowns, z0=np.full((data.K, model.n), np.nan)))
         found = minimise(part, theta, max_steps=WINDOW_STEPS, tol=1e-3, bounds=part.bounds)
         theta = found.theta if np.isfinite(found.cost) and np.isfinite(model.cost(found.theta)) else theta
         length *= WINDOW_GROWTH

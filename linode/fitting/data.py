@@ -241,7 +241,9 @@ def make_origins(t0: Any, ts: list[Array]) -> Array:
         return first
     origins = as_array(t0, "t0")
     if origins.shape not in ((), first.shape):
-        raise ShapeError(f"t0 has shape {origins.shape}; t0 must be a number, or one for each of {len(ts)} trajectories")
+        raise ShapeError(
+            f"t0 has shape {origins.shape}; t0 must be a number, or one for each of {len(ts)} trajectories"
+        )
     if not np.isfinite(origins).all():
         raise NonFiniteError(f"t0 must be finite, got {t0!r}")
     origins = np.broadcast_to(origins, first.shape)

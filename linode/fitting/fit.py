@@ -68,8 +68,8 @@ def fit(
             ones of them, or a dictionary with these names.
         stable: True: eigenvalues with negative real parts only; "auto": if that predicts the last fifth of the data
             better.
-        eigenvalues: "imaginary" (oscillations that neither grow nor decay), "pairs" (conjugate pairs only; one of an odd
-            number of states is real), or a number, the largest real part. None: any.
+        eigenvalues: "imaginary" (oscillations that neither grow nor decay), "pairs" (conjugate pairs only; one of an
+            odd number of states is real), or a number, the largest real part. None: any.
         sigma: standard deviation of the noise, a number, (p,) or as z. None: one number, estimated.
         z0: (n,), or (K, n) for several trajectories: initial states, of which entries may be free. None: all are.
         t0: time at which z0 holds and from which on inputs act, not after the first sample; (K,) for several
@@ -250,7 +250,7 @@ def _delay(delay: Any, data: Data) -> Array:
 
 def _number_of_states(rank: Any, sized: dict[str, int | None], structure: Any, p: int) -> int:
     if rank is not None and not (isinstance(rank, (int, np.integer)) and not isinstance(rank, bool) and rank >= 1):
-        raise OptionError(f"rank must be a positive integer or 'auto', got {rank!r}")
+        raise OptionError(f"rank must be a positive integer, or 'auto', got {rank!r}")
     sizes = {} if rank is None else {"rank": int(rank)}
     sizes |= {name: size for name, size in sized.items() if size is not None}
     if isinstance(structure, Structure):

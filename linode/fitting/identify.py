@@ -71,7 +71,7 @@ def identify(question: Question, report: Report) -> Estimate:
     if unknowns.is_free_C and n < data.p:
         return _of_strongest(data, unknowns, report)
     if "C" not in question.known and "C" not in structure.names and n == data.p:
-        unknowns = unknowns.with_(C=np.eye(n))  # the channels are the states
+        unknowns = replace(unknowns, C=np.eye(n))  # the channels are the states
     return _found(data, unknowns, report)
 
 
@@ -99,7 +99,7 @@ def free_fit(data: Data, unknowns: Unknowns, report: Report) -> Estimate | None:
         check_enough(data, free)
         found = _by_rates(data, free, Factors, report) if free.n > data.p or data.K * data.m == 0 else None
         if found is None and free.n == data.p:
-            free = free.with_(C=np.eye(free.n))
+            free = replace(free, C=np.eye(free.n))
         if found is None and free.n < data.p:
             return _of_strongest(data, free, report)
         return found if found is not None else fit_by_states(data, free, report)
@@ -111,13 +111,10 @@ def _by_rates(data: Data, unknowns: Unknowns, kind: MakeFactors, report: Report)
     """The fit by eigenvalues: one trajectory without inputs, of which nothing is known but C, or no channel's state."""
     C, b = unknowns.C, np.isnan(unknowns.b)
     is_plain = data.m == 0 and data.K == 1 and unknowns.free_z0.all() and (b.all() or not unknowns.has_b)
-    if unknowns.is_free_C:
-        C = None
-    elif not unknowns.knows("C") or not (is_identity(C) or _is_wide(C)):
+    is_known = unknowns.knows("C") and _is_wide(C)
+    if not is_plain or not (is_known or is_identity(C) or unknowns.is_free_C):
         return None
-    if not is_plain:
-        return None
-    return fit_by_rates(data, unknowns.n, None if is_identity(C) else C, bool(b.all()), kind, report)
+    return fit_by_rates(data, unknowns.n, C if is_known else None, bool(b.all()), kind, report)
 
 
 def _is_wide(C: Array) -> bool:
@@ -143,7 +140,7 @@ def _of_strongest(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
 
     Without a structure the states are those directions; else C of the directions is unknown.
     """
-    n, K, m = unknowns.n, data.K, data.m
+    n, m = unknowns.n, data.m
     seen = data.w > 0
     if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # the directions use complete rows only
         found = fit_by_states(data, unknowns, report)
@@ -155,7 +152,7 @@ def _of_strongest(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
     reduced = scaled.mapped(strongest(scaled, n))
     C = np.full((n, n), np.nan) if unknowns.structure.is_given or not unknowns.free_z0.all() else np.eye(n)
     D = np.full((n, m), np.nan) if has_D else np.zeros((n, m))
-    found = _found(reduced, unknowns.with_(C=C, D=D), report)
+    found = _found(reduced, replace(unknowns, C=C, D=D), report)
     return refitted(found, data, unknowns)
 
 

@@ -79,7 +79,7 @@ def misfits(found: Estimate, data: Data, dof: int, sigma_is_known: bool) -> list
 
 
 def correlation_with_inputs(r: Array, seen: Array, data: Data, delay: float) -> tuple[int, int, float]:
-    """The largest correlation of a channel's residuals with an input at the same time or soon before, and which they are.
+    """The largest correlation of residuals with an input at the same time or soon before, with channel and input.
 
     It is 0 where noise gives as much. Trends of the input are removed, as a fitted state may follow them.
     """

@@ -2,8 +2,8 @@
 
 Every fifth time is held out, so that modes that die away early count too. Ranks are tried one after another until
 several in a row are no better. Beside each stand the singular values of the matrix of delayed samples.
-Source: Hastie, Tibshirani & Friedman (2009), The Elements of Statistical Learning, section 7.10 (held-out error, and the
-simplest model within an error of the best one).
+Source: Hastie, Tibshirani & Friedman (2009), The Elements of Statistical Learning, section 7.10 (held-out error, and
+the simplest model within an error of the best one).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def choose_rank(question: Question, report: Report) -> tuple[int, tuple[RankScor
         ShapeError: there are too few values for one state.
     """
     data = question.data
-    out = (np.arange(data.t.shape[1]) % EVERY == FIRST) & (data.counts[:, None] > EVERY)
+    out: Array = (np.arange(data.t.shape[1]) % EVERY == FIRST) & (data.counts[:, None] > EVERY)
     kept = replace(data, w=data.w * ~out[..., None], y=data.y * ~out[..., None])
     n_held_out = int(np.count_nonzero(data.w * out[..., None]))
     values, scores = singular_values(data), list[RankScore]()
@@ -85,13 +85,13 @@ def held_out_error(question: Question, data: Data, out: Array, report: Report) -
     except LinodeError:
         return float("inf")
     with np.errstate(all="ignore"):
-        off = (data.w * (data.y - observations_of(found, data)))[out]
+        off: Array = np.asarray(data.w * (data.y - observations_of(found, data)))[out]
         error = float(np.sqrt(np.square(off).sum() / max(1, np.count_nonzero(data.w[out]))))
     return error if np.isfinite(error) else float("inf")
 
 
 def singular_values(data: Data) -> Array:
-    """Singular values, over the largest, of delayed samples of all channels, or of the samples where times are irregular.
+    """Singular values, over the largest, of delayed samples of all channels; of samples where times are irregular.
 
     Rows with missing values are left out.
     """

@@ -55,8 +55,8 @@ def race(
     """The best minimum, or None if no start has a finite cost; and the result of each start.
 
     Starts are made one by one. Stop when two agree (two of three where noise is strong), unless residuals are
-    correlated, of data that are not nearly exact, or a mode fits one sample. A start that needs more than FIRST_STEPS continues after all others. The
-    minimum with the lowest cost is the best, after a penalty for each mode that fits one sample: such a mode removes
+    correlated, of data that are not nearly exact, or a mode fits one sample; at once where the cost is `model.enough`.
+    A start that needs more than FIRST_STEPS continues after all others. The minimum with the lowest cost is the best, after a penalty for each mode that fits one sample: such a mode removes
     the noise of that sample from the cost, whatever the true system is.
     weights, y: of the data (*, channels).
     """

@@ -36,7 +36,7 @@ class Factors:
         return type(self)(n, self.span)
 
     def for_errors(self, theta: Array) -> tuple[Factors, Array]:
-        """Factors, and their theta, in which errors are computed: a bound of the real parts does not make them smaller."""
+        """Factors, and their theta, in which errors are computed: a bound of real parts does not make them smaller."""
         return Factors(self.n, self.span), self.decode(theta)
 
     def from_eigenvalues(self, lam: Array) -> Array:
@@ -133,7 +133,7 @@ def closest_pairs(rates: Array) -> tuple[list[tuple[float, float]], list[float]]
 
 
 class StableFactors(Factors):
-    """Real parts below a bound: lambda - bound is a root of x^2 + a x + c with a, c > 0; theta holds their logarithms."""
+    """Real parts below a bound: lambda - bound is a root of x^2 + a x + c; theta holds the logarithms of a, c > 0."""
 
     def __init__(self, n: int, span: float, bound: float = 0.0) -> None:
         super().__init__(n, span)

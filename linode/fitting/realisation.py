@@ -66,7 +66,7 @@ def realise(
     )
     unknowns = make_unknowns(free_matrices(n), 1, p, 0)
     return Estimate(
-        unknowns=unknowns.with_(b=np.full(n, np.nan)) if model.bias else unknowns,
+        unknowns=replace(unknowns, b=np.full(n, np.nan)) if model.bias else unknowns,
         Xi=Xi,
         B=np.zeros((n, 0)),
         b=-Xi @ level,
@@ -114,7 +114,7 @@ def errors(
             )
         seen = np.concatenate([frame[:, own] * unscaled, rise[:, own] * unscaled])  # (2 n, own)
         if len(own) > 2 * n:  # the same covariance from fewer columns
-            seen = np.linalg.qr(seen.T, mode="r").T
+            seen = np.asarray(np.linalg.qr(seen.T, mode="r")).T
         roots.append((seen.reshape(2, n, -1), inner[g]))
     cov_theta, null = inverse_of(information)
     # linear maps of dS (n, n) and dlevel (n,) to d(Xi, b), row by row

@@ -30,14 +30,14 @@ class FitResult:
     Times are those of the data; `z0` is the state at the first time of each trajectory, or at t0.
 
     Attributes:
-        Xi: (n, n). B: (n, m) or None. b: (n,) or None. C: (p, n). D: (p, m) or None. offset: (p,) or None: with bias and
-            fewer states than channels, the constant part of y that no state explains.
+        Xi: (n, n). B: (n, m) or None. b: (n,) or None. C: (p, n). D: (p, m) or None. offset: (p,) or None: with bias
+            and fewer states than channels, the constant part of y that no state explains.
         z0: (n,), or (K, n) where lists came. delay: of the input, in the unit of t.
         eigenvalues: (n,), complex, the slowest decay first. modes: (p, n), complex; without forcing
             y = Re sum_j modes[:, j] amplitudes[j] exp(eigenvalues[j] (t - first t)). amplitudes: (n,) or (K, n).
         stderr: (n, n), standard errors of Xi; B_stderr, b_stderr: of B and b; C_stderr, D_stderr, delay_stderr: of what
-            was fitted together with Xi, else None. Without `standard_errors` all are None. eigenvalue_stderr: (n,), complex:
-            those of the real parts + 1j times those of the imaginary parts. eigenvalue_covariance: (n, 2, 2).
+            was fitted together with Xi, else None. Without `standard_errors` all are None. eigenvalue_stderr: (n,),
+            complex: those of the real parts + 1j times those of the imaginary parts. eigenvalue_covariance: (n, 2, 2).
         covariance: of Xi, B and b, row by row, one after the other: sigma^2 (J^T J)^-1.
         theta, theta_stderr: parameters of a structure, or None.
         sigma: as given, or the estimate sqrt(cost / dof). cost: sum of squared residuals, over sigma^2 where it was
@@ -74,7 +74,7 @@ class FitResult:
         first = like[0] if is_list else like
         self._like = first if isinstance(first, torch.Tensor) else None
         self._is_flat = getattr(first, "ndim", np.ndim(first) if self._like is None else 2) == 1
-        n, m = len(found.Xi), found.B.shape[1]
+        m = found.B.shape[1]
         self.dof = data.n_values - found.n_unknowns
         self.cost = found.cost
         estimated = float(np.sqrt(found.cost / self.dof)) if self.dof > 0 else float("inf")
@@ -96,7 +96,8 @@ class FitResult:
         self.amplitudes = self._out(amplitudes if is_list else amplitudes[0])
         self.theta = self._out(found.theta) if found.theta is not None else None
         self.covariance = self.stderr = self.B_stderr = self.b_stderr = self.C_stderr = self.D_stderr = None
-        self.delay_stderr = self.theta_stderr = self.eigenvalue_covariance = self.eigenvalue_stderr = None
+        self.theta_stderr = self.eigenvalue_covariance = self.eigenvalue_stderr = None
+        self.delay_stderr: float | None = None
         if standard_errors:
             self._add_errors(lam, scale)
         self.converged, self.starts = found.converged, found.starts

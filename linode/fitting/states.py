@@ -1,4 +1,4 @@
-"""Least squares on (Xi, B, b, C, D) and a delay, with the initial state of every trajectory eliminated: the general problem.
+"""Least squares on Xi, B, b, C, D and a delay, with all initial states eliminated: the general problem.
 
 Given the other unknowns, y = C z is linear in each z0. A QR factorisation per trajectory removes z0 from residuals and
 Jacobian, and Levenberg-Marquardt then takes the steps that it would take on all unknowns together.
@@ -81,7 +81,7 @@ class StatesModel:
         if self.structure.is_free:
             own = by_part["Xi"]()
         else:
-            own = sum(matmul(by_part[name](), slopes[name]) for name in slopes)
+            own = np.add.reduce([matmul(by_part[name](), slopes[name]) for name in slopes])
         blocks = [own]
         for name in FREE_PARTS:
             index = self.unknowns.free(name)

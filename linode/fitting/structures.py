@@ -99,7 +99,14 @@ class Nonlinear(Structure):
         is_given: bool,
         draw: Callable[[float], list[Array]] | None = None,
     ) -> None:
-        self.n, self.size, self.make, self.parts_near, self.places, self.draw = n, len(places), make, parts, places, draw
+        self.n, self.size, self.make, self.parts_near, self.places, self.draw = (
+            n,
+            len(places),
+            make,
+            parts,
+            places,
+            draw,
+        )
         self.is_given, self.shape = is_given, (int(places.max()) // n**2 + 1, n, n)
 
     def _entries(self, theta: Array) -> torch.Tensor:

@@ -2,13 +2,13 @@
 
 theta holds the parameters of the structure, then the free entries of B, b, C and D, row by row, and a free delay. Free
 entries of z0 are no part of it: they are eliminated (see `states`).
-A change of basis of the states, z -> S z + d with C d = 0, leaves all observations as they are; `changes_of_basis` finds
-those that the known entries and the structure allow.
+A change of basis of the states, z -> S z + d with C d = 0, leaves all observations as they are; `changes_of_basis`
+finds those that the known entries and the structure allow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -116,7 +116,8 @@ class Unknowns:
                 shape = getattr(self, name).shape
                 value = value.reshape(shape) if value.size == prod(shape) else np.broadcast_to(value, shape)
             given[name] = value
-        return System(**{**given, "delay": float(given["delay"][0])})
+        Xi, B, b, C, D, z0 = (given[name] for name in ("Xi", "B", "b", "C", "D", "z0"))
+        return System(Xi, B, b, C, D, z0, float(given["delay"][0]))
 
     def pack(self, own: Array, **parts: Array | None) -> Array:
         """theta from parameters of the structure and values of parts, of which free entries are taken; without: 0."""
@@ -162,8 +163,8 @@ class Unknowns:
     def changes_of_basis(self, theta: Array, z0: Array) -> Array:
         """Directions (k, size) of theta that change the basis of the states and nothing else; z0 (K, n): all of it.
 
-        A change S, d moves Xi by S Xi - Xi S, B by S B, b by S b - Xi d, C by -C S and z0 by S z0 + d. What is known must
-        stay, and what the structure gives must move within it.
+        A change S, d moves Xi by S Xi - Xi S, B by S B, b by S b - Xi d, C by -C S and z0 by S z0 + d. What is known
+        must stay, and what the structure gives must move within it.
         """
         n, system, own = self.n, self.system(theta), self.structure.size
         Xi, C, E = system.Xi, system.C, np.eye(self.n)
@@ -216,9 +217,6 @@ class Unknowns:
             self.delay,
             self.longest_delay,
         )
-
-    def with_(self, **parts: Array) -> Unknowns:
-        return replace(self, **parts)
 
 
 def null_space(A: Array) -> Array:

@@ -45,9 +45,7 @@ def resampled(data: Data, k: int, step: float, u: Array) -> tuple[Array, Array]:
     count = int(data.counts[k])
     t, y, w = data.t[k, :count], data.y[k, :count], data.w[k, :count]
     grid = t[0] + step * np.arange(int((t[-1] - t[0]) / step * (1 + 1e-9)) + 1)
-    columns = [
-        np.interp(grid, t[own], y[own, j]) if own.any() else 0 * grid for j, own in enumerate((w > 0).T)
-    ]
+    columns = [np.interp(grid, t[own], y[own, j]) if own.any() else 0 * grid for j, own in enumerate((w > 0).T)]
     held = np.maximum(np.searchsorted(t, grid + 1e-9 * step, side="right") - 1, 0)
     return np.stack(columns, -1), u[:count][held]
 
@@ -68,7 +66,7 @@ def _guess(pieces: list[tuple[Array, Array]], n: int, blocks: int, step: float) 
     scale = np.where(size > 0, size, 1.0)
     unit = scale[-len(future_y) :].reshape(blocks, p).max(0)  # one for each channel, so that blocks stay comparable
     scale[-len(future_y) :] = np.tile(unit, blocks)[:, None]
-    L = np.linalg.qr((stack / scale).T, mode="r").T
+    L = np.asarray(np.linalg.qr((stack / scale).T, mode="r")).T
     i, j = len(future_u), len(future_u) + len(past_u) + len(past_y)
     U, s, _ = np.linalg.svd(L[j:, i:j], full_matrices=False)
     if len(s) < n or s[n - 1] <= 1e-12 * s[0]:
