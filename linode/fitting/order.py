@@ -53,7 +53,7 @@ def choose_rank(question: Question, report: Report) -> tuple[int, tuple[RankScor
         ShapeError: there are too few values for one state.
     """
     data = question.data
-    out: Array = (np.arange(data.t.shape[1]) % EVERY == FIRST) & (data.counts[:, None] > EVERY)
+    out = np.asarray((np.arange(data.t.shape[1]) % EVERY == FIRST) & (data.counts[:, None] > EVERY))
     kept = replace(data, w=data.w * ~out[..., None], y=data.y * ~out[..., None])
     n_held_out = int(np.count_nonzero(data.w * out[..., None]))
     values, scores = singular_values(data), list[RankScore]()
@@ -85,7 +85,7 @@ def held_out_error(question: Question, data: Data, out: Array, report: Report) -
     except LinodeError:
         return float("inf")
     with np.errstate(all="ignore"):
-        off: Array = np.asarray(data.w * (data.y - observations_of(found, data)))[out]
+        off = (data.w * (data.y - observations_of(found, data)))[out]
         error = float(np.sqrt(np.square(off).sum() / max(1, np.count_nonzero(data.w[out]))))
     return error if np.isfinite(error) else float("inf")
 
@@ -99,7 +99,7 @@ def singular_values(data: Data) -> Array:
     rows = []
     for k in range(data.K):
         count = int(data.counts[k])
-        y, seen = data.y[k, :count], (data.w[k, :count] > 0).all(-1)
+        y, seen = data.y[k, :count], np.asarray((data.w[k, :count] > 0).all(-1))
         for i in range(count - length + 1):
             if seen[i : i + length].all():
                 rows.append(y[i : i + length].ravel())

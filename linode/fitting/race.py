@@ -56,8 +56,9 @@ def race(
 
     Starts are made one by one. Stop when two agree (two of three where noise is strong), unless residuals are
     correlated, of data that are not nearly exact, or a mode fits one sample; at once where the cost is `model.enough`.
-    A start that needs more than FIRST_STEPS continues after all others. The minimum with the lowest cost is the best, after a penalty for each mode that fits one sample: such a mode removes
-    the noise of that sample from the cost, whatever the true system is.
+    A start that needs more than FIRST_STEPS continues after all others. The minimum with the lowest cost is the best,
+    after a penalty for each mode that fits one sample: such a mode removes the noise of that sample from the cost,
+    whatever the true system is.
     weights, y: of the data (*, channels).
     """
     total, n_values = sum_of_squares(y), max(1, int(np.count_nonzero(weights)))
