@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError, ShapeError
+from .complexes import ComplexFitResult, as_complex, as_real, identify_complex, is_complex
 from .data import Data, as_array, make_data
 from .identify import Question, identify
 from .order import RankScore, choose_rank
@@ -49,7 +50,8 @@ def fit(
         t: (T,), times in any unit, with any gaps, not decreasing; equal ones are repeated measurements.
         z: (T, p) or (T,), observations; NaN where one is missing. Lists of both for several trajectories, each with
             times and an initial state of its own; one t for all of them; or z (K, T, p) with t (T,) or (K, T). Arrays,
-            tensors, pandas Series and DataFrames.
+            tensors, pandas Series and DataFrames. Complex observations give a complex system, of rank, C, u, bias,
+            sigma and t0; more states than channels for one channel, or known C, only.
         u: input: samples (T, m), of which the i-th holds from t[i] to t[i + 1], or an input such as
             `linode.FirstOrderHold` on the axis of t; a list of these for several trajectories, or one for all.
         rank: number of states, if it is not that of the channels. With fewer, the states are the directions in which
@@ -103,6 +105,10 @@ def fit(
         raise OptionError("structure and stable exclude each other: let the structure be stable")
     if eigenvalues is not None and (structure is not None or stable is not False):
         raise OptionError("eigenvalues, structure and stable exclude each other: give one of them")
+    if is_complex(z):
+        asked = {"structure": structure, "eigenvalues": eigenvalues, "B": B, "D": D, "b": b, "z0": z0}
+        asked |= {"feedthrough": feedthrough or None, "stable": stable or None, "rank='auto'": rank == "auto" or None}
+        return _fit_complex(t, z, u, rank, C, bool(bias), sigma, t0, bool(standard_errors), progress, asked)
     for name, whole, part in (("feedthrough", feedthrough, D), ("bias", bias, b)):
         if not isinstance(whole, (bool, np.bool_)):
             raise OptionError(f"{name} must be True or False, got {whole!r}")
@@ -139,6 +145,32 @@ def fit(
         bar.close()
     options = {"sigma": sigma, "is_list": is_list, "like": z, "standard_errors": bool(standard_errors), "ranks": ranks}
     return FitResult(found, data, **options)
+
+
+def _fit_complex(
+    t: Any, z: Any, u: Any, rank: Any, C: Any, bias: bool, sigma: Any, t0: Any, errors: bool, progress: Any,
+    asked: dict[str, Any],
+) -> FitResult:  # fmt: skip
+    """The fit of complex observations; asked: options that it does not know."""
+    unknown = [name for name, value in asked.items() if value is not None]
+    if unknown:
+        raise OptionError(
+            f"z is complex, and {unknown[0]} is for real data: leave it out, or fit real and imaginary parts"
+        )
+    real = as_real(z)
+    data, is_list = make_data(t, real, u, sigma, t0)
+    p = data.p // 2
+    known = None if C is None else np.atleast_2d(as_complex(C))
+    if known is not None and (known.shape[0] != p or not np.isfinite(known).all()):
+        raise ShapeError(f"C has shape {known.shape}; for complex data it must be (p, n) with p = {p}, and known")
+    n = _number_of_states(rank, {"C": None if known is None else known.shape[1]}, None, p)
+    bar = Progress(progress)
+    try:
+        found = identify_complex(data, n, known, bias, bar)
+    finally:
+        bar.close()
+    result = FitResult(found, data, sigma=sigma, is_list=is_list, like=real, standard_errors=errors)
+    return ComplexFitResult(result, z[0] if is_list else z)
 
 
 def _eigenvalues(asked: Any) -> str | float | None:

@@ -24,6 +24,12 @@ from .uncertainty import covariances_by_matrix, covariances_by_rates
 LARGEST_STATE = 1e300  # states are clipped to this, so that a sum over them does not overflow
 
 
+ERRORS = (
+    *("covariance", "stderr", "B_stderr", "b_stderr", "C_stderr", "D_stderr", "delay_stderr", "theta_stderr"),
+    *("eigenvalue_covariance", "eigenvalue_stderr"),
+)
+
+
 class FitResult:
     """A fitted linear system z'(t) = Xi z(t) + b + B u(t), y = C z + D u + offset; truthy if its status is OK.
 
@@ -55,6 +61,17 @@ class FitResult:
         >>> bool(result), result.Xi.shape, bool(abs(result.Xi + 1.0) < 4 * result.stderr)
         (True, (1, 1), True)
     """
+
+    covariance: Any
+    stderr: Any
+    B_stderr: Any
+    b_stderr: Any
+    C_stderr: Any
+    D_stderr: Any
+    delay_stderr: float | None
+    theta_stderr: Any
+    eigenvalue_covariance: Any
+    eigenvalue_stderr: Any
 
     def __init__(
         self,
@@ -95,9 +112,8 @@ class FitResult:
         amplitudes = np.linalg.lstsq(V, found.z0.T.astype(complex), rcond=None)[0].T
         self.amplitudes = self._out(amplitudes if is_list else amplitudes[0])
         self.theta = self._out(found.theta) if found.theta is not None else None
-        self.covariance = self.stderr = self.B_stderr = self.b_stderr = self.C_stderr = self.D_stderr = None
-        self.theta_stderr = self.eigenvalue_covariance = self.eigenvalue_stderr = None
-        self.delay_stderr: float | None = None
+        for name in ERRORS:
+            setattr(self, name, None)
         if standard_errors:
             self._add_errors(lam, scale)
         self.converged, self.starts = found.converged, found.starts
