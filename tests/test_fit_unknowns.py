@@ -309,3 +309,40 @@ def test_held_samples_before_the_first_observation_hold_from_t0():
     result = linode.fit(t, z, u, t0=0.0, z0=[0.0, 0.0])
     assert np.allclose(result.Xi, WAVE, atol=1e-7)
     assert np.allclose(result.B, [[1.0], [0.0]], atol=1e-7)
+
+
+# ---- what a change of basis leaves open ------------------------------------------------------------------------------
+
+
+def flows(k: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.stack([-k[0] - k[1], k[2]]), torch.stack([k[1], -k[2]])])
+
+
+def test_parameters_that_an_unknown_c_leaves_open_are_told():
+    """Three parameters, of which one channel in unknown units shows two eigenvalues."""
+    rates, V = np.linalg.eig(flows(torch.tensor([0.3, 0.6, 0.2])).numpy())
+    seen = (np.exp(np.outer(T, rates)) * np.linalg.solve(V, [1.0, 0.0])) @ V.T
+    y = noise(seen[:, 0], 0.002)
+    result = linode.fit(T, y, structure=(flows, [0.5, 0.5, 0.5]))
+    assert result.status is FitStatus.NOT_IDENTIFIABLE
+    assert "theta[" in result.message
+    assert np.isinf(result.theta_stderr).any()
+    known = linode.fit(T, y, C=[[NAN, 0.0]], z0=[1.0, 0.0], structure=(flows, [0.5, 0.5, 0.5]))
+    assert known.status is FitStatus.OK, known.message
+    assert near(known.theta, [0.3, 0.6, 0.2], known.theta_stderr)
+    assert near(known.C[0, 0], 1.0, known.C_stderr[0, 0])
+
+
+def test_units_of_the_states_are_named():
+    t, u = np.linspace(0.0, 10.0, 120), held(1, 120)
+    y = sum(wave(-rate, 0.0, t, u)[:, 0] for rate in (0.3, 2.0))
+    result = linode.fit(t, noise(y), u, rank=2, structure=(diagonal, [0.5, 1.0]))
+    assert result.status is FitStatus.OK, result.message
+    assert "B and C are known up to a change of basis" in result.message
+    order = np.argsort(result.theta)
+    assert near(result.theta[order], [0.3, 2.0], result.theta_stderr[order])
+
+
+def test_a_rate_that_nothing_shows_is_told():
+    result = linode.fit(T, np.ones(90), rank=2, structure=(diagonal, [0.1, 2.0]))
+    assert result.status is FitStatus.NOT_IDENTIFIABLE

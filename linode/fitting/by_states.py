@@ -281,12 +281,21 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         if rows.any():
             others[name] = np.einsum("ij,jk,ik->i", rows, cov, rows)
             others[name][np.linalg.norm(matmul(rows, changes.T), axis=1) > MOVED] = np.inf
-    is_realisation = moves(first, changes)
+    # parts that a change of basis moves; of a function theta means something, so that it is asked for
+    blocks = {"Xi": first[: n * n], "B": first[n * n : n * n + system.B.size], "b": first[n * n + system.B.size :]}
+    moved = tuple(name for name, block in blocks.items() if moves(block, changes))
+    moved += ("C",) if len(changes) and len(unknowns.free("C")) else ()
+    own_moves = np.zeros((0, len(theta)))
+    if structure.names_theta:
+        by_own = changes[:, : structure.size]
+        by_own = orthonormal(by_own[np.linalg.norm(by_own, axis=1) > MOVED])
+        own_moves = np.pad(by_own, ((0, 0), (0, len(theta) - structure.size)))
     is_asked = structure.is_given and not unknowns.knows("C") and not unknowns.is_free_C
-    if is_asked and not is_realisation:  # entries of C that the known ones do not determine
+    if is_asked and "Xi" not in moved:  # entries of C that the known ones do not determine
         null, names = np.concatenate([null_rows, changes]), unknowns.names()
     elif structure.names_theta:
-        null, names = remaining(null_rows, changes, np.sqrt(np.maximum(np.diag(best.gram), 0.0))), unknowns.names()
+        null = remaining(null_rows, changes, np.sqrt(np.maximum(np.diag(best.gram), 0.0)))
+        null, names = np.concatenate([null, own_moves]), unknowns.names()
     else:  # in entries: several parameters of one Xi are no question that was asked
         null, names = matmul(null_rows, L.T), ()
         length = np.linalg.norm(null, axis=1)
@@ -294,6 +303,7 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         null = remaining(null, matmul(changes, L.T), np.ones(len(L)))[:, :n_first]
         null = null[np.linalg.norm(null, axis=1) > MOVED]
     own = structure.size
+    theta_variances = np.where(np.abs(own_moves[:, :own]).max(0, initial=0.0) > MOVED, np.inf, np.diag(cov)[:own])
     return Estimate(
         unknowns=unknowns,
         Xi=system.Xi,
@@ -310,14 +320,14 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         other_variances=others,
         n_unknowns=len(theta) - len(null_rows) - len(orthonormal(changes)) + int(np.count_nonzero(unknowns.free_z0)),
         null=null / np.linalg.norm(null, axis=1, keepdims=True),
-        is_realisation=is_realisation,
+        changes=moved,
         is_confirmed=best.converged and best.cost <= model.enough,
         null_names=names,
         at_bounds=at_bounds(model, theta),
         point=theta,
         point_covariance=cov,
         theta=theta[:own] if structure.is_given else None,
-        theta_covariance=cov[:own, :own],
+        theta_variances=theta_variances,
     )
 
 

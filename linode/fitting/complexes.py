@@ -141,7 +141,7 @@ def with_matrix(found: Estimate, data: Data, bias: bool) -> Estimate:
         offset=offset,
         cost=cost,
         n_unknowns=found.n_unknowns + more,
-        is_realisation=True,
+        changes=("Xi",),
         C_is_refitted=True,
     )
 

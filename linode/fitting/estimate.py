@@ -64,7 +64,8 @@ class Estimate:
 
     unknowns: what was free. covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet
     times sigma^2). other_variances: of the entries of C and D, and of the delay, by name, where they were unknown.
-    n_unknowns: unknowns that the data determine. is_realisation: Xi is known up to a change of basis of the states.
+    n_unknowns: unknowns that the data determine. changes: names of the parts that the data determine up to a change of
+    basis of the states.
     null: directions, (k, size of covariance), each of length 1, that the data do not determine, without those changes.
     null_names: names of the entries of null, where they are not those of Xi, B and b.
     at_bounds: names of the parameters that are at a bound, and the bound.
@@ -73,7 +74,7 @@ class Estimate:
     is_confirmed: the cost is that of the fit without the structure, within noise.
     offset: (p,), constant part of the observations that no state explains, y = C z + offset; None: there is none.
     rates: factors of the eigenvalues, their theta and its covariance, where the eigenvalues were fitted.
-    theta: parameters of a structure, and their covariance.
+    theta: parameters of a structure, and their variances.
     """
 
     unknowns: Unknowns
@@ -90,7 +91,7 @@ class Estimate:
     covariance: Array
     n_unknowns: int
     null: Array
-    is_realisation: bool
+    changes: tuple[str, ...] = ()
     other_variances: dict[str, Array] = field(default_factory=dict)
     null_names: tuple[str, ...] = ()
     at_bounds: tuple[tuple[str, float], ...] = ()
@@ -101,7 +102,7 @@ class Estimate:
     offset: Array | None = None
     rates: tuple[Factors, Array, Array] | None = None
     theta: Array | None = None
-    theta_covariance: Array | None = None
+    theta_variances: Array | None = None
 
 
 def agreed(costs: list[float]) -> bool:

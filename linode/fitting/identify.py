@@ -141,8 +141,10 @@ def _of_strongest(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
     Without a structure the states are those directions; else C of the directions is unknown.
     """
     n, m = unknowns.n, data.m
-    seen = data.w > 0
-    if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # the directions use complete rows only
+    seen, D = data.w > 0, unknowns.D
+    knows_D = "D" in unknowns.structure.names or (bool((D != 0).any()) and not np.isnan(D).all())
+    # the directions use complete rows only, and know nothing of single channels
+    if knows_D or (not seen[data.is_time].all() and data.p * n <= MOST_JOINT):
         found = fit_by_states(data, unknowns, report)
         if found is not None:
             return found
@@ -169,7 +171,7 @@ def refitted(found: Estimate, data: Data, unknowns: Unknowns) -> Estimate:
         offset=C[:, -1] if unknowns.has_b else None,
         cost=cost,
         n_unknowns=found.n_unknowns + C.size - before,
-        is_realisation=not unknowns.structure.is_given or found.is_realisation,
+        changes=found.changes if unknowns.structure.is_given else ("Xi",),
         other_variances={},
         C_is_refitted=True,
     )

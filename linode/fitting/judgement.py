@@ -42,8 +42,11 @@ def judge(found: Estimate, data: Data, sigma_is_known: bool) -> tuple[FitStatus,
     words += [f"{name} ended at its bound {bound:.6g}" for name, bound in found.at_bounds]
     if (np.diff(data.t, axis=1)[data.is_time[:, 1:]] == 0).any():
         words.append("times that repeat are taken as repeated measurements")
-    if found.is_realisation:
+    if "Xi" in found.changes:
         words.append("Xi is a realisation: these data determine it up to a change of basis of the states")
+    elif found.changes:
+        are = "are" if len(found.changes) > 1 else "is"
+        words.append(f"{' and '.join(found.changes)} {are} known up to a change of basis of the states")
     status = FitStatus.OK
     if not found.converged:
         status = FitStatus.NOT_CONVERGED
@@ -110,7 +113,8 @@ def unidentified(found: Estimate, data: Data, variance: float) -> list[str]:
     if "delay" in found.other_variances:
         error = np.sqrt(found.other_variances["delay"][0] * variance)
         names += ["delay"] * (not error < min(found.unknowns.longest_delay, data.span) and "delay" not in names)
-    if names or found.theta is not None or found.B.size or not found.unknowns.free_z0.all():
+    has_meaning = found.theta is not None and not found.unknowns.is_free_C  # small modes may still tell theta
+    if names or has_meaning or found.B.size or not found.unknowns.free_z0.all():
         return names
     lam = faint_eigenvalues(found, data, variance)
     shown = [f"{x.real:.3g}" if x.imag == 0 else f"{x.real:.3g} +- {x.imag:.3g}i" for x in lam if x.imag >= 0]

@@ -39,7 +39,6 @@ def realise(
     c = channels.coefficients(model.amplitudes(theta), 0)  # (n + bias, p)
     S, offset = c[:n].T, c[n] if model.bias else np.zeros(p)  # y = S phi + offset
     M, start = factors.generator(theta), factors.start()
-    is_realisation = frame is None
     if frame is not None:  # (n, p): the states are n directions of the channels
         if n < p:
             Q, R = np.linalg.qr(S)
@@ -81,7 +80,7 @@ def realise(
         n_unknowns=n + (n + model.bias) * p,
         null=null,
         rates=(free.factors, parameters, cov_theta),
-        is_realisation=is_realisation,
+        changes=() if frame is not None else ("Xi",),
         offset=offset - C_found @ level if model.bias and n < p else None,
     )
 

@@ -24,6 +24,7 @@ from .uncertainty import covariances_by_matrix, covariances_by_rates
 LARGEST_STATE = 1e300  # states are clipped to this, so that a sum over them does not overflow
 
 
+MOST = float(np.finfo(float).max)
 ERRORS = (
     *("covariance", "stderr", "B_stderr", "b_stderr", "C_stderr", "D_stderr", "delay_stderr", "theta_stderr"),
     *("eigenvalue_covariance", "eigenvalue_stderr"),
@@ -124,9 +125,8 @@ class FitResult:
         found, (n, m) = self._found, self._found.B.shape
 
         def root(variances: Array) -> Array:
-            if not np.isfinite(scale):
-                return np.full(np.shape(variances), np.inf)
-            return np.sqrt(np.maximum(variances * scale, 0.0))
+            known = np.isfinite(variances) & np.isfinite(scale)
+            return np.where(known, np.sqrt(np.maximum(np.where(known, variances, 0.0), 0.0) * min(scale, MOST)), np.inf)
 
         covariance = found.covariance * scale if np.isfinite(scale) else np.full_like(found.covariance, np.inf)
         errors = root(np.diag(found.covariance))
@@ -145,8 +145,8 @@ class FitResult:
         self.eigenvalue_covariance = self._out(spread)
         widths = np.sqrt(np.maximum(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1), 0.0))
         self.eigenvalue_stderr = self._out(widths.view(complex)[:, 0])  # 1j * inf would be NaN
-        if found.theta is not None and found.theta_covariance is not None:
-            self.theta_stderr = self._out(root(np.diag(found.theta_covariance)))
+        if found.theta_variances is not None and found.theta is not None:
+            self.theta_stderr = self._out(root(found.theta_variances))
 
     def __bool__(self) -> bool:
         return bool(self.status)
