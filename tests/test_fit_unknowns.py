@@ -230,6 +230,8 @@ def test_a_metabolite_that_is_not_there_at_first():
         assert near(result.Xi, [[-0.3, 0.0], [made, -lost]], result.stderr)
         assert abs(result.z0[0] - 10.0) < 0.2
         assert result.dof == 80 - 4
+    masked = np.ma.masked_array(np.zeros((2, 2)), mask=[[True, False], [True, True]])
+    assert np.array_equal(linode.fit(t, z, structure=masked, z0=[NAN, 0.0], t0=0.0).Xi, result.Xi)
     several = linode.fit([t, t], [z, 2 * z], structure=[[NAN, 0.0], [NAN, NAN]], z0=[NAN, 0.0], t0=0.0)
     assert np.array_equal(several.z0[:, 1], [0.0, 0.0])
     assert np.allclose(several.Xi, result.Xi)

@@ -36,6 +36,7 @@ STARTS_PER_DELAY, DELAY_STEPS = 2, 6
 CLEARLY = 5.0  # standard deviations of what noise adds to a cost that a true structure may exceed
 SETTLING_STEPS = 12  # of a minimisation on all unknowns but those of the structure
 MOST_GUESSES = 6  # starts of a structure that are run, those with the lowest cost
+MOST_OWN = 6  # starts of a structure from which it is matched to the free fit
 MOST_MAPPED = 4  # parameters of a structure from the free fit that are run
 HALF = 0.5  # length of an undetermined direction outside of changes of basis from which on it is none of them
 MOVED = 1e-6  # change of (Xi, B, b) along a direction of theta, of the largest one, below which there is none
@@ -83,11 +84,13 @@ def start_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) ->
     if structure.is_given and (structure.names_theta or not sees_all):
         free = free_fit()
         model.enough = 0.0 if free is None else best_possible(model, free)
-        owns = [] if free is None else in_structure(unknowns, free, structure.starts(rate))
-        mapped = ranked_by_cost(model, (("free fit", settled(model, point(model, own))) for own in owns))
-        for name, theta in mapped[:MOST_MAPPED]:
-            used = True
-            yield name, theta
+        owns = structure.starts(rate)[:MOST_OWN] if free is not None else []
+        for part in (owns[:1], owns[1:]):  # those that follow are for where the first one is not good enough
+            mapped = [] if free is None or not part else in_structure(unknowns, free, part)
+            matched = (("free fit", settled(model, point(model, own))) for own in mapped)
+            for name, theta in ranked_by_cost(model, matched)[: MOST_MAPPED // 2]:
+                used = True
+                yield name, theta
     points = [point(model, own) for own in structure.starts(rate)[structure.theta0 is not None :]]
     points = [with_gains(model, theta) if unknowns.knows("C") else settled(model, theta) for theta in points]
     for name, theta in ranked_by_cost(model, (("own start", theta) for theta in points))[:MOST_GUESSES]:

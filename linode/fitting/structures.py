@@ -328,7 +328,8 @@ def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structu
             names = ", ".join(map(repr, NAMED))
             raise OptionError(f"structure must be one of {names}, a mask, or a function of theta, got {structure!r}")
         return NAMED[structure](n, rate)
-    mask = np.asarray(structure)
+    is_masked = isinstance(structure, np.ma.MaskedArray)  # what is masked is unknown, as NaN is
+    mask = np.asarray(np.ma.filled(structure.astype(float), np.nan) if is_masked else structure)
     if mask.dtype.kind not in "biuf":
         raise OptionError(f"a mask of Xi must hold booleans or numbers, got {mask.dtype}")
     if mask.shape != (n, n):

@@ -19,26 +19,25 @@ from ..levenberg import minimise
 from ..products import Array, gram, sum_of_squares
 from ..unknowns import Unknowns
 
-Residuals = Callable[[Array], tuple[Array, Array]]
-MOST_OWN = 6  # parameters to start from that are tried; by hand
+Residuals = Callable[[Array, bool], tuple[Array, Array | None]]  # of x, and whether derivatives are wanted
 STEPS = 100
 DISTINCT = 1e-3  # relative difference of theta from which on two results are different; by hand
 TINY = 1e-300  # keeps quotients finite
 
 
 class LeastSquares:
-    """A least-squares problem for `minimise` from residuals (N,) and their derivatives (N, k)."""
+    """A least-squares problem for `minimise` from residuals (N,) and their derivatives (N, k), None if not wanted."""
 
     def __init__(self, residuals: Residuals) -> None:
         self.residuals = residuals
 
     def cost(self, x: Array) -> float:
-        r, _ = self.residuals(x)
+        r, _ = self.residuals(x, False)
         return sum_of_squares(r) if np.isfinite(r).all() else np.inf
 
     def linearise(self, x: Array) -> tuple[float, Array, Array]:
-        r, J = self.residuals(x)
-        if not (np.isfinite(r).all() and np.isfinite(J).all()):
+        r, J = self.residuals(x, True)
+        if J is None or not (np.isfinite(r).all() and np.isfinite(J).all()):
             return np.inf, np.zeros((len(x), len(x))), np.zeros(len(x))
         return sum_of_squares(r), gram(J), J.T @ r
 
@@ -47,7 +46,7 @@ def in_structure(unknowns: Unknowns, free: Estimate, owns: list[Array]) -> list[
     """Parameters of the structure, the best match first; owns: where to start."""
     found: list[tuple[float, Array]] = []
     n = unknowns.n
-    for own in owns[:MOST_OWN]:
+    for own in owns:
         for residuals, start in ((eigenvalue_residuals(unknowns, free), own), *changed_basis(unknowns, free, own)):
             bounds = unknowns.structure.bounds
             if bounds is not None:
@@ -70,20 +69,23 @@ def eigenvalue_residuals(unknowns: Unknowns, free: Estimate) -> Residuals:
     size = np.abs(target) + 1e-3 * np.abs(target).max() + TINY  # an eigenvalue of 0 has no relative difference
     n = unknowns.n
 
-    def residuals(own: Array) -> tuple[Array, Array]:
+    def residuals(own: Array, want_slopes: bool) -> tuple[Array, Array | None]:
         Xi = unknowns.structure.parts(own)["Xi"]
         if not np.isfinite(Xi).all():
-            return np.full(2 * n, np.inf), np.zeros((2 * n, len(own)))
+            return np.full(2 * n, np.inf), None
         lam, V = np.linalg.eig(Xi)
+        order = linear_sum_assignment(np.abs(lam[:, None] - target) / size)[1]
+        r = (lam - target[order]) / size[order]
+        r = np.concatenate([r.real, r.imag])
+        if not want_slopes:
+            return r, None
         try:
             W = np.linalg.inv(V)
         except np.linalg.LinAlgError:
-            return np.full(2 * n, np.inf), np.zeros((2 * n, len(own)))
-        order = linear_sum_assignment(np.abs(lam[:, None] - target) / size)[1]
+            return r, None
         dXi = unknowns.structure.slopes(own).reshape(n, n, -1)
         slopes = np.einsum("ai,ijk,ja->ak", W, dXi, V) / size[order][:, None]
-        r = (lam - target[order]) / size[order]
-        return np.concatenate([r.real, r.imag]), np.concatenate([slopes.real, slopes.imag])
+        return r, np.concatenate([slopes.real, slopes.imag])
 
     return residuals
 
@@ -101,36 +103,38 @@ def changed_basis(unknowns: Unknowns, free: Estimate, own: Array) -> list[tuple[
     if not told:
         return []
     units = {"Xi": np.abs(free.Xi).max() + TINY, **{name: np.abs(targets[name]).max() for name in told}}
+    told = {"Xi": np.ones((n, n), bool), **told}
 
-    def residuals(x: Array) -> tuple[Array, Array]:
+    def residuals(x: Array, want_slopes: bool) -> tuple[Array, Array | None]:
         S = x[len(own) :].reshape(n, n)
         theta = unknowns.pack(x[: len(own)])
-        system, slopes = unknowns.system(theta), unknowns.slopes(theta)
-        dXi = slopes["Xi"].reshape(n, n, -1)
-        rows = [(S @ free.Xi - system.Xi @ S).ravel() / units["Xi"]]
-        by_own = -np.einsum("ijk,jl->ilk", dXi, S).reshape(n * n, -1)
-        by_S = np.kron(E, free.Xi.T) - np.kron(system.Xi, E)
-        slope = [np.c_[by_own, by_S] / units["Xi"]]
-        for name, known in told.items():
-            value = getattr(system, name)
-            if name == "C":
-                r, by_S = value @ S - free.C, np.kron(value, E)
-            elif name == "B":
-                r, by_S = S @ free.B - value, np.kron(E, free.B.T)
+        system = unknowns.system(theta)
+        off = {
+            "Xi": S @ free.Xi - system.Xi @ S,
+            "C": system.C @ S - free.C,
+            "B": S @ free.B - system.B,
+            "z0": free.z0 @ S.T - system.z0,
+        }
+        r = np.concatenate([off[name].ravel()[kept.ravel()] / units[name] for name, kept in told.items()])
+        if not want_slopes:
+            return r, None
+        slopes, found = unknowns.slopes(theta), []
+        for name, kept in told.items():
+            d = slopes.get(name, np.zeros((off[name].size, len(own))))
+            if name in ("Xi", "C"):
+                value = getattr(system, name)
+                by_own = np.einsum("ijk,jl->ilk", d.reshape(*value.shape, -1), S).reshape(value.size, -1)
+                by_S = np.kron(value, E)
+                by_own, by_S = (by_own, by_S) if name == "C" else (-by_own, np.kron(E, free.Xi.T) - by_S)
             else:
-                r, by_S = free.z0 @ S.T - value, np.concatenate([np.kron(E, z[None]) for z in free.z0])
-            by_own = np.zeros((value.size, len(own)))
-            if name in slopes:
-                d = slopes[name].reshape(*value.shape, -1)
-                by_own = (np.einsum("ijk,jl->ilk", d, S) if name == "C" else -d).reshape(value.size, -1)
-            kept = known.ravel()
-            rows.append(r.ravel()[kept] / units[name])
-            slope.append(np.c_[by_own, by_S][kept] / units[name])
-        return np.concatenate(rows), np.concatenate(slope)
+                by_own = -d
+                by_S = np.kron(E, free.B.T) if name == "B" else np.concatenate([np.kron(E, z[None]) for z in free.z0])
+            found.append(np.c_[by_own, by_S][kept.ravel()] / units[name])
+        return r, np.concatenate(found)
 
     start = np.concatenate([own, np.zeros(n * n)])
-    r, J = residuals(start)
-    if not (np.isfinite(r).all() and np.isfinite(J).all()):
+    r, J = residuals(start, True)
+    if J is None or not (np.isfinite(r).all() and np.isfinite(J).all()):
         return []
     start[len(own) :] = -np.linalg.lstsq(J[:, len(own) :], r, rcond=None)[0]  # the residuals are linear in S
     return [(residuals, start)]
