@@ -276,7 +276,7 @@ def observations(unknowns, theta: np.ndarray, z0: np.ndarray | None, y: np.ndarr
     t = np.linspace(0.0, 1.0, 12)
     p = unknowns.C.shape[0]
     data, _ = make_data(t, np.zeros((12, p)) if y is None else y[0], None, None)
-    model = StatesModel(data, unknowns if z0 is None else unknowns.with_(z0=z0))
+    model = StatesModel(data, unknowns if z0 is None else replace(unknowns, z0=z0))
     found = model.eliminated(theta)
     return data.y - found.r.reshape(data.y.shape)
 

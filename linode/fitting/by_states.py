@@ -293,17 +293,13 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         by_own = changes[:, : structure.size]
         by_own = orthonormal(by_own[np.linalg.norm(by_own, axis=1) > MOVED])
         own_moves = np.pad(by_own, ((0, 0), (0, len(theta) - structure.size)))
-    is_asked = structure.is_given and not unknowns.knows("C") and not unknowns.is_free_C
-    if is_asked and "Xi" not in moved:  # entries of C that the known ones do not determine
-        null, names = np.concatenate([null_rows, changes]), unknowns.names()
-    elif structure.names_theta:
+    wants_C = asks_for_C(unknowns) and "Xi" not in moved
+    if structure.names_theta or wants_C:
+        asked = changes if wants_C else own_moves
         null = remaining(null_rows, changes, np.sqrt(np.maximum(np.diag(best.gram), 0.0)))
-        null, names = np.concatenate([null, own_moves]), unknowns.names()
+        null, names = np.concatenate([null, asked]), unknowns.names()
     else:  # in entries: several parameters of one Xi are no question that was asked
-        null, names = matmul(null_rows, L.T), ()
-        length = np.linalg.norm(null, axis=1)
-        null = null[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
-        null = remaining(null, matmul(changes, L.T), np.ones(len(L)))[:, :n_first]
+        null, names = undetermined_entries(matmul(null_rows, L.T), matmul(changes, L.T), L)[:, :n_first], ()
         null = null[np.linalg.norm(null, axis=1) > MOVED]
     own = structure.size
     theta_variances = np.where(np.abs(own_moves[:, :own]).max(0, initial=0.0) > MOVED, np.inf, np.diag(cov)[:own])
@@ -332,6 +328,18 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         theta=theta[:own] if structure.is_given else None,
         theta_variances=theta_variances,
     )
+
+
+def asks_for_C(unknowns: Unknowns) -> bool:
+    """Whether some entries of C are known, so that the others mean something."""
+    return unknowns.structure.is_given and not unknowns.knows("C") and not unknowns.is_free_C
+
+
+def undetermined_entries(null: Array, changes: Array, L: Array) -> Array:
+    """Directions of all entries that the data do not determine, without changes of basis; L: of entries by theta."""
+    length = np.linalg.norm(null, axis=1)
+    null = null[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
+    return remaining(null, changes, np.ones(len(L)))
 
 
 def may_change_basis(unknowns: Unknowns) -> bool:
