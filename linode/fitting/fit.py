@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def fit(
     z: Any,
     u: Any = None,
     *,
-    rank: int | str | None = None,
+    rank: int | Literal["auto"] | None = None,
     B: Any = None,
     C: Any = None,
     D: Any = None,
