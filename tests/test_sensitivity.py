@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
+import linode
 from linode.fitting.channels import make_channels
 from linode.fitting.data import make_data
 from linode.fitting.projection import RatesModel
 from linode.fitting.rates import Factors, StableFactors
 from linode.fitting.sensitivity import make_basis, respond
-from linode.fitting.states import StatesModel, System, exact_response
-from linode.fitting.structures import Linear, make_structure
+from linode.fitting.states import StatesModel, exact_response
+from linode.fitting.structures import Function, Linear, make_structure
+from linode.fitting.unknowns import System, make_unknowns
 from tests import forced_oracles, oracles
 
 T, N, M = 6, 3, 2
@@ -89,7 +94,8 @@ def test_a_defective_matrix_has_no_basis_and_exact_derivatives_by_the_solver(nam
     if name == "chain":  # the zero matrix has one, though all its eigenvalues coincide
         assert make_basis(Xi) is None
     data, _ = make_data(t, np.zeros((T, N)), u, None)
-    found = exact_response(data, System(Xi, B, b, np.eye(N)), True, z0[None], True)
+    system = System(Xi, B, b, np.eye(N), np.zeros((N, M)), z0[None])
+    found = exact_response(data, system, True, z0[None], True)
     arguments = (Xi, z0, t, b, B, t, u)
     dXi, _, _, db, dB, *_ = forced_oracles.gradients(forced_oracles.zero_order, g, *arguments)
     assert close(found.z[0], forced_oracles.solution(forced_oracles.zero_order, *arguments), 1e-13)
@@ -177,12 +183,102 @@ STRUCTURES = {
 @pytest.mark.parametrize("is_seen", [True, False])
 def test_the_gradient_with_initial_states_eliminated_is_that_of_differences(name: str, drive: str, is_seen: bool):
     rng, structure = np.random.default_rng(1), STRUCTURES[name]()
+    data, p = two_trajectories(rng, N if is_seen else 2, "held" in drive)
+    known = {"b": np.full(N, np.nan)} if "bias" in drive else {}
+    known |= {"C": np.eye(N)} if is_seen else {}
+    model = StatesModel(data, make_unknowns(structure, 2, p, data.m, **known))
+    check_gradient(model, 0.7 * rng.standard_normal(model.unknowns.size))
+
+
+def two_trajectories(rng: np.random.Generator, p: int, is_driven: bool, t0: float | None = None):
     times = [np.sort(rng.uniform(0.0, 2.0, count)) for count in (9, 7)]
-    z = [rng.standard_normal((len(t), N if is_seen else 2)) for t in times]
+    z = [rng.standard_normal((len(t), p)) for t in times]
     z[0][3, 1] = np.nan
-    u = [rng.standard_normal((len(t), M)) for t in times] if "held" in drive else None
-    model = StatesModel(make_data(times, z, u, None)[0], structure, np.eye(N) if is_seen else None, "bias" in drive)
-    check_gradient(model, 0.7 * rng.standard_normal(sum(model.sizes)))
+    u = [rng.standard_normal((len(t), M)) for t in times] if is_driven else None
+    return make_data(times, z, u, None, t0)[0], p
+
+
+def shared(q: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Every part from the same four parameters."""
+    a, b, c, d = q
+    zero = 0 * a
+    return {
+        "Xi": torch.stack([-a, b, zero, c, -b, d, zero, a, -d - 1]).reshape(3, 3),
+        "B": torch.stack([a, zero, b * c, zero, d, a]).reshape(3, 2),
+        "C": torch.stack([a, zero + 1, zero, b, c, zero]).reshape(2, 3),
+        "D": torch.stack([a * b, zero, zero, d]).reshape(2, 2),
+        "b": torch.stack([zero, a, c]),
+        "z0": torch.stack([a, b * d, zero]),
+    }
+
+
+@pytest.mark.parametrize("names", [("B",), ("C", "D"), ("b", "z0"), ("B", "C", "D", "b", "z0")])
+def test_the_gradient_by_parameters_that_parts_share_is_that_of_differences(names: tuple[str, ...]):
+    rng = np.random.default_rng(5)
+    data, p = two_trajectories(rng, 2, True, t0=-0.3)
+    kept = Function(lambda q: {name: shared(q)[name] for name in ("Xi", *names)}, [0.5, 0.4, 0.3, 0.2])
+    model = StatesModel(data, make_unknowns(kept, 2, p, M))
+    check_gradient(model, 0.5 * rng.standard_normal(model.unknowns.size))
+
+
+@pytest.mark.parametrize("is_input", [False, True])
+def test_the_gradient_by_direct_feedthrough_and_by_a_delay_is_that_of_differences(is_input: bool):
+    rng = np.random.default_rng(6)
+    data, p = two_trajectories(rng, 2, True)
+    if is_input:
+        hold = linode.FirstOrderHold(np.linspace(-1.0, 3.0, 8), rng.standard_normal((8, M)))
+        data = replace(data, u=None, inputs=(hold, hold))
+    known = {"D": np.full((p, M), np.nan), "delay": np.nan} if is_input else {"D": [[0.3, np.nan], [np.nan, 0.0]]}
+    known |= {"delay": 0.37} if not is_input else {}
+    model = StatesModel(data, make_unknowns(make_structure(None, N, False, 1.0), 2, p, M, **known))
+    theta = 0.5 * rng.standard_normal(model.unknowns.size)
+    if is_input:
+        theta[-1] = 0.41
+    check_gradient(model, theta)
+
+
+def test_entries_that_are_known_stay_and_others_are_free():
+    nan = np.nan
+    known = {"B": [[nan, 1.0], [0.0, nan], [2.0, 2.0]], "z0": [[nan, 0.5, nan]], "C": [[1.0, nan, 0.0]]}
+    unknowns = make_unknowns(make_structure(None, N, False, 1.0), 1, 1, M, **known)
+    theta = np.arange(1.0, 1.0 + unknowns.size)
+    system = unknowns.system(theta)
+    assert system.B.tolist() == [[10.0, 1.0], [0.0, 11.0], [2.0, 2.0]]
+    assert system.C.tolist() == [[1.0, 12.0, 0.0]]
+    assert system.z0.tolist() == [[0.0, 0.5, 0.0]]
+    assert unknowns.free_z0.tolist() == [[True, False, True]]
+    assert unknowns.names()[9:] == ("B[0, 0]", "B[1, 1]", "C[0, 1]")
+    assert np.array_equal(unknowns.pack(theta[:9], B=system.B, C=system.C), theta)
+
+
+def test_changes_of_basis_are_those_that_keep_what_is_known():
+    """Diagonal Xi and unknown C: the scales of the states; nothing known: every matrix; C of all states: none.
+
+    Skew Xi: rotations, and what commutes with Xi, of which Xi itself is a rotation too.
+    """
+    rng = np.random.default_rng(7)
+    z0 = rng.standard_normal((1, N))
+    cases = (("diagonal", None, N), ("free", None, N * N), ("free", np.eye(N), 0), ("skew", None, 3 + 3 - 1))
+    for name, C, count in cases:
+        structure = STRUCTURES[name]()
+        unknowns = make_unknowns(structure, 1, 1 if C is None else N, 0, **({} if C is None else {"C": C}))
+        theta = rng.standard_normal(unknowns.size)
+        found = unknowns.changes_of_basis(theta, z0)
+        assert np.linalg.matrix_rank(found) == count, name
+        y = observations(unknowns, theta, z0)
+        for direction in found:  # z0 moves along, which elimination does
+            moved = observations(unknowns, theta + 1e-6 * direction, None, y)
+            assert np.abs(moved - y).max() < 1e-9, name
+
+
+def observations(unknowns, theta: np.ndarray, z0: np.ndarray | None, y: np.ndarray | None = None) -> np.ndarray:
+    """Observations from z0, or those nearest to y from the best initial states."""
+    t = np.linspace(0.0, 1.0, 12)
+    p = unknowns.C.shape[0]
+    data, _ = make_data(t, np.zeros((12, p)) if y is None else y[0], None, None)
+    model = StatesModel(data, unknowns if z0 is None else replace(unknowns, z0=z0))
+    found = model.eliminated(theta)
+    return data.y - found.r.reshape(data.y.shape)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

@@ -1,7 +1,7 @@
 """Standard errors of a fitted curve, without the noise of an observation, at any times.
 
-Rates, or Xi, B and b, are drawn from their covariance. For each draw the amplitudes, or initial states, are fitted to
-the data again, a linear problem, and errors of these from noise are added.
+Rates, or the unknowns of the fit, are drawn from their covariance. For each draw the amplitudes, or initial states, are
+fitted to the data again, a linear problem, and errors of these from noise are added.
 """
 
 from __future__ import annotations
@@ -10,35 +10,32 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..forcing import Input
 from ..ode import LinearODE
 from .channels import make_channels
 from .data import Data
 from .estimate import Estimate
 from .products import Array, matmul
 from .projection import RatesModel
-from .states import StatesModel, System, observation_matrix, observed
-from .structures import Linear
+from .states import StatesModel, explaining, observation_matrix, observed
 from .uncertainty import draws
+from .unknowns import System
 
 N_DRAWS = 64  # standard errors are then known to 10 % or so
 INNER = (0.1587, 0.8413)  # quantiles of a normal variable at one standard deviation from its median
 
 
-def standard_errors(
-    found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
-) -> Array:
-    """(T, p) at times t (T,) since the first time of trajectory k; sigma: standard deviation of noise of weight 1."""
+def standard_errors(found: Estimate, data: Data, k: int, t: Array, sigma: float) -> Array:
+    """(T, p) at times t (T,) since z0 of trajectory k; sigma: standard deviation of noise of weight 1."""
     with np.errstate(all="ignore"):  # draws may grow past the largest float
         if found.rates is not None:
-            return _by_rates(found, data, t, bias, sigma)
-        return _by_states(found, data, k, t, u, bias, sigma, z0_is_known)
+            return _by_rates(found, data, t, sigma)
+        return _by_states(found, data, k, t, sigma)
 
 
-def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -> Array:
+def _by_rates(found: Estimate, data: Data, t: Array, sigma: float) -> Array:
     assert found.rates is not None
     factors, theta, covariance = found.rates
-    channels = make_channels(data)
+    channels, bias = make_channels(data), found.unknowns.has_b
     model = RatesModel(factors, channels.t, channels.y, channels.w, bias)
     curves = []
     for move in sigma * draws(covariance)[:N_DRAWS]:
@@ -55,37 +52,42 @@ def _by_rates(found: Estimate, data: Data, t: Array, bias: bool, sigma: float) -
     return np.sqrt(_spread(curves) ** 2 + sigma**2 * variance)
 
 
-def _by_states(
-    found: Estimate, data: Data, k: int, t: Array, u: Input | None, bias: bool, sigma: float, z0_is_known: bool
-) -> Array:
-    n, p, sizes = len(found.Xi), data.p, [found.Xi.size, found.B.size, len(found.Xi) * bias]
-    mean = np.concatenate([found.Xi.ravel(), found.B.ravel(), found.b[: n * bias]])
-    covariance = found.covariance
-    if found.covariance_with_C is not None:
-        mean, covariance = np.concatenate([mean, found.C.ravel()]), found.covariance_with_C
-    free, known = Linear(n, np.eye(n * n), is_free=True), found.z0 if z0_is_known else None
-    rng, curves = np.random.default_rng(1), []
-    for move in sigma * draws(covariance)[:N_DRAWS]:
-        Xi, B, b, C = np.split(mean + move, np.cumsum(sizes))
-        system = System(Xi.reshape(n, n), B.reshape(n, -1), b if bias else np.zeros(n), found.C)
-        if C.size:
-            system = replace(system, C=C.reshape(p, n))
-        model = StatesModel(data, free, system.C, bias, known)
-        fitted = model.eliminated(model.pack(system.Xi.ravel(), system.B, system.b))
+def _by_states(found: Estimate, data: Data, k: int, t: Array, sigma: float) -> Array:
+    assert found.point is not None  # it was fitted by states
+    assert found.point_covariance is not None
+    unknowns, p, rng, curves = found.unknowns, data.p, np.random.default_rng(1), []
+    n, m, has_D = unknowns.n, data.m, bool(found.D.any())
+    model = StatesModel(data, unknowns)
+    for move in sigma * draws(found.point_covariance)[:N_DRAWS]:
+        system = unknowns.system(found.point + move)
+        if found.C_is_refitted:
+            system = replace(system, C=found.C, D=found.D)
+        fitted = model.with_best_z0(system)
         if fitted is None:
             continue
-        z0, offset = fitted.z0[k], np.zeros(p)
-        if not z0_is_known:
-            A = observed(system.C, model.respond(system, fitted.basis, None, False).by_z0[k]) * data.w[k][..., None]
-            z0 = z0 + sigma * np.linalg.pinv(A.reshape(-1, n)) @ rng.standard_normal(A.size // n)
+        z0, offset, free = fitted.z0[k], np.zeros(p), unknowns.free_z0[k]
+        response = model.respond(system, fitted.basis, fitted.z0, False)
+        if free.any():
+            A = observed(system.C, response.by_z0[k])[..., free] * data.w[k][..., None]
+            A = A.reshape(-1, A.shape[-1])
+            z0 = z0.copy()
+            z0[free] += sigma * np.linalg.pinv(A) @ rng.standard_normal(len(A))
         if found.C_is_refitted:
-            states = model.respond(system, fitted.basis, fitted.z0, False).z
-            C, _, roots = observation_matrix(states, data, bias)
-            C += sigma * (roots @ rng.standard_normal((*C.shape, 1)))[..., 0]
-            system, offset = replace(system, C=C[:, :n]), C[:, n:].sum(-1)
-        ode = LinearODE(system.Xi, z0, b=system.b if bias else None, B=system.B if u is not None else None, u=u)
-        curves.append(np.asarray(ode(t)) @ system.C.T + offset)
+            X = explaining(response.z, data, system.delay, has_D, unknowns.has_b)
+            M, _, roots = observation_matrix(X, data)
+            M += sigma * (roots @ rng.standard_normal((*M.shape, 1)))[..., 0]
+            system = replace(system, C=M[:, :n], D=M[:, n : n + m] if has_D else system.D)
+            offset = M[:, -1] if unknowns.has_b else offset
+        curves.append(curve(system, data, k, t, z0) + offset)
     return _spread(curves)
+
+
+def curve(system: System, data: Data, k: int, t: Array, z0: Array) -> Array:
+    """Observations (T, p) of a system at times t since z0, with the input of trajectory k."""
+    u = data.input_of(k, system.delay)
+    ode = LinearODE(system.Xi, z0, b=system.b if system.b.any() else None, B=None if u is None else system.B, u=u)
+    y = np.asarray(ode(t)) @ system.C.T
+    return y + np.asarray(u(t)) @ system.D.T if u is not None and system.D.any() else y
 
 
 def _spread(curves: list[Array]) -> Array:

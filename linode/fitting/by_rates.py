@@ -5,7 +5,7 @@ Constants without an origin of their own were chosen by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from .products import Array, gram, matmul, sum_of_squares
 from .progress import Report
 from .projection import RatesModel
 from .race import race
-from .rates import Factors, StableFactors
+from .rates import Factors
 from .realisation import realise
 from .starts.greedy import decays, greedy
 from .starts.hankel import delayed
 from .starts.regression import regressions
 from .states import residuals_of
 
+MakeFactors = Callable[[int, float], Factors]  # from the number of states and the longest trajectory
 GROWTH = 20.0  # largest |Re lambda| times the shortest gap: e^-20 of a mode is left one gap later
 FREQUENCY = 2.0  # largest |Im lambda| times the shortest gap, in units of pi, for irregular times; uniform ones: 1
 WIDE_GAPS = 300.0  # ratio of long to short gaps; gaps so uneven suggest rates of very different size
@@ -34,9 +35,8 @@ MOST_OF_GRID = 4  # states up to which a grid of real rates is tried: the number
 EXTRA, N_POWER_STEPS = 4, 4  # subspace iteration: directions beside those wanted, and steps (Halko et al. 2011)
 
 
-def make_model(channels: Channels, n: int, data: Data, bias: bool, stable: bool) -> RatesModel:
-    factors = (StableFactors if stable else Factors)(n, data.span)
-    return RatesModel(factors, channels.t, channels.y, channels.w, bias, fastest_of(data))
+def make_model(channels: Channels, n: int, data: Data, bias: bool, make: MakeFactors = Factors) -> RatesModel:
+    return RatesModel(make(n, data.span), channels.t, channels.y, channels.w, bias, fastest_of(data))
 
 
 def fastest_of(data: Data) -> tuple[float, float]:
@@ -83,13 +83,13 @@ def rates(model: RatesModel) -> Iterator[tuple[str, Array]]:
             yield "grid of slower rates", slower
 
 
-def fit_by_rates(data: Data, n: int, C: Array | None, bias: bool, stable: bool, report: Report) -> Estimate | None:
+def fit_by_rates(data: Data, n: int, C: Array | None, bias: bool, make: MakeFactors, report: Report) -> Estimate | None:
     """The best fit of n states; None where the amplitudes do not determine Xi.
 
-    C: (p, n) of full row rank, or None where it is unknown.
+    C: (p, n) of full row rank, or None where it is unknown. make: what the eigenvalues may be.
     """
     channels = make_channels(data)
-    model = make_model(channels, n, data, bias, stable)
+    model = make_model(channels, n, data, bias, make)
     frame, reduced = None, None
     if C is None and n <= data.p:
         frame = strongest(data, n)
@@ -105,12 +105,12 @@ def fit_by_rates(data: Data, n: int, C: Array | None, bias: bool, stable: bool, 
     if best is None:
         return None
     found = realise(data, channels, model, best, C, frame, starts)
-    return found if found is not None and explains(found, data, bias) else None
+    return found if found is not None and explains(found, data) else None
 
 
-def explains(found: Estimate, data: Data, bias: bool) -> bool:
+def explains(found: Estimate, data: Data) -> bool:
     """Whether the cost of (Xi, z0) is that of the eigenvalues and amplitudes: rounding loses modes that start small."""
-    cost = sum_of_squares(residuals_of(found, data, bias))
+    cost = sum_of_squares(residuals_of(found, data))
     return cost <= (1 + MORE_COST) * found.cost + ZERO_COST * sum_of_squares(data.w * data.y)
 
 

@@ -1,12 +1,13 @@
-"""Any data: many trajectories, inputs, known C, structures; least squares on states from several starts.
+"""Any data: many trajectories, inputs, known parts, structures; least squares on states from several starts.
 
 Constants without an origin of their own were chosen by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -21,62 +22,138 @@ from .race import race
 from .realisation import completed, inverse_of, scales
 from .starts.greedy import decays, greedy
 from .starts.hankel import delayed
+from .starts.mapped import in_structure, with_known_rows
 from .starts.regression import Guess, regressions
+from .starts.subspace import subspace
 from .states import StatesModel
-from .structures import Structure
-from .uncertainty import names_of
+from .unknowns import Unknowns, orthonormal
 
 SHORTEST_WINDOW, WINDOW_GROWTH = 4, 4  # times in the first windows, and the factor by which they grow
 WINDOW_STEPS = 12  # of a minimisation on windows
 MOST_AMPLITUDE = 1e150  # amplitudes are clipped to this: their squares are still finite
+COARSE_DELAYS, FINE_DELAYS = 12, 8  # delays that are tried: of equal distances, and powers of 2 times the shortest gap
+STARTS_PER_DELAY, DELAY_STEPS = 2, 6
+CLEARLY = 5.0  # standard deviations of what noise adds to a cost that a true structure may exceed
+SETTLING_STEPS = 12  # of a minimisation on all unknowns but those of the structure
 MOST_GUESSES = 6  # starts of a structure that are run, those with the lowest cost
+MOST_OWN = 6  # starts of a structure from which it is matched to the free fit
+MOST_MAPPED = 4  # parameters of a structure from the free fit that are run
+HALF = 0.5  # length of an undetermined direction outside of changes of basis from which on it is none of them
 MOVED = 1e-6  # change of (Xi, B, b) along a direction of theta, of the largest one, below which there is none
 
 
 def fit_by_states(
-    data: Data, structure: Structure, C: Array | None, bias: bool, z0: Array | None, report: Report
+    data: Data, unknowns: Unknowns, report: Report, free_fit: Callable[[], Estimate | None] = lambda: None
 ) -> Estimate | None:
-    """The best fit, or None if no start has a finite cost; C (p, n) and z0 (K, n), or None where they are unknown."""
-    model = StatesModel(data, structure, C, bias, z0, fastest_of(data))
-    best, starts = race(model, start_points(model), data.w, data.w * data.y, report)
+    """The best fit, or None if no start has a finite cost; free_fit: the fit without the structure, for starts."""
+    model = StatesModel(data, unknowns, fastest_of(data))
+    best, starts = race(model, start_points(model, free_fit), data.w, data.w * data.y, report)
     return None if best is None else described(model, best, starts)
 
 
 # ---- starts ----------------------------------------------------------------------------------------------------------
 
 
-def start_points(model: StatesModel) -> Iterator[tuple[str, Array]]:
-    """theta to start from, with names: guesses of Xi mapped into the structure, then the structure's own starts."""
-    data, C = model.data, model.C
+def start_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) -> Iterator[tuple[str, Array]]:
+    """theta to start from, with names: the user's, guesses of Xi mapped into the structure, the structure's own."""
+    data, unknowns, structure = model.data, model.unknowns, model.structure
+    if len(unknowns.free("delay")):
+        yield from delayed_points(model, free_fit)
+        return
     used = False
-    if C is not None and np.linalg.matrix_rank(C) == model.n:  # all states are seen
-        reduced = data if is_identity(C) else data.mapped(np.linalg.pinv(C))
-        ranked = ranked_by_cost(
-            model, ((guess.name, point_of(model, guess)) for guess in regressions(reduced, model.bias))
-        )
+    if structure.theta0 is not None:
+        used = True
+        yield "theta0", settled(model, point(model, structure.theta0))
+    guesses: Iterable[Guess] = ()
+    sees_all = unknowns.knows("C") and np.linalg.matrix_rank(unknowns.C) == model.n
+    if sees_all:
+        reduced = data if is_identity(unknowns.C) else data.mapped(np.linalg.pinv(unknowns.C))
+        if data.u is not None and unknowns.delay:
+            reduced = replace(reduced, u=data.inputs_at(float(unknowns.delay)))
+        guesses = regressions(reduced, unknowns.has_b)
+    elif not structure.is_given:
+        guesses = modal_guesses(model) if data.m == 0 else subspace(data, model.n, float(unknowns.delay))
+    if not structure.names_theta:
+        ranked = ranked_by_cost(model, ((guess.name, point_of(model, guess)) for guess in guesses))
         for i, (name, theta) in enumerate(ranked):
             used = True
-            yield (f"{name}, windows", windowed(model, theta)) if i == 0 else (name, theta)
-        if ranked:
+            yield (f"{name}, windows", windowed(model, theta)) if i == 0 and sees_all else (name, theta)
+        if ranked and sees_all:
             yield ranked[0]
-    elif data.m == 0:
-        for guess in modal_guesses(model):
-            point = point_of(model, guess)
-            if point is not None:
+    rate = typical_rate(data)
+    if structure.is_given and (structure.names_theta or not sees_all):
+        free = free_fit()
+        model.enough = 0.0 if free is None else best_possible(model, free)
+        owns = structure.starts(rate)[:MOST_OWN] if free is not None else []
+        for part in (owns[:1], owns[1:]):  # those that follow are for where the first one is not good enough
+            mapped = [] if free is None or not part else in_structure(unknowns, free, part)
+            matched = (("free fit", settled(model, point(model, own))) for own in mapped)
+            for name, theta in ranked_by_cost(model, matched)[: MOST_MAPPED // 2]:
                 used = True
-                yield guess.name, point
-    own = (model.pack(x, C=default_C(model)) for x in model.structure.starts(typical_rate(data)))
-    for name, theta in ranked_by_cost(model, (("own start", with_gains(model, theta)) for theta in own))[:MOST_GUESSES]:
+                yield name, theta
+    points = [point(model, own) for own in structure.starts(rate)[structure.theta0 is not None :]]
+    points = [with_gains(model, theta) if unknowns.knows("C") else settled(model, theta) for theta in points]
+    for name, theta in ranked_by_cost(model, (("own start", theta) for theta in points))[:MOST_GUESSES]:
         used = True
         yield name, theta
     if not used:
-        yield "decay", model.pack(np.zeros(model.structure.size), C=default_C(model))
+        yield "decay", point(model, np.zeros(structure.size))
+
+
+def delayed_points(model: StatesModel, free_fit: Callable[[], Estimate | None]) -> Iterator[tuple[str, Array]]:
+    """Starts with an unknown delay: the best of the starts with delays on a grid."""
+    data, unknowns = model.data, model.unknowns
+    longest = unknowns.longest_delay
+    steps = data.shortest_gap * 2.0 ** np.arange(FINE_DELAYS)
+    found: list[tuple[float, Array]] = []
+    for delay in np.unique(np.r_[longest * np.arange(COARSE_DELAYS) / COARSE_DELAYS, steps[steps < longest]]):
+        part = replace(model, unknowns=replace(unknowns, delay=np.array(delay)))
+        for _, theta in islice(start_points(part, free_fit), STARTS_PER_DELAY):
+            end = minimise(part, theta, max_steps=DELAY_STEPS, tol=1e-3, bounds=part.bounds)
+            if np.isfinite(end.cost):
+                found.append((end.cost, np.append(end.theta, delay)))
+    found.sort(key=lambda x: x[0])
+    for _, theta in found[:MOST_GUESSES]:
+        yield f"delay {theta[-1]:.3g}", theta
+
+
+def best_possible(model: StatesModel, free: Estimate) -> float:
+    """The cost of a true structure: that of the fit without it, and what noise adds for the unknowns that are fewer."""
+    more = free.n_unknowns - model.unknowns.size - int(np.count_nonzero(model.unknowns.free_z0))
+    freedom = model.data.n_values - free.n_unknowns
+    if not free.converged or freedom <= 0:
+        return 0.0
+    more = max(more, 1)
+    return free.cost * (1 + (more + CLEARLY * np.sqrt(2 * more)) / freedom)
+
+
+def point(model: StatesModel, own: Array) -> Array:
+    """theta with these parameters of the structure, all gains 0, and C as `default_C`."""
+    return model.unknowns.pack(own, C=default_C(model))
 
 
 def default_C(model: StatesModel) -> Array:
-    """C (p, n) where it is known, else the identity, cut or padded with zeros."""
-    p, n = model.data.p, model.n
-    return np.eye(p, n) if model.C is None else model.C
+    """C (p, n) where it is known; unknown entries are those of the identity, or random ones for structured states.
+
+    States of a structure may not be coupled, so that each must be seen at the start.
+    """
+    known = model.unknowns.C
+    start = np.eye(*known.shape)
+    if model.structure.is_given:
+        start = np.random.default_rng(0).uniform(0.5, 1.5, known.shape)
+    return np.where(np.isnan(known), start, known)
+
+
+def settled(model: StatesModel, theta: Array) -> Array:
+    """The same Xi with the best of all else: B, b and D by linear least squares, then some steps with C."""
+    theta = with_gains(model, theta)
+    own = model.unknowns.place("Xi")
+    if not len(model.unknowns.free("C")):
+        return theta
+    low, high = model.bounds or (np.full(len(theta), -np.inf), np.full(len(theta), np.inf))
+    low[own] = high[own] = theta[own]
+    found = minimise(model, theta, max_steps=SETTLING_STEPS, tol=1e-4, bounds=(low, high))
+    return found.theta if np.isfinite(found.cost) else theta
 
 
 def is_identity(C: Array | None) -> bool:
@@ -100,14 +177,15 @@ def point_of(model: StatesModel, guess: Guess) -> Array | None:
     if own is None:
         return None
     C = guess.C if guess.C is not None else default_C(model)
-    return model.pack(own, guess.B, guess.b, C)
+    theta = model.unknowns.pack(own, B=guess.B, b=guess.b, C=C)
+    return theta if guess.B is not None and not len(model.unknowns.free("D")) else with_gains(model, theta)
 
 
 def with_gains(model: StatesModel, theta: Array) -> Array:
-    """The same Xi and C with the best B and b: the model is linear in them."""
-    sizes = model.sizes
-    gains = slice(sizes[0], sizes[0] + sizes[1] + sizes[2])
-    if gains.start == gains.stop:
+    """The same Xi and C with the best B, b and D: the model is linear in them."""
+    places = [np.arange(len(theta))[model.unknowns.place(name)] for name in ("B", "b", "D")]
+    gains = np.concatenate(places)
+    if not len(gains):
         return theta
     J, r = model.jacobian(theta)
     if J is None:
@@ -126,11 +204,13 @@ def ranked_by_cost(model: StatesModel, points: Iterable[tuple[str, Array | None]
 
 def windowed(model: StatesModel, theta: Array) -> Array:
     """theta after fits of short windows of the trajectories, each with its own initial state, then of longer ones."""
-    if model.z0 is not None or model.data.inputs:
+    unknowns = model.unknowns
+    if not unknowns.free_z0.all() or model.data.inputs or not unknowns.knows("delay") or unknowns.delay:
         return theta
     T, length = int(model.data.counts.max()), max(SHORTEST_WINDOW, -(-2 * model.n // model.data.p) + 2)
     while 2 * length <= T:
-        part = replace(model, data=model.data.segments(length))
+        data = model.data.segments(length)
+        part = replace(model, data=data, unknowns=replace(unknowns, z0=np.full((data.K, model.n), np.nan)))
         found = minimise(part, theta, max_steps=WINDOW_STEPS, tol=1e-3, bounds=part.bounds)
         theta = found.theta if np.isfinite(found.cost) and np.isfinite(model.cost(found.theta)) else theta
         length *= WINDOW_GROWTH
@@ -142,9 +222,10 @@ def modal_guesses(model: StatesModel) -> Iterator[Guess]:
 
     Eigenvalues are fitted with amplitudes that are free in each trajectory; then one system is made of them.
     """
-    data, n, bias = model.data, model.n, model.bias
+    data, n, bias = model.data, model.n, model.unknowns.has_b
+    known = model.unknowns.C if model.unknowns.knows("C") else None
     channels = make_channels(data)
-    modal = make_model(channels, n, data, bias, False)
+    modal = make_model(channels, n, data, bias)
     found = delayed(data, n, bias)
     candidates = [] if found is None else [("delayed samples", found)]
     candidates += [("grid of rates", lam) for lam in (decays(modal) if n <= 4 else [])]
@@ -160,9 +241,12 @@ def modal_guesses(model: StatesModel) -> Iterator[Guess]:
         coefficients = np.stack([channels.coefficients(c[:, :n], k).T for k in range(data.K)])
         M = modal.factors.generator(theta)
         S = shared_modes(coefficients, M)
-        _, C, basis = completed(S, model.C, scales(M))
+        _, C, basis = completed(S, known, scales(M))
         if np.linalg.cond(basis) < 1e9:  # else Xi keeps less than half of its digits
-            yield Guess(name, basis @ M @ np.linalg.inv(basis), C=C)
+            Xi = basis @ M @ np.linalg.inv(basis)
+            if known is None and model.structure.is_free:
+                Xi, C = with_known_rows(Xi, C, model.unknowns.C)
+            yield Guess(name, Xi, C=C)
 
 
 def shared_modes(coefficients: Array, M: Array) -> Array:
@@ -182,72 +266,107 @@ def shared_modes(coefficients: Array, M: Array) -> Array:
 
 
 def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> Estimate:
-    """The estimate at a minimum, with the covariance of Xi, B and b."""
-    theta, n, m = best.theta, model.n, model.data.m
+    """The estimate at a minimum, with the covariance of its entries."""
+    theta, n, unknowns, structure = best.theta, model.n, model.unknowns, model.structure
     found = model.eliminated(theta)
     assert found is not None  # its cost is finite
     system, z0 = found.system, found.z0
-    cov, null_rows = inverse_of(best.gram)
-    null = null_rows.T
-    own, n_gains = model.structure.size, n * (m + model.bias)
-    size = n * n + n_gains  # entries of Xi, B and b; those of C follow
-    L = np.zeros((n * n + len(theta) - own, len(theta)))
-    L[: n * n, :own] = model.structure.slopes(theta[:own])
-    L[n * n :, own:] = np.eye(len(theta) - own)
-    every, L = matmul(matmul(L, cov), L.T), L[:size]
-    n_free = free_basis(model)
-    if model.structure.names_theta:
-        directions = null.T
-    else:
-        directions = matmul(L, null).T
-        length = np.linalg.norm(directions, axis=1)
-        directions = directions[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
-        if len(directions) and np.linalg.matrix_rank(directions, tol=MOVED) <= n_free:
-            directions = directions[:0]
+    changes = unknowns.changes_of_basis(theta, z0) if may_change_basis(unknowns) else np.zeros((0, len(theta)))
+    cov, null_rows = inverse_of(best.gram, changes)
+    parts = ("Xi", "B", "b", "C", "D", "delay")
+    L = unknowns.by_entries(theta, parts)
+    sizes = dict(zip(parts, (n * n, system.B.size, n, system.C.size, system.D.size, 1)))
+    n_first = n * n + system.B.size + n * unknowns.has_b  # entries of Xi, B and b
+    first = L[:n_first]
+    others, start = {}, n * n + system.B.size + n
+    for name in ("C", "D", "delay"):
+        rows, start = L[start : start + sizes[name]], start + sizes[name]
+        if rows.any():
+            others[name] = np.einsum("ij,jk,ik->i", rows, cov, rows)
+            others[name][np.linalg.norm(matmul(rows, changes.T), axis=1) > MOVED] = np.inf
+    # parts that a change of basis moves; of a function theta means something, so that it is asked for
+    blocks = {"Xi": first[: n * n], "B": first[n * n : n * n + system.B.size], "b": first[n * n + system.B.size :]}
+    moved = tuple(name for name, block in blocks.items() if moves(block, changes))
+    moved += ("C",) if len(changes) and len(unknowns.free("C")) else ()
+    own_moves = np.zeros((0, len(theta)))
+    if structure.names_theta:
+        by_own = changes[:, : structure.size]
+        by_own = orthonormal(by_own[np.linalg.norm(by_own, axis=1) > MOVED])
+        own_moves = np.pad(by_own, ((0, 0), (0, len(theta) - structure.size)))
+    wants_C = asks_for_C(unknowns) and "Xi" not in moved
+    if structure.names_theta or wants_C:
+        asked = changes if wants_C else own_moves
+        null = remaining(null_rows, changes, np.sqrt(np.maximum(np.diag(best.gram), 0.0)))
+        null, names = np.concatenate([null, asked]), unknowns.names()
+    else:  # in entries: several parameters of one Xi are no question that was asked
+        null, names = undetermined_entries(matmul(null_rows, L.T), matmul(changes, L.T), L)[:, :n_first], ()
+        null = null[np.linalg.norm(null, axis=1) > MOVED]
+    own = structure.size
+    theta_variances = np.where(np.abs(own_moves[:, :own]).max(0, initial=0.0) > MOVED, np.inf, np.diag(cov)[:own])
     return Estimate(
+        unknowns=unknowns,
         Xi=system.Xi,
         B=system.B,
         b=system.b,
         C=system.C,
+        D=system.D,
+        delay=system.delay,
         z0=z0,
         cost=best.cost,
         converged=best.converged,
         starts=starts,
-        covariance=every[:size, :size],
-        covariance_with_C=every if model.C is None else None,
-        n_unknowns=len(theta) - null.shape[1] + (0 if model.z0 is not None else z0.size),
-        null=directions / np.linalg.norm(directions, axis=1, keepdims=True),
-        is_realisation=n_free > 0,
-        null_names=theta_names(model) if model.structure.names_theta else (),
+        covariance=matmul(matmul(first, cov), first.T),
+        other_variances=others,
+        n_unknowns=len(theta) - len(null_rows) - len(orthonormal(changes)) + int(np.count_nonzero(unknowns.free_z0)),
+        null=null / np.linalg.norm(null, axis=1, keepdims=True),
+        changes=moved,
+        is_confirmed=best.converged and best.cost <= model.enough,
+        null_names=names,
         at_bounds=at_bounds(model, theta),
-        theta=theta[:own] if model.structure.is_given else None,
-        theta_covariance=cov[:own, :own],
+        point=theta,
+        point_covariance=cov,
+        theta=theta[:own] if structure.is_given else None,
+        theta_variances=theta_variances,
     )
 
 
-def free_basis(model: StatesModel) -> int:
-    """How many unknowns a change of the states' basis has that leaves all observations as they are."""
-    n = model.n
-    if model.structure.is_given:
-        return 0
-    seen = min(model.data.p, n) if model.C is None else int(np.linalg.matrix_rank(model.C))
-    without_C = n * n if model.C is None else n * (n - seen)
-    return without_C + model.bias * (n - seen)  # the origin of unobserved states is free
+def asks_for_C(unknowns: Unknowns) -> bool:
+    """Whether some entries of C are known, so that the others mean something."""
+    return unknowns.structure.is_given and not unknowns.knows("C") and not unknowns.is_free_C
 
 
-def theta_names(model: StatesModel) -> tuple[str, ...]:
-    """Names of the entries of theta: those of the structure, B, b and C."""
-    n, p, own = model.n, model.data.p, model.structure.size
-    _, n_B, n_b, n_C = model.sizes
-    gains = names_of(n, model.data.m)[n * n :]
-    C = [f"C[{i}, {j}]" for i in range(p) for j in range(n)]
-    return (*(f"theta[{i}]" for i in range(own)), *gains[: n_B + n_b], *C[:n_C])
+def undetermined_entries(null: Array, changes: Array, L: Array) -> Array:
+    """Directions of all entries that the data do not determine, without changes of basis; L: of entries by theta."""
+    length = np.linalg.norm(null, axis=1)
+    null = null[length > MOVED * np.linalg.norm(L, axis=0).max(initial=0.0)]
+    return remaining(null, changes, np.ones(len(L)))
+
+
+def may_change_basis(unknowns: Unknowns) -> bool:
+    """Whether a change of the states' basis may be possible at all: where C is known and sees all, there is none."""
+    return not unknowns.knows("C") or bool(np.linalg.matrix_rank(unknowns.C) < unknowns.n)
+
+
+def moves(first: Array, changes: Array) -> bool:
+    """Whether changes of basis move the entries of Xi, B or b."""
+    moved = np.linalg.norm(matmul(changes, first.T), axis=1)
+    return bool((moved > MOVED * np.linalg.norm(first, axis=0).max(initial=0.0)).any())
+
+
+def remaining(null: Array, changes: Array, units: Array) -> Array:
+    """What is no change of basis of the directions null (k, size), each of length 1; units: of the entries."""
+    units = np.where(units > 0, units, 1.0)
+    if not len(null):
+        return null
+    N, G = orthonormal(null * units), orthonormal(changes * units)
+    _, s, Vt = np.linalg.svd(N - matmul(matmul(N, G.T), G), full_matrices=False)
+    found = Vt[s > HALF] / units
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def at_bounds(model: StatesModel, theta: Array) -> tuple[tuple[str, float], ...]:
     """Names of the parameters that are at a bound, and the bound."""
-    if model.structure.bounds is None:
+    if model.bounds is None:
         return ()
-    own = theta[: model.structure.size]
-    pairs = zip(own, *model.structure.bounds)
-    return tuple((f"theta[{i}]", float(x)) for i, (x, low, high) in enumerate(pairs) if x in (low, high))
+    names, pairs = model.unknowns.names(), zip(theta, *model.bounds)
+    return tuple((names[i], float(x)) for i, (x, low, high) in enumerate(pairs) if x in (low, high))

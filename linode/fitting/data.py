@@ -15,6 +15,7 @@ from ..forcing import Input, ZeroOrderHold
 from ..forcing.shifted import Shifted
 from .products import Array, matmul
 
+SAME = 1e-9  # of the shortest gap: times nearer to each other are equal but for rounding
 UNIFORM = 1e-6  # relative differences of steps below this are taken as rounding of the times, as in float32
 
 
@@ -22,9 +23,9 @@ UNIFORM = 1e-6  # relative differences of steps below this are taken as rounding
 class Data:
     """K trajectories, padded to T times by repeating the last one with weight 0.
 
-    t (K, T), since the first time of the trajectory; y (K, T, p) and weights w (K, T, p), both zero where a value is
-    missing; u (K, T, m), held from each time on, or None; counts (K,), times without padding; starts (K,), first times
-    on the user's axis; inputs, one for each trajectory, or none.
+    t (K, T), since the time at which z0 holds; y (K, T, p) and weights w (K, T, p), both zero where a value is missing;
+    u (K, T, m), held from each time on, or None; counts (K,), times without padding; starts (K,), the times of z0 on
+    the user's axis; inputs, one for each trajectory, or none.
     """
 
     t: Array
@@ -96,12 +97,48 @@ class Data:
         mean = float(np.median(h))
         return mean if (np.abs(h - mean) <= UNIFORM * mean).all() else None
 
-    def input_of(self, k: int) -> Input | None:
-        """The input of trajectory k, whose time 0 is the first time of the trajectory."""
+    def input_of(self, k: int, delay: float = 0.0) -> Input | None:
+        """The input of trajectory k, delayed; its time 0 is that of z0."""
         if self.inputs:
-            return Shifted(self.inputs[k], float(self.starts[k]))
+            return Shifted(self.inputs[k], float(self.starts[k]) - delay)
         count = self.counts[k]
-        return None if self.u is None else hold(self.t[k, :count], self.u[k, :count])
+        return None if self.u is None else hold(self.t[k, :count] + delay, self.u[k, :count])
+
+    def inputs_at(self, delay: float = 0.0) -> Array:
+        """u(t - delay) at all times, (K, T, m); of held samples the first one holds before its time too."""
+        if self.u is not None and delay == 0:
+            return self.u
+        found = np.zeros((*self.t.shape, self.m))
+        for k in range(self.K):
+            if self.inputs:
+                found[k] = as_array(self.inputs[k](self.t[k] + self.starts[k] - delay), "u(t)")
+            elif self.u is not None:
+                found[k] = self.u[k, self._held(k, self.t[k] - delay)]
+        return found
+
+    def _held(self, k: int, times: Array) -> Array:
+        """Indices of the samples that are held at times (*,); a time counts as reached SAME gaps before it."""
+        reached = np.searchsorted(self.t[k, : self.counts[k]], times + SAME * self.shortest_gap, side="right")
+        return np.maximum(reached - 1, 0)
+
+    def timeline(self, delay: float) -> tuple[Array, Array, Array | None]:
+        """Times (K, G) of all observations and changes of the held input since z0, u (K, G, m), and where t is in it.
+
+        The last is (K, T), or None where the times are those of the observations.
+        """
+        assert self.u is not None  # inputs have pieces of their own
+        if delay == 0 and not self.t[:, 0].any():
+            return self.t, self.u, None
+        grids = []
+        for k in range(self.K):
+            changes = self.t[k, : self.counts[k]] + delay
+            near = self.t[k, np.minimum(np.searchsorted(self.t[k], changes), self.t.shape[1] - 1)]
+            changes = np.where(np.abs(near - changes) <= SAME * self.shortest_gap, near, changes)
+            grids.append(np.unique(np.r_[0.0, self.t[k], changes[changes < self.t[k, -1]]]))
+        length = max(map(len, grids))
+        times = np.stack([np.pad(x, (0, length - len(x)), mode="edge") for x in grids])
+        u = np.stack([self.u[k, self._held(k, x - delay)] for k, x in enumerate(times)])
+        return times, u, np.stack([np.searchsorted(x, t) for x, t in zip(grids, self.t)])
 
     def segments(self, length: int) -> Data:
         """The data cut into trajectories of at most `length` times, each with its own initial state."""
@@ -130,8 +167,8 @@ class Data:
         )
 
 
-def make_data(t: Any, z: Any, u: Any, sigma: Any) -> tuple[Data, bool]:
-    """Checked data, and whether several trajectories came as lists.
+def make_data(t: Any, z: Any, u: Any, sigma: Any, t0: Any = None) -> tuple[Data, bool]:
+    """Checked data, and whether several trajectories came as lists; t0: when z0 holds, None: at the first times.
 
     Raises:
         ShapeError, DtypeError, NonFiniteError, OrderError, OptionError: an argument that cannot be used, by name.
@@ -143,6 +180,8 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any) -> tuple[Data, bool]:
         raise ShapeError(f"t holds {len(ts)} trajectories, z holds {len(zs)}; they must be as many, at least one")
     names = [(f"t[{k}]", f"z[{k}]", f"u[{k}]") if is_list else ("t", "z", "u") for k in range(len(ts))]
     ts = [make_times(x, name[0]) for x, name in zip(ts, names)]
+    for x, time, name in zip(zs, ts, names):
+        check_columns(x, time, name[1])
     zs = [make_observations(x, len(time), name[1]) for x, time, name in zip(zs, ts, names)]
     p = zs[0].shape[1]
     for x, name in zip(zs, names):
@@ -162,28 +201,56 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any) -> tuple[Data, bool]:
         rows = [np.pad(x, [(0, T - len(x))] + [(0, 0)] * (x.ndim - 1), mode=mode) for x in xs]  # type: ignore[call-overload]
         return np.stack(rows)
 
-    starts = np.array([x[0] for x in ts])
+    starts = make_origins(t0, ts)
     y, w = padded([np.nan_to_num(x) for x in zs], "constant"), padded(weights, "constant")
-    times = padded([x - x[0] for x in ts], "edge")
+    times = padded([x - start for x, start in zip(ts, starts)], "edge")
     return Data(times, y, w, None if held is None else padded(held, "edge"), counts, starts, inputs), is_list
 
 
 def stacked_as_lists(t: Any, z: Any, u: Any) -> tuple[Any, Any, Any]:
     """Lists of trajectories where these came as one array (K, T, p), with times (T,) or (K, T)."""
-    if getattr(z, "ndim", 0) != 3:
-        return t, z, u
-    times = t if getattr(t, "ndim", np.ndim(t)) == 2 else [t] * len(z)
-    return list(times), list(z), list(u) if getattr(u, "ndim", 0) == 3 else u
+    if getattr(z, "ndim", 0) == 3:
+        times = t if getattr(t, "ndim", np.ndim(t)) == 2 else [t] * len(z)
+        return list(times), list(z), list(u) if getattr(u, "ndim", 0) == 3 else u
+    if isinstance(z, (list, tuple)) and z and not holds_arrays(t) and np.ndim(t) == 1:
+        # rows of one trajectory have p values each, trajectories with the same times have T
+        is_whole = all(getattr(x, "ndim", 0) in (1, 2) and len(x) == len(t) for x in z)
+        if is_whole and (len(z) != len(t) or z[0].ndim == 2):
+            return [t] * len(z), z, u
+    return t, z, u
+
+
+def holds_arrays(t: Any) -> bool:
+    """Whether t is a list of times of several trajectories."""
+    return (
+        isinstance(t, (list, tuple))
+        and len(t) > 0
+        and all(getattr(x, "ndim", None) == 1 or (isinstance(x, (list, tuple)) and not hasattr(x, "ndim")) for x in t)
+    )
 
 
 def is_several(t: Any, z: Any) -> bool:
     """Whether t and z are lists of trajectories."""
-    return (
-        isinstance(t, (list, tuple))
-        and isinstance(z, (list, tuple))
-        and len(t) > 0
-        and all(getattr(x, "ndim", None) == 1 or (isinstance(x, (list, tuple)) and not hasattr(x, "ndim")) for x in t)
-    )
+    return isinstance(z, (list, tuple)) and holds_arrays(t)
+
+
+def make_origins(t0: Any, ts: list[Array]) -> Array:
+    """(K,), the times at which z0 holds: t0, one number or one for each trajectory, or the first times."""
+    first = np.array([x[0] for x in ts])
+    if t0 is None:
+        return first
+    origins = as_array(t0, "t0")
+    if origins.shape not in ((), first.shape):
+        raise ShapeError(
+            f"t0 has shape {origins.shape}; t0 must be a number, or one for each of {len(ts)} trajectories"
+        )
+    if not np.isfinite(origins).all():
+        raise NonFiniteError(f"t0 must be finite, got {t0!r}")
+    origins = np.broadcast_to(origins, first.shape)
+    if (origins > first).any():
+        k = int(np.argmax(origins > first))
+        raise OrderError(f"t0 = {origins[k]:.17g} comes after the first time {first[k]:.17g} of trajectory {k}")
+    return origins.copy()
 
 
 def as_array(x: Any, name: str) -> Array:
@@ -236,6 +303,20 @@ def make_times(t: Any, name: str) -> Array:
     if times[-1] == times[0]:
         raise ShapeError(f"all {len(times)} times of {name} are {times[0]:.17g}; a fit needs at least 2 different ones")
     return times
+
+
+def check_columns(z: Any, times: Array, name: str) -> None:
+    """Raise where a column of a DataFrame numbers its rows or repeats its times: it is no observation."""
+    for column in list(getattr(z, "columns", [])):
+        text = str(column)
+        values = np.asarray(z[column])
+        if values.shape != times.shape or values.dtype.kind not in "iuf":
+            continue
+        is_number = (values == values[0] + np.arange(len(values))).all()
+        is_index = is_number and (text.lower() in ("", "index", "level_0") or text.startswith("Unnamed:"))
+        if is_index or (values == times).all():
+            what = "numbers the rows" if is_index else "is the times"
+            raise OptionError(f"column {text!r} of {name} {what}; leave it out: {name}.drop(columns=[{column!r}])")
 
 
 def make_observations(z: Any, T: int, name: str) -> Array:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from .products import Array
 from .rates import Factors
+from .unknowns import Unknowns
 
 AGREE = 1e-4  # relative difference of costs up to which two starts count as in one minimum; by hand
 
@@ -34,6 +35,10 @@ class FitStatus(Enum):
         "say. Ask for more states (rank), a bias or inputs, check sigma; a system that is disturbed all the time needs "
         "a Kalman filter"
     )
+    UNCONFIRMED = (
+        "starts ended in different minima, so that a better one may have been missed, and errors mean little. Ask for "
+        "fewer states (rank), or give a structure with a start"
+    )
     NO_FREEDOM = "there are as many unknowns as values: the fit is exact, and there is nothing to judge errors by"
 
     def __bool__(self) -> bool:
@@ -55,39 +60,49 @@ class Start:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Xi (n, n), B (n, m), b (n,), C (p, n) and z0 (K, n), with their cost and covariance.
+    """Xi (n, n), B (n, m), b (n,), C (p, n), D (p, m), z0 (K, n) and delay, with their cost and covariance.
 
-    covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet times sigma^2).
-    n_unknowns: unknowns that the data determine. is_realisation: Xi is known up to a change of basis of the states.
+    unknowns: what was free. covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet
+    times sigma^2). other_variances: of the entries of C and D, and of the delay, by name, where they were unknown.
+    n_unknowns: unknowns that the data determine. changes: names of the parts that the data determine up to a change of
+    basis of the states.
     null: directions, (k, size of covariance), each of length 1, that the data do not determine, without those changes.
     null_names: names of the entries of null, where they are not those of Xi, B and b.
     at_bounds: names of the parameters that are at a bound, and the bound.
-    covariance_with_C: of Xi, B, b and C, where C was fitted with them. C_is_refitted: C was fitted after them.
+    point, point_covariance: theta of all unknowns, where these were fitted together.
+    C_is_refitted: C and D were fitted after them.
+    is_confirmed: the cost is that of the fit without the structure, within noise.
     offset: (p,), constant part of the observations that no state explains, y = C z + offset; None: there is none.
     rates: factors of the eigenvalues, their theta and its covariance, where the eigenvalues were fitted.
-    theta: parameters of a structure, and their covariance.
+    theta: parameters of a structure, and their variances.
     """
 
+    unknowns: Unknowns
     Xi: Array
     B: Array
     b: Array
     C: Array
+    D: Array
     z0: Array
+    delay: float
     cost: float
     converged: bool
     starts: tuple[Start, ...]
     covariance: Array
     n_unknowns: int
     null: Array
-    is_realisation: bool
+    changes: tuple[str, ...] = ()
+    other_variances: dict[str, Array] = field(default_factory=dict)
     null_names: tuple[str, ...] = ()
     at_bounds: tuple[tuple[str, float], ...] = ()
-    covariance_with_C: Array | None = None
+    point: Array | None = None
+    point_covariance: Array | None = None
     C_is_refitted: bool = False
+    is_confirmed: bool = False
     offset: Array | None = None
     rates: tuple[Factors, Array, Array] | None = None
     theta: Array | None = None
-    theta_covariance: Array | None = None
+    theta_variances: Array | None = None
 
 
 def agreed(costs: list[float]) -> bool:

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import OptionError, ShapeError
-from .by_rates import fit_by_rates, strongest
+from .by_rates import MakeFactors, fit_by_rates, strongest
 from .by_states import fit_by_states, is_identity, typical_rate
 from .data import Data
 from .estimate import Estimate
 from .products import Array
 from .progress import Report
-from .states import observation_matrix, observations_of, states_of
-from .structures import Structure, make_structure
+from .rates import Factors, ImaginaryFactors, PairedFactors, StableFactors
+from .states import explaining, observation_matrix, observations_of, states_of
+from .structures import Modal, make_structure
+from .unknowns import Unknowns, free_matrices, make_unknowns
 
 MOST_JOINT = 400  # entries of C up to which it is fitted together with Xi where values are missing; by hand
 TAIL = 0.2  # the last part of the times, by which stable="auto" compares; documented in `fit`
+LONGEST_DELAY = 0.2  # an unknown delay, of the longest trajectory; documented in `fit`
+NO_START = "no start of the fit has a finite cost; check the units of t, and the structure"
 
 
 @dataclass(frozen=True)
 class Question:
-    """Checked data and options of `linode.fit`."""
+    """Checked data and options of `linode.fit`.
+
+    known: values of B, b, C, D, z0 (K, n) and delay, NaN where they are free; those of `make_unknowns` for others.
+    """
 
     data: Data
     n: int
-    C: Array | None  # (p, n), if it is known
-    bias: bool
-    structure: Any
-    stable: bool | str
-    z0: Array | None  # (K, n), if it is known
+    structure: Any = None
+    stable: bool | str = False
+    eigenvalues: str | float | None = None  # "imaginary", "pairs", or the largest real part
+    known: dict[str, Array] = field(default_factory=dict)
+    free_b: bool = False  # whether all of b is free, for any number of states
+
+    def unknowns(self, structure: Any) -> Unknowns:
+        data, longest = self.data, LONGEST_DELAY * self.data.span
+        known = {"b": np.full(structure.n, np.nan), **self.known} if self.free_b else self.known
+        return make_unknowns(structure, data.K, data.p, data.m, longest, **known)
 
 
 def identify(question: Question, report: Report) -> Estimate:
@@ -42,69 +55,124 @@ def identify(question: Question, report: Report) -> Estimate:
     """
     if question.stable == "auto":
         return _by_tail(question, report)
-    data, n, C, bias = question.data, question.n, question.C, question.bias
-    stable = bool(question.stable)
-    has_states = C is None and n == data.p  # the channels are the states
-    is_plain = question.structure is None and data.m == 0 and question.z0 is None and data.K == 1
+    data, n, stable = question.data, question.n, bool(question.stable)
+    unknowns, kind = question.unknowns(free_matrices(n)), kind_of(question)
     if question.structure is None:
-        check_enough(question)
-    if is_plain and (C is None or is_identity(C) or (len(C) < n and np.linalg.matrix_rank(C) == len(C))):
-        found = fit_by_rates(data, n, None if is_identity(C) else C, bias, stable, report)
+        check_enough(data, unknowns)
+        found = _by_rates(data, unknowns, kind, report)
         if found is not None:
             return found
     structure = make_structure(question.structure, n, stable, typical_rate(data))
+    if question.structure is None and question.eigenvalues is not None:
+        structure = Modal(kind(n, data.span))
     if structure.n != n:
         raise ShapeError(f"structure makes Xi {structure.n} x {structure.n}, but there are {n} states")
-    if has_states:
-        C = np.eye(n)
-    if C is None and n < data.p:
-        return _of_strongest(question, structure, report)
-    found = fit_by_states(data, structure, C, bias, question.z0, report)
+    unknowns = question.unknowns(structure)
+    if unknowns.is_free_C and n < data.p:
+        return _of_strongest(data, unknowns, report)
+    if "C" not in question.known and "C" not in structure.names and n == data.p:
+        unknowns = replace(unknowns, C=np.eye(n))  # the channels are the states
+    return _found(data, unknowns, report)
+
+
+def kind_of(question: Question) -> MakeFactors:
+    """What the eigenvalues may be."""
+    asked = question.eigenvalues
+    if isinstance(asked, str):
+        return {"imaginary": ImaginaryFactors, "pairs": PairedFactors}[asked]
+    if asked is not None:
+        return partial(StableFactors, bound=asked)
+    return StableFactors if question.stable else Factors
+
+
+def _found(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
+    found = fit_by_states(data, unknowns, report, lambda: free_fit(data, unknowns, report))
     if found is None:
-        raise OptionError("no start of the fit has a finite cost; check the units of t, and the structure")
+        raise OptionError(NO_START)
     return found
 
 
-def check_enough(question: Question) -> None:
+def free_fit(data: Data, unknowns: Unknowns, report: Report) -> Estimate | None:
+    """The fit of as many states without a structure, whose states are in any basis; None where there is none."""
+    free = unknowns.without_structure()
+    try:
+        check_enough(data, free)
+        found = _by_rates(data, free, Factors, report) if free.n > data.p or data.K * data.m == 0 else None
+        if found is None and free.n == data.p:
+            free = replace(free, C=np.eye(free.n))
+        if found is None and free.n < data.p:
+            return _of_strongest(data, free, report)
+        return found if found is not None else fit_by_states(data, free, report)
+    except (ShapeError, OptionError):
+        return None
+
+
+def _by_rates(data: Data, unknowns: Unknowns, kind: MakeFactors, report: Report) -> Estimate | None:
+    """The fit by eigenvalues: one trajectory without inputs, of which nothing is known but C, or no channel's state."""
+    C, b = unknowns.C, np.isnan(unknowns.b)
+    is_plain = data.m == 0 and data.K == 1 and unknowns.free_z0.all() and (b.all() or not unknowns.has_b)
+    is_known = unknowns.knows("C") and _is_wide(C)
+    if not is_plain or not (is_known or is_identity(C) or unknowns.is_free_C):
+        return None
+    return fit_by_rates(data, unknowns.n, C if is_known else None, bool(b.all()), kind, report)
+
+
+def _is_wide(C: Array) -> bool:
+    """Whether C has full row rank and sees a part of the states."""
+    return C.shape[0] < C.shape[1] and bool(np.linalg.matrix_rank(C) == len(C))
+
+
+def check_enough(data: Data, unknowns: Unknowns) -> None:
     """Raise where z holds fewer values than there are unknowns that any data of this size determine."""
-    data, n, p = question.data, question.n, question.data.p
-    seen, own = min(p, n), 0 if question.z0 is not None else data.K
-    unknowns = n * (seen + data.m + own) + question.bias * seen
+    n, p = unknowns.n, data.p
+    seen, own = min(p, n), int(np.count_nonzero(unknowns.free_z0[:, :1]))
+    least = n * (seen + own) + len(unknowns.free("B")) + min(len(unknowns.free("b")), seen)
     values = data.n_values if p <= n else n * int(np.count_nonzero(data.w.any(-1)))
-    if values < unknowns:
+    if values < least:
         raise ShapeError(
-            f"z holds {values} values, fewer than the {unknowns} unknowns of {n} states; "
+            f"z holds {values} values, fewer than the {least} unknowns of {n} states; "
             f"give more samples, or ask for fewer states by rank"
         )
 
 
-def _of_strongest(question: Question, structure: Structure, report: Report) -> Estimate:
-    """Fewer states than channels: a fit of the strongest directions, then of C on all channels."""
-    data, n = question.data, question.n
-    seen = data.w > 0
-    if not seen[data.is_time].all() and data.p * n <= MOST_JOINT:  # the directions use complete rows only
-        found = fit_by_states(data, structure, None, question.bias, None, report)
+def _of_strongest(data: Data, unknowns: Unknowns, report: Report) -> Estimate:
+    """Fewer states than channels, C unknown: a fit of the strongest directions, then of C and D on all channels.
+
+    Without a structure the states are those directions; else C of the directions is unknown.
+    """
+    n, m = unknowns.n, data.m
+    seen, D = data.w > 0, unknowns.D
+    knows_D = "D" in unknowns.structure.names or (bool((D != 0).any()) and not np.isnan(D).all())
+    # the directions use complete rows only, and know nothing of single channels
+    if knows_D or (not seen[data.is_time].all() and data.p * n <= MOST_JOINT):
+        found = fit_by_states(data, unknowns, report)
         if found is not None:
             return found
     noise = data.w.max((0, 1))  # 1 / sigma: channels are scaled to units of their noise
     scaled = replace(data, y=data.y * noise, w=seen.astype(float))
-    found = fit_by_states(scaled.mapped(strongest(scaled, n)), structure, np.eye(n), question.bias, None, report)
-    if found is None:
-        raise OptionError("no start of the fit has a finite cost; check the units of t")
-    return refitted(found, data, question.bias)
+    has_D = bool((unknowns.D != 0).any())
+    reduced = scaled.mapped(strongest(scaled, n))
+    C = np.full((n, n), np.nan) if unknowns.structure.is_given or not unknowns.free_z0.all() else np.eye(n)
+    D = np.full((n, m), np.nan) if has_D else np.zeros((n, m))
+    found = _found(reduced, replace(unknowns, C=C, D=D), report)
+    return refitted(found, data, unknowns)
 
 
-def refitted(found: Estimate, data: Data, bias: bool) -> Estimate:
-    """The estimate with C fitted to all channels by linear least squares."""
-    n = len(found.Xi)
-    C, cost, _ = observation_matrix(states_of(found, data, bias), data, bias)
+def refitted(found: Estimate, data: Data, unknowns: Unknowns) -> Estimate:
+    """The estimate with C, D and a constant fitted to all channels by linear least squares."""
+    n, m, has_D = len(found.Xi), data.m, bool((unknowns.D != 0).any())
+    X = explaining(states_of(found, data), data, found.delay, has_D, unknowns.has_b)
+    C, cost, _ = observation_matrix(X, data)
+    before = n * n + len(found.unknowns.free("D"))  # of C and D in the directions, or of the basis that these choose
     return replace(
         found,
         C=C[:, :n],
-        offset=C[:, n] if bias else None,
+        D=C[:, n : n + m] if has_D else np.zeros((data.p, m)),
+        offset=C[:, -1] if unknowns.has_b else None,
         cost=cost,
-        n_unknowns=found.n_unknowns + C.size - n * n,
-        is_realisation=True,
+        n_unknowns=found.n_unknowns + C.size - before,
+        changes=found.changes if unknowns.structure.is_given else ("Xi",),
+        other_variances={},
         C_is_refitted=True,
     )
 
@@ -114,18 +182,20 @@ def _by_tail(question: Question, report: Report) -> Estimate:
     free = identify(replace(question, stable=False), report)
     if np.linalg.eigvals(free.Xi).real.max() <= 0:
         return free
+    errors = [tail_error(replace(question, stable=stable), TAIL, report) for stable in (False, True)]
+    return free if errors[0] <= errors[1] else identify(replace(question, stable=True), report)
+
+
+def tail_error(question: Question, part: float, report: Report) -> float:
+    """Sum of squares of the errors with which a fit of the first times predicts the last part of them."""
     data = question.data
-    keep = np.maximum((data.counts * (1 - TAIL)).astype(int), 2)
+    keep = np.maximum((data.counts * (1 - part)).astype(int), 2)
     early = np.arange(data.t.shape[1]) < keep[:, None]
     head = replace(data, w=data.w * early[..., None], y=data.y * early[..., None])
-    errors = []
-    for stable in (False, True):
-        try:
-            found = identify(replace(question, data=head, stable=stable), report)
-            with np.errstate(over="ignore", invalid="ignore"):
-                y = observations_of(found, data, question.bias)
-                error = float((((data.y - y) * data.w * ~early[..., None]) ** 2).sum())
-            errors.append(error if np.isfinite(error) else np.inf)
-        except (ShapeError, OptionError):
-            errors.append(np.inf)
-    return free if errors[0] <= errors[1] else identify(replace(question, stable=True), report)
+    try:
+        found = identify(replace(question, data=head), report)
+    except (ShapeError, OptionError):
+        return np.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float((((data.y - observations_of(found, data)) * data.w * ~early[..., None]) ** 2).sum())
+    return error if np.isfinite(error) else np.inf

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..errors import ShapeError
 from .data import make_data
 from .estimate import FitStatus
@@ -23,7 +25,8 @@ def initial(t: Any, z: Any, u: Any, n: int, m: int, kind: str | None, has_bias: 
         raise ShapeError(f"z has {data.p} channels; to start {n} states from data it must have as many")
     if data.m != m:
         raise ShapeError(f"u has {data.m} channels, but m = {m}")
-    question = Question(data, n, None, has_bias, kind if kind in NAMED else None, kind == "stable", None)
+    known = {"b": np.full(n, np.nan)} if has_bias else {}
+    question = Question(data, n, kind if kind in NAMED else None, kind == "stable", known=known)
     found = identify(question, lambda name: None)
-    status, message = judge(found, data, question.bias, False)
+    status, message = judge(found, data, False)
     return found, is_list, message if status in (FitStatus.NOT_CONVERGED, FitStatus.NOT_IDENTIFIABLE) else ""

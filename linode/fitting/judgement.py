@@ -18,26 +18,35 @@ from .uncertainty import named_directions, names_of
 CLEARLY = 5.0  # standard deviations between what is found and what noise gives: passed once in 3 million
 LEAST_CORRELATION = 0.1  # of neighbouring residuals: a smaller one makes errors at most a tenth too small
 ROUNDING = 1e-24  # variance / mean square of the data that is assumed at least, for rounding of data and fit
-EXACT = 1e-12  # cost / sum of squares of the data below which these were computed, not measured
+EXACT = 1e-24  # cost / sum of squares of the data below which rounding of the fit is seen, not the data's errors
+MOST_LAG, LEAST_PAIRS = 1, 20  # times between an input and residuals that are compared, and pairs of them; by hand
 
 
-def judge(found: Estimate, data: Data, bias: bool, sigma_is_known: bool) -> tuple[FitStatus, str]:
+def judge(found: Estimate, data: Data, sigma_is_known: bool) -> tuple[FitStatus, str]:
     """Status and message of a fit."""
     dof = data.n_values - found.n_unknowns
     costs = [x.cost for x in found.starts if x.converged]
     count = f"{len(found.starts)} start{'s' * (len(found.starts) != 1)}"
-    agreement = "of which two agree" if agreed(costs) else "which do not agree" if len(costs) > 1 else "one minimum"
+    is_exact = found.cost <= EXACT * sum_of_squares(data.w * data.y)  # no other minimum is lower
+    is_sure = is_exact or found.is_confirmed
+    disagree = len(costs) > 1 and not agreed(costs) and not is_sure
+    agreement = "of which two agree" if agreed(costs) else "which do not agree" if disagree else "one minimum"
+    if found.is_confirmed:
+        agreement = "as good as the fit without the structure"
     words = [f"converged from {count}, {agreement}" if found.converged else f"not converged from {count}"]
     unknown = unidentified(found, data, 1.0 if sigma_is_known else found.cost / max(dof, 1))
-    misfit = misfits(found, data, bias, dof, sigma_is_known)
+    misfit = misfits(found, data, dof, sigma_is_known)
     if unknown:
         words.append(f"not identifiable from these data: {', '.join(unknown)}")
     words += misfit
     words += [f"{name} ended at its bound {bound:.6g}" for name, bound in found.at_bounds]
     if (np.diff(data.t, axis=1)[data.is_time[:, 1:]] == 0).any():
         words.append("times that repeat are taken as repeated measurements")
-    if found.is_realisation:
+    if "Xi" in found.changes:
         words.append("Xi is a realisation: these data determine it up to a change of basis of the states")
+    elif found.changes:
+        are = "are" if len(found.changes) > 1 else "is"
+        words.append(f"{' and '.join(found.changes)} {are} known up to a change of basis of the states")
     status = FitStatus.OK
     if not found.converged:
         status = FitStatus.NOT_CONVERGED
@@ -47,28 +56,65 @@ def judge(found: Estimate, data: Data, bias: bool, sigma_is_known: bool) -> tupl
         status = FitStatus.NO_FREEDOM
     elif misfit:
         status = FitStatus.MISFIT
+    elif disagree:
+        status = FitStatus.UNCONFIRMED
     if not status and status is not FitStatus.NOT_IDENTIFIABLE:
         words.append(status.value)
     return status, "; ".join(words)
 
 
-def misfits(found: Estimate, data: Data, bias: bool, dof: int, sigma_is_known: bool) -> list[str]:
+def misfits(found: Estimate, data: Data, dof: int, sigma_is_known: bool) -> list[str]:
     """How residuals differ from the white noise that standard errors assume, in words."""
     words = []
     if sigma_is_known and dof > 0 and found.cost > dof + CLEARLY * np.sqrt(2 * dof):
         words.append(f"chi2 is {found.cost / dof:.3g} times the degrees of freedom: the model, or sigma, is wrong")
     total = sum_of_squares(data.w * data.y)
     if dof > 0 and found.cost > EXACT * total:
-        rho, n_pairs = correlation(residuals_of(found, data, bias), data.w > 0)
+        r, seen = residuals_of(found, data), data.w > 0
+        rho, n_pairs = correlation(r, seen)
         if rho > max(LEAST_CORRELATION, CLEARLY / np.sqrt(max(1, n_pairs))):
             words.append(f"residuals are no white noise, the correlation of neighbours is {rho:.2g}")
+        channel, inputs, rho = correlation_with_inputs(r, seen, data, found.delay)
+        if rho > 0:
+            more = "" if found.D.any() else "; an output that follows the input at once needs feedthrough=True"
+            words.append(f"residuals of channel {channel} follow input {inputs}, correlation {rho:.2g}{more}")
     return words
+
+
+def correlation_with_inputs(r: Array, seen: Array, data: Data, delay: float) -> tuple[int, int, float]:
+    """The largest correlation of residuals with an input at the same time or soon before, with channel and input.
+
+    It is 0 where noise gives as much. Trends of the input are removed, as a fitted state may follow them.
+    """
+    best, most = (0, 0, 0.0), 0.0
+    if not data.m:
+        return best
+    u = data.inputs_at(delay)
+    for j in range(data.p):
+        for i in range(data.m):
+            for lag in range(MOST_LAG + 1):
+                use = seen[:, lag:, j] & data.is_time[:, lag:]
+                x = (r[:, lag:, j] * use)[use]
+                v = u[:, : u.shape[1] - lag, i][use]
+                if len(x) < LEAST_PAIRS:
+                    continue
+                v = v - v.mean()
+                size = float(np.sqrt(sum_of_squares(x) * sum_of_squares(v)))
+                rho = abs(float((x * v).sum())) / size if size > 0 else 0.0
+                limit = max(LEAST_CORRELATION, CLEARLY / np.sqrt(len(x)))
+                if rho > limit and rho / limit > most:
+                    best, most = (j, i, rho), rho / limit
+    return best
 
 
 def unidentified(found: Estimate, data: Data, variance: float) -> list[str]:
     """Names of what the data do not determine; variance: that of noise of weight 1."""
     names = named_directions(found.null, found.null_names or names_of(*found.B.shape))
-    if names or found.theta is not None or found.B.size:
+    if "delay" in found.other_variances:
+        error = np.sqrt(found.other_variances["delay"][0] * variance)
+        names += ["delay"] * (not error < min(found.unknowns.longest_delay, data.span) and "delay" not in names)
+    has_meaning = found.theta is not None and not found.unknowns.is_free_C  # small modes may still tell theta
+    if names or has_meaning or found.B.size or not found.unknowns.free_z0.all():
         return names
     lam = faint_eigenvalues(found, data, variance)
     shown = [f"{x.real:.3g}" if x.imag == 0 else f"{x.real:.3g} +- {x.imag:.3g}i" for x in lam if x.imag >= 0]

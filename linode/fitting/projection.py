@@ -53,6 +53,7 @@ class RatesModel:
     bias: bool = False
     fastest: tuple[float, float] = (np.inf, np.inf)
     least_starts: int = 2
+    enough: float = 0.0
     _last: tuple[Array, Projected | None] | None = field(default=None, init=False, repr=False)
     _slopes: Array | None = field(default=None, init=False, repr=False)  # of the basis at the last theta
 

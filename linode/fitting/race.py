@@ -21,6 +21,7 @@ FIRST_STEPS, ALL_STEPS = 30, 150  # steps of a start: in its first run, and when
 MOST_STARTS = 8  # that are run
 MOST_CHARTS = 4  # changes of coordinates in one run
 NOISY = 0.01  # cost / sum of squares of the data above which one more start is run, as noise may hide a weak mode
+NEARLY_EXACT = 1e-12  # cost / sum of squares of the data below which errors that remain hide no better minimum
 ROUGH, FINE = 1e-6, 1e-10  # relative decrease of the cost that a step must promise: in the race, in the last run
 SPIKE = 4.0  # cost penalty for each mode that fits a single sample, in units of the noise in one sample
 LEAST_SEEN = 0.5  # a mode fits a single sample if its sum of squares after that sample is less than half of it
@@ -32,6 +33,7 @@ class Runner(Model, Protocol):
     """A model as a race needs it."""
 
     least_starts: int  # number of starts that are run even if two agree before
+    enough: float  # a cost that no other minimum can undercut by more than noise
 
     @property
     def bounds(self) -> tuple[Array, Array] | None:
@@ -53,9 +55,10 @@ def race(
     """The best minimum, or None if no start has a finite cost; and the result of each start.
 
     Starts are made one by one. Stop when two agree (two of three where noise is strong), unless residuals are
-    correlated or a mode fits one sample. A start that needs more than FIRST_STEPS continues after all others. The
-    minimum with the lowest cost is the best, after a penalty for each mode that fits one sample: such a mode removes
-    the noise of that sample from the cost, whatever the true system is.
+    correlated, of data that are not nearly exact, or a mode fits one sample; at once where the cost is `model.enough`.
+    A start that needs more than FIRST_STEPS continues after all others. The minimum with the lowest cost is the best,
+    after a penalty for each mode that fits one sample: such a mode removes the noise of that sample from the cost,
+    whatever the true system is.
     weights, y: of the data (*, channels).
     """
     total, n_values = sum_of_squares(y), max(1, int(np.count_nonzero(weights)))
@@ -74,7 +77,7 @@ def race(
             return False
         ended.append((name, found, model.n_spikes(found.theta)))
         lowest = min(x.cost for x in (*(x for _, x, _ in ended), *(x for _, x in waiting)))
-        if lowest <= ZERO * total:
+        if lowest <= max(ZERO * total, model.enough) and lowest == min(x.cost for _, x, _ in ended):
             return True
         needed = model.least_starts + (lowest > NOISY * total)
         if not agreed([x.cost for _, x, _ in ended if x.converged]) or len(ended) + len(waiting) < needed:
@@ -82,7 +85,8 @@ def race(
         _, best, n_spikes = min(ended, key=lambda x: x[1].cost)
         if best.cost > lowest * (1 + SAME):
             return False
-        return max_steps > FIRST_STEPS or (n_spikes == 0 and model.leaves_noise(best.theta))
+        is_noise = best.cost <= NEARLY_EXACT * total or model.leaves_noise(best.theta)
+        return max_steps > FIRST_STEPS or (n_spikes == 0 and is_noise)
 
     def finish(entry: tuple[str, Minimum]) -> bool:
         """As `run`, for a start that waits."""

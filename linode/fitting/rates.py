@@ -31,6 +31,14 @@ class Factors:
     def __init__(self, n: int, span: float) -> None:
         self.n, self.span, self.n_pairs = n, span, n // 2
 
+    def resized(self, n: int) -> Factors:
+        """The same for another number of states."""
+        return type(self)(n, self.span)
+
+    def for_errors(self, theta: Array) -> tuple[Factors, Array]:
+        """Factors, and their theta, in which errors are computed: a bound of real parts does not make them smaller."""
+        return Factors(self.n, self.span), self.decode(theta)
+
     def from_eigenvalues(self, lam: Array) -> Array:
         """theta (n,) of eigenvalues (n,), which come in conjugate pairs."""
         lam = np.asarray(lam, complex)
@@ -125,10 +133,18 @@ def closest_pairs(rates: Array) -> tuple[list[tuple[float, float]], list[float]]
 
 
 class StableFactors(Factors):
-    """Eigenvalues that decay: roots of lambda^2 + a lambda + c with a, c > 0; theta holds their logarithms."""
+    """Real parts below a bound: lambda - bound is a root of x^2 + a x + c; theta holds the logarithms of a, c > 0."""
+
+    def __init__(self, n: int, span: float, bound: float = 0.0) -> None:
+        super().__init__(n, span)
+        self.bound = bound
+
+    def resized(self, n: int) -> Factors:
+        return StableFactors(n, self.span, self.bound)
 
     def encode(self, factors: Array) -> Array:
         s, d, single = self.split(np.asarray(factors, float))
+        s, single = s - self.bound, single - self.bound
         floor = LEAST_START / self.span
         a, c = np.maximum(2 * np.abs(s), floor), np.maximum(np.abs(s * s - d), floor**2)
         return np.concatenate([np.stack([np.log(a), np.log(c)], -1).ravel(), np.log(np.maximum(np.abs(single), floor))])
@@ -138,11 +154,41 @@ class StableFactors(Factors):
             a, c, rate = (np.exp(x) for x in self.split(theta))
             floor = SLOWEST / self.span
             a, c = a + floor, c + floor**2
-            both = np.stack([-a / 2, a * a / 4 - c], -1)
-            return np.concatenate([both.reshape(*a.shape[:-1], -1), -rate - floor], -1)
+            both = np.stack([self.bound - a / 2, a * a / 4 - c], -1)
+            return np.concatenate([both.reshape(*a.shape[:-1], -1), self.bound - rate - floor], -1)
 
     def pull_back(self, theta: Array, slopes: Array) -> Array:
         return complex_step(self.decode, theta) @ slopes
+
+
+class PairedFactors(Factors):
+    """Conjugate pairs: d = -exp(theta) < 0. An odd number of states has one real rate."""
+
+    has_decay = True  # whether the real parts are free; if not, they are 0, and their theta has no effect
+
+    def for_errors(self, theta: Array) -> tuple[Factors, Array]:
+        return self, theta
+
+    def encode(self, factors: Array) -> Array:
+        s, d, single = self.split(np.asarray(factors, float))
+        floor = (LEAST_START / self.span) ** 2
+        both = np.stack([s * self.has_decay, np.log(np.maximum(np.abs(d), floor))], -1)
+        return np.concatenate([both.ravel(), single * self.has_decay])
+
+    def decode(self, theta: Array) -> Array:
+        s, x, single = self.split(theta)
+        with np.errstate(over="ignore", invalid="ignore"):
+            both = np.stack([s * self.has_decay, -np.exp(x)], -1)
+        return np.concatenate([both.reshape(*s.shape[:-1], -1), single * self.has_decay], -1)
+
+    def pull_back(self, theta: Array, slopes: Array) -> Array:
+        return complex_step(self.decode, theta) @ slopes
+
+
+class ImaginaryFactors(PairedFactors):
+    """Conjugate pairs on the imaginary axis; of an odd number of states one eigenvalue is 0."""
+
+    has_decay = False
 
 
 def _hyperbolic(s: Array, d: Array, t: Array, want_slope: bool) -> tuple[Array, Array, Array]:

@@ -20,11 +20,13 @@ from .levenberg import Minimum
 from .products import Array, gram, matmul
 from .projection import RatesModel, Tangent
 from .rates import Factors
+from .unknowns import free_matrices, make_unknowns, orthonormal
 
 SINGULAR_AMPLITUDES = 1e-9  # 1 / (condition number of scaled amplitudes) below which Xi has too few sure digits
 # Of a Gram matrix with unit diagonal: least pivot of a factor that is inverted as it is, and least eigenvalue, times n,
 # of a direction that the data determine, some 500 eps.
 WELL_DETERMINED, UNDETERMINED = 1e-4, 1e-13
+COVERED = 1e-9  # square of the part of an entry outside of directions that are left out, below which there is none
 TINY = 1e-300  # keeps the quotient of 0 by 0 finite
 
 
@@ -37,7 +39,6 @@ def realise(
     c = channels.coefficients(model.amplitudes(theta), 0)  # (n + bias, p)
     S, offset = c[:n].T, c[n] if model.bias else np.zeros(p)  # y = S phi + offset
     M, start = factors.generator(theta), factors.start()
-    is_realisation = frame is None
     if frame is not None:  # (n, p): the states are n directions of the channels
         if n < p:
             Q, R = np.linalg.qr(S)
@@ -54,19 +55,23 @@ def realise(
     Xi = basis @ M @ inverse
     rise = C_found.T if frame is not None else np.linalg.pinv(C_found)
     level = rise @ offset  # the equilibrium
-    free = replace(model, factors=Factors(n, data.span))  # compute errors without the stability constraint
-    parameters = factors.decode(theta)
+    free_factors, parameters = factors.for_errors(theta)
+    free = replace(model, factors=free_factors)
     tangent = free.tangent(parameters)
     if tangent is None:
         return None
     covariance, null, cov_theta = errors(
         channels, tangent, free.factors, parameters, c, basis, inverse, G, Xi, level, rise
     )
+    unknowns = make_unknowns(free_matrices(n), 1, p, 0)
     return Estimate(
+        unknowns=replace(unknowns, b=np.full(n, np.nan)) if model.bias else unknowns,
         Xi=Xi,
         B=np.zeros((n, 0)),
         b=-Xi @ level,
         C=C_found,
+        D=np.zeros((p, 0)),
+        delay=0.0,
         z0=(basis @ start + level)[None],
         cost=best.cost,
         converged=best.converged,
@@ -75,7 +80,7 @@ def realise(
         n_unknowns=n + (n + model.bias) * p,
         null=null,
         rates=(free.factors, parameters, cov_theta),
-        is_realisation=is_realisation,
+        changes=() if frame is not None else ("Xi",),
         offset=offset - C_found @ level if model.bias and n < p else None,
     )
 
@@ -95,7 +100,7 @@ def errors(
     back = inner @ tangent.inside  # (G, n + bias, 2n)
     information, moves = np.zeros((n, n)), np.zeros((n, n + bias, n))
     frame = np.zeros((n, p)) if G is None else G
-    spread = np.zeros((2, n, n + bias, 2, n, n + bias))  # covariance of (G dc^T, rise dc^T)
+    roots = []  # of the covariance of (G dc^T, rise dc^T): each (2, n, q), and of the amplitudes (n + bias, n + bias)
     for g in range(len(channels.t)):
         own = np.flatnonzero(channels.group[0] == g)
         amplitude, unscaled = c[:, own] * channels.scale[0, own], 1 / channels.scale[0, own]
@@ -106,9 +111,10 @@ def errors(
             moves[k] += (
                 dc @ frame[:, own].T if not bias else np.vstack([dc[:n] @ frame[:, own].T, dc[n:] @ rise[:, own].T])
             )
-        seen = np.stack([frame[:, own] * unscaled, rise[:, own] * unscaled])  # (2, n, own)
-        outer = np.einsum("aiq,bjq->aibj", seen, seen)
-        spread += outer[:, :, None, :, :, None] * (inner[g] @ inner[g].T)[None, None, :, None, None, :]
+        seen = np.concatenate([frame[:, own] * unscaled, rise[:, own] * unscaled])  # (2 n, own)
+        if len(own) > 2 * n:  # the same covariance from fewer columns
+            seen = np.asarray(np.linalg.qr(seen.T, mode="r")).T
+        roots.append((seen.reshape(2, n, -1), inner[g]))
     cov_theta, null = inverse_of(information)
     # linear maps of dS (n, n) and dlevel (n,) to d(Xi, b), row by row
     by_S = np.kron(np.eye(n), (M @ inverse).T) - np.kron(Xi, inverse.T)  # (n^2, n^2)
@@ -117,16 +123,20 @@ def errors(
     L = np.stack([(basis @ dM @ inverse).ravel() for dM in factors.generator_slopes(theta)], -1)
     L = np.vstack([L, -down @ L]) if bias else L
     L = L + to_all @ moves[:, :n].swapaxes(1, 2).reshape(n, n * n).T
-    N = np.zeros((len(L), 2, n, n + bias))
-    N[:, 0, :, :n] = to_all.reshape(-1, n, n)
     if bias:
-        N[n * n :, 1, :, n] = -Xi
         L[n * n :] -= Xi @ moves[:, n].T
-    flat = N.reshape(len(L), -1)
-    covariance = L @ cov_theta @ L.T + matmul(matmul(flat, spread.reshape(flat.shape[1], -1)), flat.T)
+    covariance = matmul(matmul(L, cov_theta), L.T)
+    by_rows = to_all.reshape(-1, n)
+    for seen, root in roots:  # dc = root e, with a column e of unit noise for each column of seen
+        by_noise = matmul(by_rows, root[:n]).reshape(len(L), n, -1)
+        inside = matmul(seen[0].T, by_noise)  # (n^2 + n, q, n + bias)
+        if bias:
+            inside[n * n :] -= (Xi @ seen[1])[..., None] * root[n]
+        covariance += gram(inside.reshape(len(L), -1).T)
     directions = (L @ null.T).T
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), TINY)
-    return covariance, directions, cov_theta
+    length = np.linalg.norm(directions, axis=1, keepdims=True)
+    kept = length[:, 0] > 0  # a parameter without any effect is no unknown
+    return covariance, directions[kept] / length[kept], cov_theta
 
 
 def scales(M: Array) -> Array:
@@ -150,17 +160,31 @@ def completed(S: Array, C: Array | None, units: Array) -> tuple[Array | None, Ar
     return G, C, G @ S + U @ (rest / units)
 
 
-def inverse_of(gram: Array) -> tuple[Array, Array]:
-    """The pseudo-inverse of a Gram matrix (n, n), and unit vectors (k, n) of the directions that it leaves out."""
+def inverse_of(gram: Array, known_null: Array | None = None) -> tuple[Array, Array]:
+    """The pseudo-inverse of a Gram matrix (n, n), and unit vectors (k, n) of the directions that it leaves out.
+
+    known_null: (j, n), directions of which the Gram matrix is known to leave them out, but for rounding; the unit
+    vectors are those of others.
+    """
     size = np.sqrt(np.maximum(np.diag(gram), 0.0))
     size = np.where(size > 0, size, 1.0)
     scaled = gram / np.outer(size, size)
+    G = np.zeros((0, len(gram))) if known_null is None else orthonormal(known_null * size)
+    if len(G):  # what rounding leaves of them goes, and the rest is inverted beside them
+        scaled = scaled - matmul(G.T, matmul(G, scaled))
+        scaled = scaled - matmul(matmul(scaled, G.T), G) + matmul(G.T, G)
     factor, info = lapack.dpotrf(scaled)
     if not info and np.diag(factor).min() > WELL_DETERMINED:
         root = lapack.dtrtri(factor)[0] / size[:, None]
-        return matmul(root, root.T), np.zeros((0, len(gram)))
-    w, V = np.linalg.eigh(scaled)
-    good = w > UNDETERMINED * len(w)
-    V = V / size[:, None]
-    null = V[:, ~good] / np.linalg.norm(V[:, ~good], axis=0)
-    return (V[:, good] / w[good]) @ V[:, good].T, null.T
+        inverse, null = matmul(root, root.T), np.zeros((0, len(gram)))
+    else:
+        w, V = np.linalg.eigh(scaled)
+        good = w > UNDETERMINED * len(w)
+        V = V / size[:, None]
+        null = V[:, ~good] / np.linalg.norm(V[:, ~good], axis=0)
+        inverse, null = (V[:, good] / w[good]) @ V[:, good].T, null.T
+    covered = (G**2).sum(0) > 1 - COVERED  # entries of which nothing is left: their scale is rounding
+    G = G / size
+    inverse = inverse - matmul(G.T, G)
+    inverse[covered], inverse[:, covered] = 0.0, 0.0
+    return inverse, null

@@ -19,29 +19,39 @@ from .bands import standard_errors
 from .data import Data, as_array, hold
 from .estimate import Estimate
 from .judgement import judge
+from .order import RankScore
 from .products import Array
 from .uncertainty import covariances_by_matrix, covariances_by_rates
 
 LARGEST_STATE = 1e300  # states are clipped to this, so that a sum over them does not overflow
 
 
-class FitResult:
-    """A fitted linear system z'(t) = Xi z(t) + b + B u(t), y = C z + offset; truthy if its status is OK.
+MOST = float(np.finfo(float).max)
+ERRORS = (
+    *("covariance", "stderr", "B_stderr", "b_stderr", "C_stderr", "D_stderr", "delay_stderr", "theta_stderr"),
+    *("eigenvalue_covariance", "eigenvalue_stderr"),
+)
 
-    Times are those of the data; `z0` is the state at the first time of each trajectory.
+
+class FitResult:
+    """A fitted linear system z'(t) = Xi z(t) + b + B u(t), y = C z + D u + offset; truthy if its status is OK.
+
+    Times are those of the data; `z0` is the state at the first time of each trajectory, or at t0.
 
     Attributes:
-        Xi: (n, n). B: (n, m) or None. b: (n,) or None. C: (p, n). offset: (p,) or None: with bias and fewer states than
-            channels, the constant part of y that no state explains.
-        z0: (n,), or (K, n) where lists came.
+        Xi: (n, n). B: (n, m) or None. b: (n,) or None. C: (p, n). D: (p, m) or None. offset: (p,) or None: with bias
+            and fewer states than channels, the constant part of y that no state explains.
+        z0: (n,), or (K, n) where lists came. delay: of the input, in the unit of t.
         eigenvalues: (n,), complex, the slowest decay first. modes: (p, n), complex; without forcing
             y = Re sum_j modes[:, j] amplitudes[j] exp(eigenvalues[j] (t - first t)). amplitudes: (n,) or (K, n).
-        stderr: (n, n), standard errors of Xi; B_stderr, b_stderr: of B and b. eigenvalue_stderr: (n,), complex:
-            those of the real parts + 1j times those of the imaginary parts. eigenvalue_covariance: (n, 2, 2).
+        stderr: (n, n), standard errors of Xi; B_stderr, b_stderr: of B and b; C_stderr, D_stderr, delay_stderr: of what
+            was fitted together with Xi, else None. Without `standard_errors` all are None. eigenvalue_stderr: (n,),
+            complex: those of the real parts + 1j times those of the imaginary parts. eigenvalue_covariance: (n, 2, 2).
         covariance: of Xi, B and b, row by row, one after the other: sigma^2 (J^T J)^-1.
         theta, theta_stderr: parameters of a structure, or None.
         sigma: as given, or the estimate sqrt(cost / dof). cost: sum of squared residuals, over sigma^2 where it was
             given. dof: values less unknowns. chi2: sum of squared residuals over sigma^2.
+        t0: time at which z0 holds, (K,) where lists came. ranks: of `rank="auto"`, the figures of each rank.
         status: a `FitStatus`. converged: bool. message: what happened, in words. starts: each with name, cost, n_steps
             and converged.
 
@@ -55,38 +65,81 @@ class FitResult:
         (True, (1, 1), True)
     """
 
+    covariance: Any
+    stderr: Any
+    B_stderr: Any
+    b_stderr: Any
+    C_stderr: Any
+    D_stderr: Any
+    delay_stderr: float | None
+    theta_stderr: Any
+    eigenvalue_covariance: Any
+    eigenvalue_stderr: Any
+
     def __init__(
-        self, found: Estimate, data: Data, *, sigma: Any, is_list: bool, bias: bool, like: Any, z0_is_known: bool
+        self,
+        found: Estimate,
+        data: Data,
+        *,
+        sigma: Any,
+        is_list: bool,
+        like: Any,
+        standard_errors: bool = True,
+        ranks: tuple[RankScore, ...] = (),
     ) -> None:
         self._found, self._data, self._is_list = found, data, is_list
-        self._sigma_is_known, self._z0_is_known = sigma is not None, z0_is_known
+        self._sigma_is_known, self._has_errors = sigma is not None, standard_errors
+        bias, self.ranks = found.unknowns.has_b, ranks
+        self.t0 = data.starts if is_list else float(data.starts[0])
         first = like[0] if is_list else like
         self._first = first
         self._like = first if isinstance(first, torch.Tensor) else None
         self._is_flat = getattr(first, "ndim", np.ndim(first) if self._like is None else 2) == 1
-        n, m = len(found.Xi), found.B.shape[1]
+        m = found.B.shape[1]
         self.dof = data.n_values - found.n_unknowns
         self.cost = found.cost
         estimated = float(np.sqrt(found.cost / self.dof)) if self.dof > 0 else float("inf")
         self.sigma = estimated if sigma is None else sigma
         self.chi2 = found.cost if sigma is not None else float(max(self.dof, 0))
         scale = 1.0 if sigma is not None else estimated**2
-        covariance = found.covariance * scale if np.isfinite(scale) else np.full_like(found.covariance, np.inf)
-        errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
         self.Xi, self.C = self._out(found.Xi), self._out(found.C)
         self.B = self._out(found.B) if m else None
         self.b = self._out(found.b) if bias else None
+        self.D = self._out(found.D) if found.D.any() or "D" in found.other_variances else None
+        self.delay = found.delay
         self.offset = None if found.offset is None else self._out(found.offset)
         self.z0 = self._out(found.z0 if is_list else found.z0[0])
-        self.covariance, self.stderr = self._out(covariance), self._out(errors[: n * n].reshape(n, n))
-        self.B_stderr = self._out(errors[n * n : n * n + n * m].reshape(n, m)) if m else None
-        self.b_stderr = self._out(errors[n * n + n * m :]) if bias else None
         lam, V = np.linalg.eig(found.Xi)
         order = np.lexsort((lam.imag, np.abs(lam.imag), -lam.real))
         lam, V = lam[order].astype(complex), V[:, order].astype(complex)
         self.eigenvalues, self.modes = self._out(lam), self._out(found.C @ V)
         amplitudes = np.linalg.lstsq(V, found.z0.T.astype(complex), rcond=None)[0].T
         self.amplitudes = self._out(amplitudes if is_list else amplitudes[0])
+        self.theta = self._out(found.theta) if found.theta is not None else None
+        for name in ERRORS:
+            setattr(self, name, None)
+        if standard_errors:
+            self._add_errors(lam, scale)
+        self.converged, self.starts = found.converged, found.starts
+        self.status, self.message = judge(found, data, sigma is not None)
+
+    def _add_errors(self, lam: Array, scale: float) -> None:
+        """Set all standard errors; lam: sorted eigenvalues, scale: the variance of noise of weight 1."""
+        found, (n, m) = self._found, self._found.B.shape
+
+        def root(variances: Array) -> Array:
+            known = np.isfinite(variances) & np.isfinite(scale)
+            return np.where(known, np.sqrt(np.maximum(np.where(known, variances, 0.0), 0.0) * min(scale, MOST)), np.inf)
+
+        covariance = found.covariance * scale if np.isfinite(scale) else np.full_like(found.covariance, np.inf)
+        errors = root(np.diag(found.covariance))
+        self.covariance, self.stderr = self._out(covariance), self._out(errors[: n * n].reshape(n, n))
+        self.B_stderr = self._out(errors[n * n : n * n + n * m].reshape(n, m)) if m else None
+        self.b_stderr = self._out(errors[n * n + n * m :]) if self.b is not None else None
+        others = {name: root(x) for name, x in found.other_variances.items()}
+        self.C_stderr = self._out(others["C"].reshape(found.C.shape)) if "C" in others else None
+        self.D_stderr = self._out(others["D"].reshape(found.D.shape)) if "D" in others else None
+        self.delay_stderr = float(others["delay"][0]) if "delay" in others else None
         if found.rates is not None:
             factors, rates, rates_covariance = found.rates
             spread = covariances_by_rates(factors, rates, rates_covariance * scale, lam)
@@ -95,12 +148,8 @@ class FitResult:
         self.eigenvalue_covariance = self._out(spread)
         widths = np.sqrt(np.maximum(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1), 0.0))
         self.eigenvalue_stderr = self._out(widths.view(complex)[:, 0])  # 1j * inf would be NaN
-        self.theta = self.theta_stderr = None
-        if found.theta is not None and found.theta_covariance is not None:
-            self.theta = self._out(found.theta)
-            self.theta_stderr = self._out(np.sqrt(np.maximum(np.diag(found.theta_covariance) * scale, 0.0)))
-        self.converged, self.starts = found.converged, found.starts
-        self.status, self.message = judge(found, data, bias, sigma is not None)
+        if found.theta_variances is not None and found.theta is not None:
+            self.theta_stderr = self._out(root(found.theta_variances))
 
     def __bool__(self) -> bool:
         return bool(self.status)
@@ -110,13 +159,13 @@ class FitResult:
 
     # ---- use -------------------------------------------------------------------------------------------------------
 
-    def predict(self, t: Any, z0: Any = None, u: Any = None) -> Any:
+    def predict(self, t: Any, *, z0: Any = None, u: Any = None) -> Any:
         """Observations y of the fitted system at times t, on the axis of the data, in any order, also beyond them.
 
         Args:
             t: (T,), or a number. Where the fit had lists, for all trajectories, or a list of one for each.
-            z0: (n,), state at the first time of the data (of the first trajectory) in place of the fitted one; then t
-                is (T,).
+            z0: (n,), state at the first time of the data, or at t0 of the fit (of the first trajectory), in place of
+                the fitted one; then t is (T,).
             u: input in place of that of the fit: samples (T, m), each of which holds from its time in t on, or an
                 input. None: that of the fit, whose last sample holds on.
 
@@ -170,9 +219,9 @@ class FitResult:
         if not np.isfinite(noise):
             errors = np.full((len(times), self._data.p), np.inf)
         else:
-            u, found, data, bias = self._input(k), self._found, self._data, self.b is not None
-            since = times - float(data.starts[k])
-            errors = standard_errors(found, data, k, since, u, bias, noise, self._z0_is_known)
+            self._input(k)  # checks k
+            since = times - float(self._data.starts[k])
+            errors = standard_errors(self._found, self._data, k, since, noise)
         return self._out(errors[:, 0] if self._is_flat else errors)
 
     @property
@@ -237,7 +286,8 @@ class FitResult:
             1 states, 1 channels, 1 trajectories, 4 values
         """
         found, data = self._found, self._data
-        lam, spread = np.asarray(self.eigenvalues), np.asarray(self.eigenvalue_stderr)
+        lam = np.asarray(self.eigenvalues)
+        spread = np.asarray(self.eigenvalue_stderr) if self._has_errors else np.full(len(lam), np.nan)
         lines = [
             f"{len(found.Xi)} states, {data.p} channels, {data.K} trajectories, {data.n_values} values",
             self.message,
@@ -251,13 +301,22 @@ class FitResult:
             lines.append(
                 f"{x.real:>13.6g} {x.imag:>+13.6g}i  {e.real:>11.3g} {e.imag:>+11.3g}i  {period:>10}  {constant:>13}"
             )
-        for name in ("Xi", "B", "b"):
-            value = getattr(self, name)
-            if value is not None:
-                errors = np.asarray(getattr(self, "stderr" if name == "Xi" else f"{name}_stderr"))
-                value = np.asarray(value)
-                rows = zip(np.atleast_2d(value.T).T, np.atleast_2d(errors.T).T) if value.ndim > 1 else [(value, errors)]
-                lines += ["", f"{name} (standard error)"]
+        if self.ranks:
+            lines += ["", f"{'rank':>6}  {'singular value':>14}  {'held-out error':>14}"]
+            lines += [f"{x.rank:>6}  {x.singular_value:>14.3g}  {x.held_out_error:>14.4g}" for x in self.ranks]
+        if self.delay:
+            error = "" if self.delay_stderr is None else f" ({self.delay_stderr:.2g})"
+            lines += ["", f"delay {self.delay:.6g}{error}"]
+        for name in ("theta", "Xi", "B", "b", "C", "D"):
+            value, errors = getattr(self, name), getattr(self, "stderr" if name == "Xi" else f"{name}_stderr")
+            if value is None or (name in ("C", "theta") and errors is None):
+                continue
+            lines += ["", f"{name} (standard error)" if errors is not None else name]
+            value = np.asarray(value)
+            if errors is None:
+                lines += ["  ".join(f"{x:>12.5g}" for x in row) for row in np.atleast_2d(value)]
+            else:
+                rows = zip(np.atleast_2d(value), np.atleast_2d(np.asarray(errors)))
                 lines += ["  ".join(f"{x:>12.5g} ({e:.2g})" for x, e in zip(*row)) for row in rows]
         return "\n".join(lines)
 
@@ -338,7 +397,7 @@ class FitResult:
         elif isinstance(u, Input):
             if u.m != self._found.B.shape[1]:
                 raise ShapeError(f"u has {u.m} channels, but the fit had {self._found.B.shape[1]}")
-            given = Shifted(u, start)
+            given = Shifted(u, start - self.delay)
         else:
             values = as_array(u, "u")
             values = values[:, None] if values.ndim == 1 else values
@@ -346,10 +405,12 @@ class FitResult:
                 raise ShapeError(
                     f"u has shape {values.shape}; u must be (T, m) = {(times.size, self._found.B.shape[1])}"
                 )
-            given = hold(np.atleast_1d(times) - start, values)
+            given = hold(np.atleast_1d(times) - start + self.delay, values)
         z = self._solver(z0, k, given)(times - start)
         z = z.numpy(force=True) if isinstance(z, torch.Tensor) else z
         y = observed_states(self._found.C, z) + (0.0 if self._found.offset is None else self._found.offset)
+        if given is not None and self._found.D.any():
+            y = y + as_array(given(times - start), "u(t)") @ self._found.D.T
         return self._out(y[..., 0] if self._is_flat else y)
 
     def _solver(self, z0: Any, k: int, u: Input | None) -> LinearODE:
@@ -362,7 +423,7 @@ class FitResult:
         """The input of trajectory k in the fit, whose time 0 is the first time of the trajectory."""
         if not (isinstance(k, (int, np.integer)) and 0 <= k < self._data.K):
             raise OptionError(f"k must be of 0 to {self._data.K - 1}, a trajectory, got {k!r}")
-        return self._data.input_of(k)
+        return self._data.input_of(k, self.delay)
 
     def _sigma_words(self) -> str:
         return f"{self.sigma:.4g}" if np.ndim(self.sigma) == 0 else "as given"

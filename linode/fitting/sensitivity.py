@@ -35,6 +35,12 @@ class Response:
     by_Xi: Array | None
     by_B: Array | None
 
+    def at(self, index: Array) -> Response:
+        """The rows at the times of index (K, T')."""
+        k = np.arange(len(index))[:, None]
+        parts = (self.z, self.by_z0, self.by_Xi, self.by_B)
+        return Response(*(None if x is None else x[k, index] for x in parts))  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Basis:

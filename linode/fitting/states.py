@@ -1,4 +1,4 @@
-"""Least squares on (Xi, B, b, C) with the initial state of every trajectory eliminated: the general problem.
+"""Least squares on Xi, B, b, C, D and a delay, with all initial states eliminated: the general problem.
 
 Given the other unknowns, y = C z is linear in each z0. A QR factorisation per trajectory removes z0 from residuals and
 Jacobian, and Levenberg-Marquardt then takes the steps that it would take on all unknowns together.
@@ -8,7 +8,8 @@ for Least Squares Problems, section 6.3 (block-angular problems).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,20 +20,12 @@ from .products import Array, column_lengths, gram, matmul, sum_of_squares, witho
 from .race import count_spikes
 from .residuals import is_noise
 from .sensitivity import Basis, Response, make_basis, respond
-from .structures import Linear, Structure
+from .structures import Structure
+from .unknowns import FREE_PARTS, System, Unknowns
 
+DELAY_STEP = 6e-6  # cube root of eps, of the longest trajectory: central differences by the delay
 SINGULAR_STATE = 1e-12  # least singular value of states, or of the effect of z0, of the largest: some 5,000 eps
 TINY = 1e-300  # keeps a quotient finite whose value is not used
-
-
-@dataclass(frozen=True)
-class System:
-    """Xi (n, n), B (n, m), b (n,) and C (p, n), which theta gives; m is 0 without input, b zero without bias."""
-
-    Xi: Array
-    B: Array
-    b: Array
-    C: Array
 
 
 @dataclass(frozen=True)
@@ -48,50 +41,26 @@ class Eliminated:
 
 @dataclass
 class StatesModel:
-    """theta holds the parameters of the structure, then those of B (n, m), b (n,) and C (p, n) that are unknown.
-
-    C (p, n), z0 (K, n): None where they are unknown. fastest: bounds of |Re lambda| and |Im lambda|.
-    """
+    """theta as `unknowns` arranges it; fastest: bounds of |Re lambda| and |Im lambda|."""
 
     data: Data
-    structure: Structure
-    C: Array | None
-    bias: bool = False
-    z0: Array | None = None
+    unknowns: Unknowns
     fastest: tuple[float, float] = (np.inf, np.inf)
     least_starts: int = 2
+    enough: float = 0.0
     _last: tuple[Array, Eliminated | None] | None = field(default=None, init=False, repr=False)
 
     @property
     def n(self) -> int:
-        return self.structure.n
+        return self.unknowns.n
 
     @property
-    def sizes(self) -> list[int]:
-        """Numbers of parameters of the structure, B, b and C."""
-        n, p = self.n, self.data.p
-        return [self.structure.size, n * self.data.m, n * self.bias, p * n * (self.C is None)]
+    def structure(self) -> Structure:
+        return self.unknowns.structure
 
     @property
     def bounds(self) -> tuple[Array, Array] | None:
-        if self.structure.bounds is None:
-            return None
-        rest = np.full(sum(self.sizes[1:]), np.inf)
-        low, high = self.structure.bounds
-        return np.concatenate([low, -rest]), np.concatenate([high, rest])
-
-    def unpack(self, theta: Array) -> System:
-        n, (own, B, b, C) = self.n, np.split(theta, np.cumsum(self.sizes)[:-1])
-        return System(
-            self.structure.matrix(own),
-            B.reshape(n, self.data.m),
-            b if self.bias else np.zeros(n),
-            self.C if self.C is not None else C.reshape(self.data.p, n),
-        )
-
-    def pack(self, own: Array, B: Array | None = None, b: Array | None = None, C: Array | None = None) -> Array:
-        given = zip((own, B, b, C), self.sizes)
-        return np.concatenate([np.zeros(size) if x is None else np.ravel(x)[:size] for x, size in given])
+        return self.unknowns.bounds
 
     def cost(self, theta: Array) -> float:
         found = self.eliminated(theta)
@@ -108,20 +77,17 @@ class StatesModel:
         found = self.eliminated(theta)
         if found is None:
             return None, np.zeros(0)
-        C, n, m, p = found.system.C, self.n, self.data.m, self.data.p
-        response = self.respond(found.system, found.basis, found.z0, True)
-        assert response.by_Xi is not None  # it was asked for
-        assert response.by_B is not None
-        by_Xi = observed(C, response.by_Xi)
-        own = theta[: self.structure.size]
-        blocks = [by_Xi if self.structure.is_free else matmul(by_Xi, self.structure.slopes(own))]
-        if response.by_B.shape[-1]:
-            by_B = observed(C, response.by_B).reshape(*response.by_B.shape[:2], p, n, -1)
-            blocks += [x.reshape(*by_B.shape[:3], -1) for x in (by_B[..., :m], by_B[..., m:])]
-        if self.C is None:
-            by_C = np.zeros((*response.z.shape[:2], p, p, n))
-            by_C[:, :, np.arange(p), np.arange(p)] = response.z[:, :, None]
-            blocks.append(by_C.reshape(*by_C.shape[:3], p * n))
+        by_part, slopes = self._by_parts(found), self.unknowns.slopes(theta)
+        if self.structure.is_free:
+            own = by_part["Xi"]()
+        else:
+            own = np.add.reduce([matmul(by_part[name](), slopes[name]) for name in slopes])
+        blocks = [own]
+        for name in FREE_PARTS:
+            index = self.unknowns.free(name)
+            if len(index):
+                block = by_part[name]()
+                blocks.append(block if len(index) == block.shape[-1] else block[..., index])
         J = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, -1)
         if not self.data.is_whole:
             J = J * self.data.w[..., None]
@@ -130,6 +96,56 @@ class StatesModel:
             J = without(J, found.Q)
         J = J.reshape(-1, J.shape[-1])
         return (J if np.isfinite(J).all() else None), found.r.ravel()
+
+    def _by_parts(self, found: Eliminated) -> dict[str, Callable[[], Array]]:
+        """Derivatives (K, T, p, entries) of the observations by the entries of each part, computed when asked for."""
+        C, n, m, p, K = found.system.C, self.n, self.data.m, self.data.p, self.data.K
+        response = self.respond(found.system, found.basis, found.z0, True)
+        z, by_Xi, by_B = response.z, response.by_Xi, response.by_B
+        assert by_Xi is not None  # it was asked for
+        assert by_B is not None
+
+        def by_gains(kept: slice) -> Array:
+            seen = observed(C, by_B).reshape(*z.shape[:2], p, n, -1)[..., kept]
+            return seen.reshape(*seen.shape[:3], -1)
+
+        def by_rows(x: Array) -> Array:
+            """By the entries of M (p, k) in M x, for x (K, T, k)."""
+            every = np.zeros((*x.shape[:2], p, p, x.shape[-1]))
+            every[:, :, np.arange(p), np.arange(p)] = x[:, :, None]
+            return every.reshape(*every.shape[:3], -1)
+
+        def by_z0() -> Array:
+            every = np.zeros((*z.shape[:2], p, K, n))
+            every[np.arange(K), :, :, np.arange(K)] = observed(C, response.by_z0)
+            return every.reshape(*every.shape[:3], -1)
+
+        def by_delay() -> Array:
+            """By central differences: held samples make the observations piecewise smooth in the delay."""
+            system, ends = found.system, []
+            h = DELAY_STEP * self.data.span
+            for move in (-min(h, system.delay), h):
+                moved = replace(system, delay=system.delay + move)
+                ends.append((move, self.observe(moved, self.respond(moved, found.basis, found.z0, False).z)))
+            (low, before), (high, after) = ends
+            return ((after - before) / (high - low))[..., None]
+
+        return {
+            "Xi": lambda: observed(C, by_Xi),
+            "B": lambda: by_gains(slice(0, m)),
+            "b": lambda: by_gains(slice(m, None)),
+            "C": lambda: by_rows(z),
+            "D": lambda: by_rows(self.data.inputs_at(found.system.delay)),
+            "z0": by_z0,
+            "delay": by_delay,
+        }
+
+    def observe(self, system: System, z: Array) -> Array:
+        """C z + D u, (K, T, p)."""
+        y = observed(system.C, z[..., None])[..., 0]
+        if system.D.any():
+            y = y + self.data.inputs_at(system.delay) @ system.D.T
+        return y
 
     def n_spikes(self, theta: Array) -> int:
         found = self.eliminated(theta)
@@ -149,38 +165,44 @@ class StatesModel:
         """The problem with the best initial states; None where it is not finite, or eigenvalues are out of bounds."""
         if self._last is None or not np.array_equal(self._last[0], theta):
             with np.errstate(all="ignore"):
-                self._last = theta.copy(), self._eliminated(self.unpack(theta))
+                self._last = theta.copy(), self.with_best_z0(self.unknowns.system(theta))
         return self._last[1]
 
-    def _eliminated(self, system: System) -> Eliminated | None:
-        data, K = self.data, self.data.K
-        if not all(np.isfinite(x).all() for x in (system.Xi, system.B, system.b, system.C)):
+    def with_best_z0(self, system: System) -> Eliminated | None:
+        """As `eliminated`, for a system whose free entries of z0 are 0."""
+        data, K, free = self.data, self.data.K, self.unknowns.free_z0
+        if not all(np.isfinite(x).all() for x in (system.Xi, system.B, system.b, system.C, system.D, system.z0)):
             return None
         basis = make_basis(system.Xi)
         lam = np.linalg.eigvals(system.Xi) if basis is None else basis.lam
         if (np.abs(lam.real) > self.fastest[0]).any() or (np.abs(lam.imag) > self.fastest[1]).any():
             return None
         basis = None if data.inputs else basis
-        response = self.respond(system, basis, self.z0, False)
-        r = (data.w * (data.y - observed(system.C, response.z[..., None])[..., 0])).reshape(K, -1)
-        if self.z0 is not None:
-            return Eliminated(system, basis, self.z0, None, r) if np.isfinite(r).all() else None
+        response = self.respond(system, basis, system.z0 if system.z0.any() else None, False)
+        r = (data.w * (data.y - self.observe(system, response.z))).reshape(K, -1)
+        if not free.any():
+            return Eliminated(system, basis, system.z0, None, r) if np.isfinite(r).all() else None
         A = (observed(system.C, response.by_z0) * data.w[..., None]).reshape(K, -1, self.n)
+        if not free.all():
+            A = A * free[:, None]
         if not (np.isfinite(A).all() and np.isfinite(r).all()):
             return None
         z0, Q = solve_each(A, r)
-        return Eliminated(system, basis, z0, Q, without(r[..., None], Q)[..., 0])
+        return Eliminated(system, basis, system.z0 + z0, Q, without(r[..., None], Q)[..., 0])
 
     def respond(self, system: System, basis: Basis | None, z0: Array | None, want_jacobian: bool) -> Response:
         """States and their derivatives, from zero where z0 is None."""
-        data = self.data
+        data, has_b = self.data, self.unknowns.has_b
         if basis is None:
-            return exact_response(data, system, self.bias, z0, want_jacobian)
-        B, u = system.B, data.u
-        if self.bias:
+            return exact_response(data, system, has_b, z0, want_jacobian)
+        B, u, t, where = system.B, data.u, data.t, None
+        if u is not None:
+            t, u, where = data.timeline(system.delay)
+        if has_b:
             B, one = np.c_[system.B, system.b], np.ones(1)
             u = one if u is None else np.concatenate([u, np.broadcast_to(one, (*u.shape[:2], 1))], -1)
-        return respond(basis, B, z0, data.t, u, want_jacobian)
+        response = respond(basis, B, z0, t, u, want_jacobian)
+        return response if where is None else response.at(where)
 
 
 def observed(C: Array, x: Array) -> Array:
@@ -220,7 +242,7 @@ def exact_response(data: Data, system: System, bias: bool, z0: Array | None, wan
     n, m = system.Xi.shape[0], system.B.shape[1]
     Xi, b = system.Xi, system.b if bias else None
     states, by_z0, by_Xi, by_B = [], [], [], []
-    for k, u in enumerate(map(data.input_of, range(data.K))):
+    for k, u in enumerate([data.input_of(k, system.delay) for k in range(data.K)]):
         t, start = data.t[k], np.zeros(n) if z0 is None else z0[k]
         states.append(LinearODE(Xi, start, b=b, B=None if u is None else system.B, u=u)(t))
         by_z0.append(LinearODE(Xi, start).propagator(t))
@@ -252,13 +274,12 @@ def exact_response(data: Data, system: System, bias: bool, z0: Array | None, wan
     return Response(np.stack(states), np.stack(by_z0), np.stack(by_Xi), np.stack(by_B))
 
 
-def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, Array]:
-    """C (p, n), with a column for a constant where there is a bias, from states z (K, T, n) by least squares.
+def observation_matrix(X: Array, data: Data) -> tuple[Array, float, Array]:
+    """The matrix (p, q) that makes observations of X (K, T, q), such as states, by least squares.
 
-    Also the cost, and for each channel a root (p, n, n) of the covariance of its row of C, for noise of weight 1.
+    Also the cost, and for each channel a root (p, q, q) of the covariance of its row, for noise of weight 1.
     """
-    flat = z.reshape(-1, z.shape[-1])
-    flat = np.concatenate([flat, np.ones((len(flat), int(bias)))], 1)
+    flat = X.reshape(-1, X.shape[-1])
     C, roots, cost = np.zeros((data.p, flat.shape[1])), np.zeros((data.p, flat.shape[1], flat.shape[1])), 0.0
     for j in range(data.p):
         w, y = data.w[..., j].ravel(), data.y[..., j].ravel()
@@ -270,20 +291,31 @@ def observation_matrix(z: Array, data: Data, bias: bool) -> tuple[Array, float, 
     return C, cost, roots
 
 
-def states_of(found: Estimate, data: Data, bias: bool) -> Array:
+def explaining(z: Array, data: Data, delay: float, has_D: bool, bias: bool) -> Array:
+    """What observations are linear in, (K, T, q): the states z (K, T, n), the inputs and a constant."""
+    inputs = [data.inputs_at(delay)] if has_D else []
+    return np.concatenate([z, *inputs, np.ones((*z.shape[:2], int(bias)))], -1)
+
+
+def system_of(found: Estimate) -> System:
+    return System(found.Xi, found.B, found.b, found.C, found.D, found.z0, found.delay)
+
+
+def states_of(found: Estimate, data: Data) -> Array:
     """States (K, T, n) at the times of the data."""
-    system = System(found.Xi, found.B, found.b, found.C)
-    model = StatesModel(data, Linear(len(found.Xi), np.eye(found.Xi.size)), found.C, bias)
-    return model.respond(system, None if data.inputs else make_basis(found.Xi), found.z0, False).z
+    model = StatesModel(data, found.unknowns)
+    return model.respond(system_of(found), None if data.inputs else make_basis(found.Xi), found.z0, False).z
 
 
-def observations_of(found: Estimate, data: Data, bias: bool) -> Array:
-    """C z + offset, (K, T, p), at the times of the data."""
-    y = states_of(found, data, bias) @ found.C.T
+def observations_of(found: Estimate, data: Data) -> Array:
+    """C z + D u + offset, (K, T, p), at the times of the data."""
+    y = states_of(found, data) @ found.C.T
+    if found.D.any():
+        y = y + data.inputs_at(found.delay) @ found.D.T
     return y if found.offset is None else y + found.offset
 
 
-def residuals_of(found: Estimate, data: Data, bias: bool) -> Array:
+def residuals_of(found: Estimate, data: Data) -> Array:
     """Weighted residuals, (K, T, p)."""
     with np.errstate(all="ignore"):
-        return data.w * (data.y - observations_of(found, data, bias))
+        return data.w * (data.y - observations_of(found, data))

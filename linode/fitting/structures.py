@@ -1,4 +1,7 @@
-"""The sets that Xi may be in: maps theta -> Xi with derivatives, and theta of a matrix near to a given Xi."""
+"""The sets that Xi may be in: maps theta -> Xi with derivatives, and theta of a matrix near to a given Xi.
+
+A user's function may give B, C, D, b and z0 beside Xi, from the same parameters.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from .. import matrices
 from ..errors import OptionError, ShapeError
 from .products import Array, complex_step
+from .rates import Factors
 
+PARTS = ("Xi", "B", "C", "D", "b", "z0")  # that a function may give, in the order of its tuple
 MOST_PARAMETERS = 400  # tried, one number after another, where a function does not say how many it takes
 LEAST = 1e-3  # of a typical rate: decay, or flow, that a start has at least; from 0 a minimisation cannot move on
+MOST_CONDITION = 1e9  # of a basis of modes: Xi keeps half of its digits
+N_NEAR = 24  # starts near to a user's theta0; by hand
 STEP = 6e-6  # cube root of eps, relative: central differences, for functions that torch cannot differentiate
 
 
@@ -30,6 +38,16 @@ class Structure(ABC):
     is_given = True  # whether the user gave the structure, so that theta is shown
     names_theta = False  # whether a message names theta, not Xi, as undetermined
     bounds: tuple[Array, Array] | None = None
+    theta0: Array | None = None  # where to start, if the user says so
+    names: tuple[str, ...] = ("Xi",)  # of the parts that it gives
+
+    def parts(self, theta: Array) -> dict[str, Array]:
+        """Xi, and the other parts that the structure gives."""
+        return {"Xi": self.matrix(theta)}
+
+    def part_slopes(self, theta: Array) -> dict[str, Array]:
+        """Derivatives (entries, size) of these parts by theta."""
+        return {"Xi": self.slopes(theta)}
 
     @abstractmethod
     def matrix(self, theta: Array) -> Array:
@@ -49,20 +67,21 @@ class Structure(ABC):
 
 
 class Linear(Structure):
-    """Xi = sum_j theta_j M_j: free, symmetric, skew, sparse. basis (n^2, k): the M_j as columns."""
+    """Xi = M_0 + sum_j theta_j M_j: free, symmetric, skew, sparse, partly known. basis (n^2, k): the M_j as columns."""
 
-    def __init__(self, n: int, basis: Array, is_free: bool = False) -> None:
+    def __init__(self, n: int, basis: Array, is_free: bool = False, known: Array | None = None) -> None:
         self.n, self.basis, self.size = n, basis, basis.shape[1]
         self.is_free, self.is_given = is_free, not is_free
+        self.known = np.zeros(n * n) if known is None else known.ravel()
 
     def matrix(self, theta: Array) -> Array:
-        return (self.basis @ theta).reshape(self.n, self.n)
+        return (self.known + self.basis @ theta).reshape(self.n, self.n)
 
     def slopes(self, theta: Array) -> Array:
         return self.basis
 
     def nearest(self, Xi: Array) -> Array | None:
-        return np.linalg.lstsq(self.basis, Xi.ravel(), rcond=None)[0]
+        return np.linalg.lstsq(self.basis, Xi.ravel() - self.known, rcond=None)[0]
 
 
 class Nonlinear(Structure):
@@ -80,7 +99,14 @@ class Nonlinear(Structure):
         is_given: bool,
         draw: Callable[[float], list[Array]] | None = None,
     ) -> None:
-        self.n, self.size, self.make, self.parts, self.places, self.draw = n, len(places), make, parts, places, draw
+        self.n, self.size, self.make, self.parts_near, self.places, self.draw = (
+            n,
+            len(places),
+            make,
+            parts,
+            places,
+            draw,
+        )
         self.is_given, self.shape = is_given, (int(places.max()) // n**2 + 1, n, n)
 
     def _entries(self, theta: Array) -> torch.Tensor:
@@ -96,7 +122,7 @@ class Nonlinear(Structure):
         return complex_step(self.matrix, theta).reshape(self.size, -1).T
 
     def nearest(self, Xi: Array) -> Array | None:
-        theta = torch.stack(self.parts(torch.from_numpy(np.array(Xi)))).numpy().ravel()[self.places]
+        theta = torch.stack(self.parts_near(torch.from_numpy(np.array(Xi)))).numpy().ravel()[self.places]
         return theta if np.isfinite(theta).all() else None
 
     def starts(self, rate: float) -> list[Array]:
@@ -104,9 +130,52 @@ class Nonlinear(Structure):
         return super().starts(rate) if self.draw is None else self.draw(rate)
 
 
-class Function(Structure):
-    """A user's theta -> Xi. theta0 (size,): where to start; bounds: (lowest, highest), numbers or (size,).
+class Modal(Structure):
+    """Xi = S M S^-1, where M has eigenvalues of a kind; theta: the factors of these, then S row by row."""
 
+    is_given = False
+
+    def __init__(self, factors: Factors) -> None:
+        self.factors, self.n, self.size = factors, factors.n, factors.n + factors.n**2
+
+    def _split(self, theta: Array) -> tuple[Array, Array]:
+        return theta[: self.n], theta[self.n :].reshape(self.n, self.n)
+
+    def matrix(self, theta: Array) -> Array:
+        rates, S = self._split(theta)
+        try:
+            return S @ self.factors.generator(rates) @ np.linalg.inv(S)
+        except np.linalg.LinAlgError:
+            return np.full((self.n, self.n), np.nan)
+
+    def slopes(self, theta: Array) -> Array:
+        n, (rates, S) = self.n, self._split(theta)
+        inverse, M = np.linalg.inv(S), self.factors.generator(rates)
+        Xi, E = S @ M @ inverse, np.eye(n)
+        by_rates = (S @ self.factors.generator_slopes(rates) @ inverse).reshape(n, n * n).T
+        by_S = np.kron(E, (M @ inverse).T) - np.kron(Xi, inverse.T)
+        return np.c_[by_rates, by_S]
+
+    def nearest(self, Xi: Array) -> Array | None:
+        lam, V = np.linalg.eig(Xi)
+        free = Factors(self.n, self.factors.span)
+        given = free.from_eigenvalues(lam)
+        found, W = np.linalg.eig(free.generator(given).astype(complex))
+        order = linear_sum_assignment(np.abs(found[:, None] - lam))[1]
+        weights = np.random.default_rng(0).uniform(0.5, 1.5, self.n)  # real: conjugate vectors stay conjugate
+        V = V[:, order]
+        try:
+            S = (V / (weights @ V)) @ np.linalg.inv(W / (weights @ W))
+        except np.linalg.LinAlgError:
+            return None
+        theta = np.concatenate([self.factors.encode(given), S.real.ravel()])
+        return theta if np.isfinite(theta).all() and np.linalg.cond(S.real) < MOST_CONDITION else None
+
+
+class Function(Structure):
+    """A user's theta -> Xi, or a tuple (Xi, B, C, D, b, z0), cut short, or a dictionary with these names.
+
+    theta0 (size,): where to start; bounds: (lowest, highest), numbers or (size,).
     torch differentiates functions of tensors, if that agrees with differences; central differences serve the others.
     """
 
@@ -123,10 +192,13 @@ class Function(Structure):
         if self.theta0 is not None and not (self.theta0.ndim == 1 and np.isfinite(self.theta0).all()):
             raise OptionError(f"theta0 of structure must be (k,) and finite, got {theta0!r}")
         self.size, self.takes_tensors = _signature(function, self.theta0, n)
-        Xi = self.matrix(np.zeros(self.size) if self.theta0 is None else self.theta0)
-        if Xi.ndim != 2 or Xi.shape[0] != Xi.shape[1]:
-            raise ShapeError(f"structure returns shape {Xi.shape}; it must return Xi (n, n)")
-        self.n = len(Xi)
+        first = self._called(np.zeros(self.size) if self.theta0 is None else self.theta0)
+        self.shapes = {name: np.shape(value) for name, value in first.items()}
+        self.names = tuple(first)
+        shape = self.shapes["Xi"]
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ShapeError(f"structure returns Xi of shape {shape}; it must be (n, n)")
+        self.n = shape[0]
         if bounds is not None:
             needed = "bounds of structure must be (lowest, highest), each a number or of theta's size"
             try:
@@ -147,33 +219,61 @@ class Function(Structure):
                 own, other = self._jacobian(theta), self._differences(theta)
             except RuntimeError:
                 return False
-        return bool(np.allclose(own, other, rtol=1e-4, atol=1e-4 * max(1e-300, np.abs(other).max())))
+        return bool(np.allclose(own, other, rtol=1e-4, atol=1e-4 * max(1e-300, np.abs(other).max(initial=0.0))))
+
+    def _called(self, theta: Any) -> dict[str, Any]:
+        """The parts by name, as the function returns them for an array theta."""
+        return parts_of(self.function(torch.from_numpy(np.array(theta)) if self.takes_tensors else np.array(theta)))
+
+    def parts(self, theta: Array) -> dict[str, Array]:
+        found = {}
+        for name, value in self._called(theta).items():
+            array = value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+            if np.shape(array) != self.shapes[name]:
+                raise ShapeError(f"structure returns {name} of shape {np.shape(array)}, before {self.shapes[name]}")
+            found[name] = array.astype(float)
+        return found
 
     def matrix(self, theta: Array) -> Array:
-        Xi = self.function(torch.from_numpy(np.array(theta)) if self.takes_tensors else theta)
-        return Xi.detach().numpy().astype(float) if isinstance(Xi, torch.Tensor) else np.asarray(Xi, float)
+        return self.parts(theta)["Xi"]
+
+    def part_slopes(self, theta: Array) -> dict[str, Array]:
+        every = self._jacobian(theta) if self.is_differentiable else self._differences(theta)
+        cuts = np.cumsum([prod(self.shapes[name]) for name in self.names])[:-1]
+        return dict(zip(self.names, np.split(every, cuts)))
 
     def slopes(self, theta: Array) -> Array:
-        return self._jacobian(theta) if self.is_differentiable else self._differences(theta)
+        return self.part_slopes(theta)["Xi"]
 
     def _jacobian(self, theta: Array) -> Array:
-        jacobian = torch.func.jacrev(self.function)(torch.from_numpy(np.array(theta)))
-        return jacobian.detach().numpy().reshape(self.n * self.n, self.size).astype(float)
+        """Derivatives of all parts, one after the other, (entries, size)."""
+
+        def flat(x: torch.Tensor) -> torch.Tensor:
+            parts = [torch.as_tensor(value, dtype=torch.float64) for value in parts_of(self.function(x)).values()]
+            return torch.cat([part.reshape(-1) for part in parts])
+
+        jacobian: Array = torch.func.jacrev(flat)(torch.from_numpy(np.array(theta))).detach().numpy().astype(float)
+        return jacobian
 
     def _differences(self, theta: Array) -> Array:
+        def flat(x: Array) -> Array:
+            return np.concatenate([value.ravel() for value in self.parts(x).values()])
+
         columns = []
         for j in range(self.size):
             h = STEP * max(1.0, abs(theta[j])) * (np.arange(self.size) == j)
-            columns.append((self.matrix(theta + h) - self.matrix(theta - h)).ravel() / (2 * h[j]))
+            columns.append((flat(theta + h) - flat(theta - h)) / (2 * h[j]))
         return np.stack(columns, -1)
 
     def nearest(self, Xi: Array) -> Array | None:
         return None
 
     def starts(self, rate: float) -> list[Array]:
-        if self.theta0 is not None:
-            return [self.theta0]
         rng = np.random.default_rng(0)
+        if self.theta0 is not None:  # itself, then at other sizes of its entries, within a factor of 10 or so
+            near = [self.theta0 * np.exp(x) for x in rng.uniform(-2.5, 2.5, (N_NEAR, self.size))]
+            low, high = self.bounds if self.bounds is not None else (-np.inf, np.inf)
+            return [self.theta0, *(np.clip(x, low, high) for x in near)]
         logs = np.log(rate)  # parameters may be logarithms of rates, or rates
         guesses = [np.zeros(self.size), np.full(self.size, logs), np.full(self.size, rate)]
         spread = rng.uniform(-2.5, 2.5, (48, self.size))
@@ -185,6 +285,29 @@ class Function(Structure):
             inside = np.where(np.isfinite(low) & np.isfinite(high), (low + high) / 2, 0.0)
             guesses = [np.clip(x, low, high) for x in [inside, *guesses]]
         return guesses
+
+
+def parts_of(found: Any) -> dict[str, Any]:
+    """What a user's function returns, by name: a matrix Xi, a tuple of parts, or a dictionary of them; None is no part.
+
+    Raises:
+        OptionError: a name or number of parts that does not exist, or no Xi.
+    """
+    if isinstance(found, dict):
+        named = found
+    elif isinstance(found, tuple) and found and np.ndim(found[0]) == 2:
+        if len(found) > len(PARTS):
+            raise OptionError(f"structure returns {len(found)} parts; there are {len(PARTS)}: {', '.join(PARTS)}")
+        named = dict(zip(PARTS, found))
+    else:
+        named = {"Xi": found}
+    for name in named:
+        if name not in PARTS:
+            raise OptionError(f"structure returns a part named {name!r}; there are {', '.join(PARTS)}")
+    kept = {name: named[name] for name in PARTS if named.get(name) is not None}
+    if "Xi" not in kept:
+        raise OptionError("structure returns no Xi")
+    return kept
 
 
 def guesses(n: int, rate: float) -> list[Array]:
@@ -205,11 +328,16 @@ def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structu
             names = ", ".join(map(repr, NAMED))
             raise OptionError(f"structure must be one of {names}, a mask, or a function of theta, got {structure!r}")
         return NAMED[structure](n, rate)
-    mask = np.asarray(structure)
+    is_masked = isinstance(structure, np.ma.MaskedArray)  # what is masked is unknown, as NaN is
+    mask = np.asarray(np.ma.filled(structure.astype(float), np.nan) if is_masked else structure)
     if mask.dtype.kind not in "biuf":
         raise OptionError(f"a mask of Xi must hold booleans or numbers, got {mask.dtype}")
     if mask.shape != (n, n):
         raise ShapeError(f"structure has shape {mask.shape}; a mask of Xi must be ({n}, {n})")
+    if np.isnan(mask).any():  # known entries, and NaN for free ones
+        if np.isinf(mask).any():
+            raise OptionError("known entries of Xi must be finite")
+        return Linear(n, np.eye(n * n)[:, np.isnan(mask).ravel()], known=np.nan_to_num(mask.astype(float)))
     if not mask.any():
         raise OptionError("structure is a mask that leaves no entry of Xi")
     return Linear(n, np.eye(n * n)[:, mask.astype(bool).ravel()])
@@ -265,12 +393,16 @@ def _signature(function: Callable[[Any], Any], theta0: Array | None, n: int | No
             theta = np.zeros(k) if theta0 is None else theta0
             for takes_tensors in (True, False):
                 try:
-                    Xi = function(torch.from_numpy(np.array(theta)) if takes_tensors else np.array(theta))
+                    found = function(torch.from_numpy(np.array(theta)) if takes_tensors else np.array(theta))
+                    parts = parts_of(found)
+                    Xi = parts["Xi"]
+                    fits = np.ndim(Xi) == 2 and n in (None, len(Xi))
+                except OptionError:
+                    raise
                 except Exception as error:  # whatever a user's function may raise
                     last = error
                     continue
-                fits = np.ndim(Xi) == 2 and n in (None, len(Xi))
-                if fits and isinstance(Xi, torch.Tensor) == takes_tensors:
+                if fits and any(isinstance(x, torch.Tensor) for x in parts.values()) == takes_tensors:
                     return k, takes_tensors
     where = f"{MOST_PARAMETERS} or fewer parameters" if theta0 is None else f"theta0 {theta0}"
     size = "(n, n)" if n is None else f"({n}, {n})"

@@ -66,7 +66,9 @@ def draws(covariance: Array) -> Array:
 
 
 def spread(moved: Array, lam: Array) -> Array:
-    """Covariances (n, 2, 2) about lam (n,) of eigenvalues moved (S, n), each row in any order."""
+    """Covariances (n, 2, 2) about lam (n,) of moved eigenvalues (S, n), each row in any order; infinite if one is."""
+    if not np.isfinite(moved).all():
+        return np.full((len(lam), 2, 2), np.inf)
     off = matched(moved, lam) - lam
     parts = np.stack([off.real, off.imag], -1)  # (S, n, 2)
     found = np.einsum("sni,snj->nij", parts, parts) / len(parts)

@@ -50,7 +50,7 @@ def greedy(model: RatesModel, single_first: bool = False) -> Array | None:
         else:
             added = _best_pair(waves, grid, reals, rates, found, (t, y, w), model.bias)
         grown = np.concatenate([found, added])
-        part = replace(model, factors=type(model.factors)(len(grown), span))
+        part = replace(model, factors=model.factors.resized(len(grown)))
         theta = minimise(part, part.factors.from_eigenvalues(_apart(grown, span)), max_steps=REFINE_STEPS).theta
         found = part.factors.eigenvalues(theta)
         found = np.where(np.abs(found.imag) < REAL * np.abs(found), found.real, found)

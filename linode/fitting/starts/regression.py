@@ -52,7 +52,7 @@ def _regressions(data: Data, bias: bool) -> Iterator[Guess]:
 
     if data.step is not None:
         solution = _least(np.c_[before, forcing], after)
-        found = _logarithm(solution[:, :n], data.step)
+        found = logarithm(solution[:, :n], data.step)
         if found is not None:
             basis = make_basis(found)
             if basis is not None:
@@ -97,7 +97,7 @@ def _least(X: Array, Y: Array) -> Array:
     return (np.linalg.lstsq(X / size, Y, rcond=1e-10)[0] / size[:, None]).T
 
 
-def _logarithm(A: Array, h: float) -> Array | None:
+def logarithm(A: Array, h: float) -> Array | None:
     """A real Xi with exp(Xi h) near A; negative eigenvalues of A, which have no real logarithm, lose their sign."""
     mu, V = np.linalg.eig(A)
     mu = np.where((mu.imag == 0) & (mu.real <= 0), np.maximum(np.abs(mu), 1e-6), mu)  # at most 6 decades a step
