@@ -16,9 +16,7 @@ import pytest
 from tests.documents import ROOT
 
 FILES = sorted((Path(ROOT) / "linode").rglob("*.py"))
-MAKES = set(
-    ["arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "randint", "randperm", "tensor", "zeros"]
-)
+MAKES = {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"}
 
 
 @pytest.mark.parametrize("device", ["meta", "second"])

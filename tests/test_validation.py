@@ -110,11 +110,8 @@ def test_what_holds_no_numbers_is_refused_by_its_type(call: str, kind: str):
 
 
 UNSUPPORTED = {
-    "float16": lambda shape: np.ones(shape, np.float16),
     "longdouble": lambda shape: np.ones(shape, np.longdouble),
     "clongdouble": lambda shape: np.ones(shape, np.clongdouble),
-    "half": lambda shape: torch.ones(shape).half(),
-    "bfloat16": lambda shape: torch.ones(shape).bfloat16(),
     "float8": lambda shape: torch.ones(shape).to(torch.float8_e4m3fn),
     "sparse_coo": lambda shape: torch.ones(shape).to_sparse(),
     "mkldnn": lambda shape: torch.ones(shape).to_mkldnn(),
@@ -171,15 +168,17 @@ def test_matrices_without_rows_are_refused(call: str):
 @pytest.mark.parametrize("call", ["LinearODE_z0", "odeint_z0", "expm_multiply_v"])
 @pytest.mark.parametrize(("shape", "says"), [((), "scalar"), ((3,), "3"), ((2, 1), "1"), ((0,), "0")], ids=str)
 def test_starts_of_another_size_are_refused(call: str, shape: tuple[int, ...], says: str):
+    if call == "expm_multiply_v" and len(shape) == 2:
+        shape = shape[::-1]  # its vectors are columns
     check(call, np.ones(shape), linode.ShapeError, says=says)
 
 
 @pytest.mark.usefixtures("no_plan")
 @pytest.mark.parametrize("name", ["Xi", "A"])
 def test_batches_that_do_not_broadcast_are_refused_with_both_shapes(name: str):
-    solver = {"Xi": linode.LinearODE, "A": linode.expm_multiply}[name]
+    solver, shape = {"Xi": (linode.LinearODE, (4, 2)), "A": (linode.expm_multiply, (4, 2, 1))}[name]
     with pytest.raises(linode.ShapeError, match=rf"{name} \(3,\), .*\(4,\)"):
-        solver(np.stack([XI] * 3), np.ones((4, 2)))
+        solver(np.stack([XI] * 3), np.ones(shape))
 
 
 @pytest.mark.usefixtures("no_plan")

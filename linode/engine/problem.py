@@ -75,8 +75,8 @@ def _tensor_from_array(x: Any, name: str) -> Tensor:
         )
     if callable(x):
         raise DtypeError(
-            f"{name} must be an array, got a function ({type(x).__name__}); of a right-hand side f(t, z) = Xi z give the "
-            "matrix Xi itself, or, where only f is known, torch.func.jacrev(lambda z: f(0.0, z))(z0)"
+            f"{name} must be an array, got {type(x).__name__}, which is a function: give the matrix Xi of "
+            "f(t, z) = Xi z itself, or, where only f is known, torch.func.jacrev(lambda z: f(0.0, z))(z0)"
         )
     if _is_masked(x):
         raise DtypeError(
