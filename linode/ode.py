@@ -560,7 +560,7 @@ def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
 
 
 def _largest(x: Any) -> float:
-    return max(torch.as_tensor(x).flatten().tolist(), default=0.0)
+    return max(x.flatten().tolist(), default=0.0)
 
 
 def _unit(name: str) -> str:

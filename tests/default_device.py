@@ -89,6 +89,10 @@ def rotation(q: Tensor) -> Tensor:
     return torch.stack([torch.stack([-q[0], q[1]]), torch.stack([-q[1], -q[0]])])
 
 
+def system_for(method: str) -> Tensor:
+    return XI.abs() if method == "metzler" else XI
+
+
 CALLS: dict[str, Callable[[], Any]] = {
     "lists": lambda: linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0])([0.0, 1.0]),
     "a number": lambda: linode.LinearODE(XI, Z0)(1.0),
@@ -114,8 +118,14 @@ CALLS: dict[str, Callable[[], Any]] = {
     **{f"layer {name}": lambda name=name: layer(name) for name in linode.nn.registry()},
     **{f"{name}": lambda u=u: driven(u(), is_numpy=False) for name, u in INPUTS.items()},
     **{f"{name}, NumPy": lambda u=u: driven(u(), is_numpy=True) for name, u in INPUTS.items() if name != "function"},
-    **{f"{method}": lambda method=method: step(method, XI, Z0, TIMES) for method in linode.methods.registry()},
-    **{f"{method}, solve": lambda m=method: solved(m, XI, Z0, TIMES) for method in linode.methods.registry()},
+    **{
+        f"{method}": lambda m=method: step(m, XI.abs() if m == "metzler" else XI, Z0, TIMES)
+        for method in linode.methods.registry()
+    },
+    **{
+        f"{method}, solve": lambda m=method: solved(m, XI.abs() if m == "metzler" else XI, Z0, TIMES)
+        for method in linode.methods.registry()
+    },
     **{f"{method}, n = 90": lambda m=method: step(m, LARGE, LARGE[0], TIMES) for method in ("auto", "taylor", "chain")},
 }
 

@@ -238,7 +238,7 @@ class ComplexFitResult(FitResult):
             return x
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self._tensor.device)
         dtype = self._tensor.dtype
-        return tensor.to(dtype if tensor.is_complex() else torch.empty(0, dtype=dtype).real.dtype)
+        return tensor.to(dtype if tensor.is_complex() else torch.empty(0, dtype=dtype, device="cpu").real.dtype)
 
     def _complex(self, y: Any) -> Any:
         if isinstance(y, list):

@@ -94,7 +94,7 @@ class Forcing:
         """What sampling of functions may have changed in the last solution z, relative to its largest entry: an upper
         bound, unless errors grow faster than z; far too large where they decay.
         """
-        area = torch.zeros((), dtype=torch.float64)
+        area = torch.zeros((), dtype=torch.float64, device="cpu")
         for part in self.inputs:
             if part.misfit is not None:
                 own = part.misfit.area

@@ -193,7 +193,7 @@ def losses_of(A: Tensor, t_max: float) -> tuple[Tensor, Tensor, Tensor]:
 
 def exact_sums(A: Tensor) -> Tensor:
     """Column sums (S, n) of A (S, n, n) on the CPU, correctly rounded."""
-    return torch.tensor([[math.fsum(column) for column in rows] for rows in A.mT.tolist()], dtype=A.dtype)
+    return torch.tensor([[math.fsum(column) for column in rows] for rows in A.mT.tolist()], dtype=A.dtype, device="cpu")
 
 
 def weighed(A: Tensor, t_max: float) -> tuple[Tensor, float, Tensor, float]:
@@ -201,11 +201,11 @@ def weighed(A: Tensor, t_max: float) -> tuple[Tensor, float, Tensor, float]:
 
     c is infinite where there are no weights.
     """
-    w, growth = torch.ones(len(A), dtype=A.dtype), 0.0
+    w, growth = torch.ones(len(A), dtype=A.dtype, device="cpu"), 0.0
     try:
         growth = float(torch.linalg.eigvals(A).real.max())
-        alpha = (growth + 1 / t_max) * torch.eye(len(A), dtype=A.dtype)
-        w = torch.linalg.solve(alpha - A.mT, torch.ones(len(A), dtype=A.dtype))
+        alpha = (growth + 1 / t_max) * torch.eye(len(A), dtype=A.dtype, device="cpu")
+        w = torch.linalg.solve(alpha - A.mT, torch.ones(len(A), dtype=A.dtype, device="cpu"))
     except LinAlgError:
         return w, math.inf, torch.zeros_like(w), max(0.0, growth)
     w = w / w.max()
