@@ -211,11 +211,12 @@ class Solver(ABC):
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
-            condition = solution.condition.max() if S else 0.0
-            error = solution.error_estimate.max() if S else 0.0
+            condition, error = (
+                max(x.reshape(-1).tolist(), default=0.0) for x in (solution.condition, solution.error_estimate)
+            )
             lines += [
-                f"condition: {float(condition):.3g} (relative, of z(t) with respect to Xi)",
-                f"error estimate: {float(error):.3g} (relative, if Xi is known to rounding)",
+                f"condition: {condition:.3g} (relative, of z(t) with respect to Xi)",
+                f"error estimate: {error:.3g} (relative, if Xi is known to rounding)",
                 f"status: {solution.status}",
             ]
         return "\n".join(lines)
