@@ -128,3 +128,16 @@ def test_half_precision_gives_what_single_precision_gives_for_the_same_numbers(h
 def test_half_precision_of_numpy_and_beside_double():
     assert linode.LinearODE(XI.numpy().astype(np.float16), np.ones(2, np.float16))([1.0]).dtype == np.float32
     assert linode.LinearODE(XI, Z0.half())([1.0]).dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", sorted(linode.methods.registry()))
+@pytest.mark.parametrize("shapes", [((0, 2, 2), (2,)), ((2, 2), (0, 2)), ((3, 0, 2, 2), (0, 2))], ids=str)
+@pytest.mark.parametrize("kind", [np.zeros, lambda shape: torch.zeros(shape, dtype=torch.float64)])
+def test_a_batch_of_no_systems_is_solved_and_explained(method: str, shapes: Any, kind: Any):
+    ode = linode.LinearODE(*(kind(shape) for shape in shapes), method=method)
+    solution = ode.solve([0.0, 1.0])
+    batch = np.broadcast_shapes(shapes[0][:-2], shapes[1][:-1])
+    assert solution.z.shape == (*batch, 2, 2)
+    assert solution.condition.shape == batch
+    assert bool(solution.status)
+    assert "condition: 0" in ode.explain([0.0, 1.0])

@@ -57,8 +57,8 @@ def is_in_use() -> bool:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernel takes systems of x.shape[-1] states that are where x is."""
-    return 0 < x.shape[-1] <= MOST_STATES and _address(x) is not None
+    """Whether the kernel takes systems of x.shape[-1] states that are where x is; of no systems it makes no plans."""
+    return 0 < x.shape[-1] <= MOST_STATES and x.shape[0] > 0 and _address(x) is not None
 
 
 def largest(x: Tensor) -> float | None:

@@ -157,7 +157,8 @@ class TaylorPlan(Plan):
 
     @property
     def reason(self) -> str:
-        most, count = self._most_products, float(self._count(torch.tensor(self.t_max, device="cpu").double()).max())
+        counts = self._count(torch.tensor(self.t_max, device="cpu").double())
+        most, count = self._most_products, max(counts.flatten().tolist(), default=0.0)
         if count <= most:
             return f"products of Xi with vectors only, {count:.3g} of them for times up to {self.t_max:.3g}"
         return f"{count:.3g} products of Xi with a vector for times up to {self.t_max:.3g}, more than {most:.3g}"
