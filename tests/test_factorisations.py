@@ -198,7 +198,7 @@ def test_rows_and_columns_of_a_balanced_matrix_are_alike(name: str):
 
     A = badly_scaled(name)
     assert worst_ratio(A) > 1e3
-    assert worst_ratio(balance(A)[0]) < 8
+    assert worst_ratio(balance(A)[0]) < 16  # entries are no larger than their cycles: rows and columns follow
 
 
 def test_a_slightly_skewed_matrix_keeps_its_entries_alone_and_in_a_batch_with_one_that_is_not():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import linode
 from tests import oracles
+from tests.accuracy import GENERAL
 from tests.case_builders import jordan
 
 EPS = 2.0**-52
@@ -41,7 +42,7 @@ def close(got: Tensor, true: np.ndarray, rtol: float) -> bool:
     return np.linalg.norm(got.detach().resolve_conj().numpy() - true) <= rtol * max(np.linalg.norm(true), 1e-3)
 
 
-@pytest.mark.parametrize("method", sorted(linode.methods.registry()))
+@pytest.mark.parametrize("method", GENERAL)
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_only_arguments_that_require_grad_get_one_and_it_is_the_same(method: str, subset: tuple[int, ...]):
     every = leaves(*arguments_real)

@@ -71,7 +71,7 @@ def test_explain_shows_the_eigenvalues_of_every_system_of_a_batch(n: int):
     found = solver(Xi[0], method=Eig(max_condition=1e9)).decomposition.details["eigenvalues"]
     ode = LinearODE(Xi, np.ones(n), method=Eig(max_condition=1e9))
     assert ode.decomposition.details["eigenvalues"][0] == found[0]
-    assert "eigenvalues:" in ode.explain()
+    assert "eigenvalues (1/time):" in ode.explain()
 
 
 def test_explain_passes_nothing_over_where_the_first_choice_applies():

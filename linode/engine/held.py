@@ -26,11 +26,11 @@ def is_being_made() -> bool:
         return False
     frame = sys._getframe(1).f_back  # of the caller of the solver's own __init__
     for _ in range(MOST_FRAMES):
-        if frame is None or frame.f_back is None:
+        if frame is None:
             return False
-        frame = frame.f_back
         if frame.f_code.co_name == "__init__":
             return True
+        frame = frame.f_back
     return False
 
 

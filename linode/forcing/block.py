@@ -240,7 +240,7 @@ class Block:
         if self.has_constant:
             unit = _of_rank(self.unit_of_b, n_own)
             parts.append(unit.to(x.dtype) if isinstance(unit, Tensor) else x.new_full((1,) * n_own, unit))
-        if x.ndim == 1:
+        if all(part.ndim == 1 for part in parts):
             return torch.cat(parts)
         batch = common_shape(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)

@@ -193,7 +193,8 @@ def losses_of(A: Tensor, t_max: float) -> tuple[Tensor, Tensor, Tensor]:
 
 def exact_sums(A: Tensor) -> Tensor:
     """Column sums (S, n) of A (S, n, n) on the CPU, correctly rounded."""
-    return torch.tensor([[math.fsum(column) for column in rows] for rows in A.mT.tolist()], dtype=A.dtype, device="cpu")
+    sums = [math.fsum(column) for column in A.mT.flatten(0, 1).tolist()]
+    return torch.tensor(sums, dtype=A.dtype, device="cpu").reshape(len(A), A.shape[-1])
 
 
 def weighed(A: Tensor, t_max: float) -> tuple[Tensor, float, Tensor, float]:
