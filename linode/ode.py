@@ -260,7 +260,7 @@ class Solver(ABC):
     def _states(self, times: Tensor) -> Tensor:
         """z, with a warning where an input that is a function is not resolved."""
         z = self._evaluate(times)
-        if self.forcing.is_approximate:
+        if self.forcing.inputs and self.forcing.is_approximate:
             warn = self._warn_if_unresolved
             (torch.compiler.disable(warn) if torch.compiler.is_compiling() else warn)(times, z)
         return z

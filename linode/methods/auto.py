@@ -58,10 +58,14 @@ class Auto(Method):
         if work.is_on_host != Xi.is_cpu:
             work = work._replace(is_on_host=Xi.is_cpu)
         ranked = self.ranked(work)
+        special = [x for x in ranked if type(x).suits is not Method.suits and x.suits(Xi, work) is not False]
+        first: Plan | None = None
+        if not special:
+            first = ranked[0].plan(Xi, rtol, work)
+            if first.is_accepted and work.span * ROUNDINGS <= CEILING:  # no plan has more rounding: nothing to choose
+                return first
         choice = Choice(Xi, rtol, work, ranked)
-        for method in ranked:
-            if type(method).suits is Method.suits:
-                continue
+        for method in special:
             suited = method.suits(Xi if choice.todo is None else Xi[choice.todo], work)
             if suited is False or (suited is not True and not bool(suited.any())):
                 continue
@@ -71,8 +75,9 @@ class Auto(Method):
                 return choice.plan()
         untried: Method | None = ranked[0]
         while untried is not None:
-            if untried not in choice.tried and choice.attempt(untried):
+            if untried not in choice.tried and choice.attempt(untried, plan=first):
                 return choice.plan()
+            first = None
             untried = next((method for method in self.ranked(choice.work) if method not in choice.tried), None)
         raise MethodError(f"no method of {self.names!r} is accurate for this Xi: {'; '.join(choice.rejected)}")
 
@@ -105,15 +110,19 @@ class Choice:
         """Of the systems without a plan."""
         return torch.arange(len(self.Xi), device=self.Xi.device) if self.todo is None else self.todo
 
-    def attempt(self, method: Method, suited: Tensor | None = None) -> bool:
-        """Try a method for the systems left, or for the suited among them; whether all systems have a plan then."""
+    def attempt(self, method: Method, suited: Tensor | None = None, plan: Plan | None = None) -> bool:
+        """Try a method for the systems left, or for the suited among them; whether all systems have a plan then.
+
+        plan: of the method for the systems left, if there is one already.
+        """
         index = self.todo
         if suited is None or bool(suited.all()):
             self.tried.add(method)
         else:
             index = self.indices[suited]
         work = self.work if index is None else self.work._replace(n_systems=len(index))
-        plan = method.plan(self.Xi if index is None else self.Xi[index], self.rtol, work)
+        if plan is None:
+            plan = method.plan(self.Xi if index is None else self.Xi[index], self.rtol, work)
         accepted = self.judged(plan, method.name)
         if index is None:
             if accepted is None:
