@@ -204,6 +204,20 @@ def test_plans_of_other_systems_are_refused(kind: int):
         question.states(bytes(plans))  # type: ignore[arg-type]
 
 
+@needs_kernel
+@pytest.mark.parametrize("change", ["data", "storage"])
+def test_memory_that_was_given_back_before_backward_is_not_read(change: str):
+    Xi = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    z0, t = torch.ones(2, dtype=torch.float64), torch.linspace(0, 1, 5, dtype=torch.float64)
+    z = linode.LinearODE(Xi, z0)(t)
+    if change == "data":
+        z0.data = torch.zeros(2, dtype=torch.float64)
+    else:
+        z0.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="elsewhere in memory|modified by an inplace operation"):
+        z.sum().backward()
+
+
 def test_an_environment_variable_turns_it_off():
     script = "from linode.kernels import small; print(small.is_in_use(), small.MOST_STATES)"
     environment = {**os.environ, "LINODE_COMPILED": "0"}

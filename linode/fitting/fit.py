@@ -58,11 +58,12 @@ def fit(
             the data are largest; with more, Xi is known up to a change of basis only. "auto": the smallest that
             predicts every fifth sample as well as any from the others; `FitResult.ranks` has the figures.
         B: (n, m), of which entries may be free. None: all are.
-        C: (p, n) observation matrix, y = C z, of which entries may be free; NaN: all are. None: the channels are the
-            states, or, with another rank, it is unknown.
+        C: (p, n) observation matrix, y = C z, of which entries may be free (NaN alone: all are). None: the channels are
+            the states, or, with another rank, it is unknown.
         D: (p, m), of which entries may be free. feedthrough: True: all are. Else D is 0.
         b: (n,), of which entries may be free. bias: True: all are. Else b is 0.
-        delay: time by which the input acts later; NaN: it is unknown, between 0 and a fifth of the longest trajectory.
+        delay: time by which the input acts later; NaN where it is unknown, between 0 and a fifth of the longest
+            trajectory.
         structure: what Xi may be. A function theta -> Xi (n, n), best of tensors; (function, theta0) or
             (function, theta0, (lowest, highest)); a mask (n, n) of entries that are not 0; an array (n, n) of known
             entries with NaN for free ones; or "symmetric", "skew", "diagonal", "metzler" (off the diagonal positive),

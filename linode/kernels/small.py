@@ -93,6 +93,7 @@ class Question:
         self.z0, self.t, self.outer = z0, t, outer  # kept, as their memory is read
         S, R = outer or (1, 1)
         self.n_steps = S * R * self.T
+        self.places = places
         (z0_place, t_place), skipped = places, () if outer else (0, 0)
         self.arguments = (
             *(CODES[z0.dtype], S, R, self.T, self.n),
@@ -133,9 +134,11 @@ class Question:
     def vjp(self, plans: bytearray, g: Tensor) -> tuple[Tensor, Tensor, bool]:
         """S (S, n, n) and a (S, R, n) of sum Re<g, z>, for g of the shape and dtype of z, and whether they are finite.
 
-        Raises as `states`.
+        Raises as `states`. RuntimeError: z0 or t is no longer where it was.
         """
         z0, n, outer, g = self.z0, self.n, self.outer, _plain(g)
+        if (z0.data_ptr(), self.t.data_ptr()) != self.places:
+            raise RuntimeError("z0 or t was put elsewhere in memory (x.data = ..., x.resize_(...)) before backward")
         place = _address(g)
         if place is None or g.shape != (*outer, self.T, n) or g.dtype != z0.dtype:
             raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
