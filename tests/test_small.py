@@ -214,7 +214,7 @@ def test_memory_that_was_given_back_before_backward_is_not_read(change: str):
         z0.data = torch.zeros(2, dtype=torch.float64)
     else:
         z0.untyped_storage().resize_(0)
-    with pytest.raises(RuntimeError, match="elsewhere in memory|modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match=r"elsewhere in memory|modified by an inplace operation"):
         z.sum().backward()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import linode
 from linode.engine.checking import Careful
 from linode.kernels import wide
 from linode.methods import Workload
@@ -166,3 +167,15 @@ def test_no_call_reads_or_writes_where_it_must_not(compiler: str, tmp_path: Path
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "calls" in ran.stdout
+
+
+@needs_kernel
+def test_signs_that_torch_puts_off_are_read():
+    one = torch.tensor([0.5 - 2j], dtype=torch.complex128).conj().imag  # 2, as a view with another sign
+    assert one.is_neg()
+    assert one.is_contiguous()
+    Xi = torch.tensor([[-1.0]], dtype=torch.float64)
+    for z0, t in ((one, torch.tensor([0.0, 0.5]).double()), (torch.ones(1).double(), one)):
+        solution = linode.LinearODE(Xi, z0).solve(t)
+        assert solution.status is linode.Status.OK
+        assert torch.allclose(solution.z, z0 * torch.exp(-t)[:, None], rtol=1e-15)

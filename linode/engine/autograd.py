@@ -81,6 +81,7 @@ class Trajectory(Function):
     @staticmethod
     def jvp(ctx: Any, dXi: Tensor | None, dz0: Tensor | None, dt: Tensor | None, _: None) -> Tensor:
         Xi, z0, t = ctx.saved_tensors
+        refuse_batched(dXi, dz0, dt)
         dXi, dz0, dt = zeros_for_none((Xi, z0, t), (dXi, dz0, dt))
         return tangent(Xi, z0, t, dXi, dz0, dt, ctx.planner)[0]
 
@@ -101,11 +102,7 @@ class EagerTrajectory(OutsideTransforms):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        if is_batched(g):
-            raise NotDifferentiableError(
-                "cotangents that autograd batches (is_grads_batched=True, jacobian with vectorize=True) cannot enter a "
-                "custom function: use torch.func.jacrev or torch.func.vmap"
-            )
+        refuse_batched(g)
         if torch.is_grad_enabled() or is_transforming():
             return Trajectory.backward(ctx, g)
         ctx.saved_tensors  # noqa: B018 - raises where one was changed in place
@@ -182,6 +179,15 @@ def second_order(
 def _block(Xi: Tensor, dXi: Tensor, z0: Tensor, dz0: Tensor) -> tuple[Tensor, Tensor]:
     top = torch.cat([Xi, torch.zeros_like(Xi)], -1)
     return torch.cat([top, torch.cat([dXi, Xi], -1)], -2), torch.cat([z0, dz0], -1)
+
+
+def refuse_batched(*xs: Tensor | None) -> None:
+    """Raise where autograd has batched tangents or cotangents: they have no numbers of their own."""
+    if any(x is not None and is_batched(x) for x in xs):
+        raise NotDifferentiableError(
+            "tangents and cotangents that autograd batches (is_grads_batched=True, vectorize=True) cannot enter a "
+            "custom function: use torch.func.jacrev, torch.func.jacfwd or torch.func.vmap"
+        )
 
 
 def zeros_for_none(primals: Any, tangents: Any) -> Any:

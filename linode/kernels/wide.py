@@ -50,8 +50,8 @@ def make_plan(A: Tensor, H: Tensor, levels: int) -> Tensor:
 
     H: powers of two with |A| H <= 1/4, in the sense of powers.
     """
-    S, n = A.shape[:2]
-    if _wide is None or A.dtype != torch.float64 or not A.is_cpu or not 0 < n <= MOST_STATES:
+    S, n, columns = A.shape
+    if _wide is None or n != columns or A.dtype != torch.float64 or not A.is_cpu or not 0 < n <= MOST_STATES:
         raise ValueError(f"the compiled arithmetic does not take A {tuple(A.shape)}, {A.dtype} on {A.device}")
     plan = torch.zeros(S, levels + 1, 2, n, -(-n // 4) * 4, dtype=torch.float64, device="cpu")
     torch.mul(A.mT, H[:, None, None], out=plan[:, 0, 0, :, :n])
@@ -61,9 +61,10 @@ def make_plan(A: Tensor, H: Tensor, levels: int) -> Tensor:
 
 def states(plan: Tensor, H: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     """exp(A t) z0, rounded to float64, for t >= 0 within the powers of the plan."""
-    S, levels, _, n, _ = plan.shape
-    z0, t, H = z0.contiguous(), t.contiguous(), H.contiguous()
+    S, levels, parts, n, width = plan.shape
+    z0, t, H = (_row(x) for x in (z0, t, H))
     fits = z0.ndim == t.ndim == 3 and len(z0) == len(t) == len(H) == S
+    fits = fits and (parts, width) == (2, -(-n // 4) * 4)
     fits = fits and z0.shape[2] == n and z0.shape[1] == t.shape[1] and plan.is_contiguous()
     if _wide is None or not fits or any(x.dtype != torch.float64 or not x.is_cpu for x in (plan, H, z0, t)):
         found = f"z0 {tuple(z0.shape)}, {z0.dtype}, t {tuple(t.shape)}, {t.dtype}, plan {tuple(plan.shape)}"
@@ -75,11 +76,16 @@ def states(plan: Tensor, H: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     return z
 
 
+def _row(x: Tensor) -> Tensor:
+    """Numbers in a row, without a sign that torch has put off."""
+    return x.resolve_neg().contiguous()
+
+
 def distances(x: Tensor, y: Tensor) -> Tensor:
     """|x - y| and |y| in the 2-norm, (..., 2), for x and y (..., size), float64."""
     if _wide is None or x.shape != y.shape or any(a.dtype != torch.float64 or not a.is_cpu for a in (x, y)):
         raise ValueError(f"the compiled arithmetic does not take {tuple(x.shape)}, {x.dtype} and {tuple(y.shape)}")
-    x, y = x.contiguous(), y.contiguous()
+    x, y = _row(x), _row(y)
     out = torch.empty(*x.shape[:-1], 2, dtype=torch.float64, device="cpu")
     _wide.distances(x.data_ptr(), y.data_ptr(), out.numel() // 2, x.shape[-1], out.data_ptr())
     return out
