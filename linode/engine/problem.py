@@ -19,9 +19,9 @@ from torch import Tensor
 from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
 from ..kernels import small, tensors
 from ..kernels.private import is_readable, is_traced, is_wrapped, untransformed, unwrapped
+from ..kernels.small import PLAIN
 from ..kernels.tensors import is_deferred, is_finite
 
-PLAIN = (Tensor, torch.nn.Parameter)
 HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
