@@ -76,7 +76,8 @@ class Solver(ABC):
         """
         times, is_scalar = self._times(t)
         z = self._states(times)
-        return self._answer(z[..., 0, :] if is_scalar else z, t)
+        z = z[..., 0, :] if is_scalar else z
+        return self._answer(z, t) if self._is_numpy else z
 
     @untraced
     def solve(self, t: Any) -> Solution:

@@ -123,7 +123,7 @@ def test_the_number_of_threads_changes_no_bit(kind: int):
         torch.set_num_threads(1)
         one = answers(kind, *given)
         torch.set_num_threads(4)
-        assert small._threads(4e7) == 4
+        assert small._small.n_threads(4e7) == 4
         assert all(torch.equal(x, y) for x, y in zip(one, answers(kind, *given)))
     finally:
         torch.set_num_threads(known)

@@ -1,7 +1,7 @@
 """The compiled kernel as C: no warnings of two compilers, and no fault under the sanitizers.
 
-The sanitized build is called with the addresses of NumPy arrays, without torch, whose own memory the sanitizer would
-watch too.
+The sanitized build is called with NumPy arrays that are shown to it as torch shows tensors, without torch, whose own
+memory the sanitizer would watch too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 CALLS = """
-import importlib.util, itertools, sys
+import ctypes, importlib.util, itertools, sys
 import numpy as np
 from scipy.linalg import cython_lapack
 
@@ -33,12 +33,61 @@ spec = importlib.util.spec_from_file_location("_small", sys.argv[1])
 small = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(small)
 small.use_lapack(cython_lapack.__pyx_capi__)
+
+
+class View(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p), ("device", ctypes.c_int32 * 2), ("n_dims", ctypes.c_int32),
+        ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    ]
+
+
+class Array:  # as torch shows its tensors to C: the memory of a NumPy array
+    is_negated = False
+
+    def __init__(self, x):
+        self.x = x
+        self.shape = (ctypes.c_int64 * x.ndim)(*x.shape)
+        self.strides = (ctypes.c_int64 * x.ndim)(*(step // x.itemsize for step in x.strides))
+
+    def is_neg(self):
+        return self.is_negated
+
+    def is_conj(self):
+        return False
+
+
+class Parameter(Array):
+    pass
+
+
+@ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(View))
+def view(array, out):
+    x, own = array.x, out.contents
+    own.data, own.device[0], own.n_dims, own.offset = x.ctypes.data, 1, x.ndim, 0
+    own.code, own.bits, own.lanes = {"f": 2, "c": 5, "i": 0}[x.dtype.kind], 8 * x.itemsize, 1
+    own.shape, own.strides = array.shape, array.strides
+    return 0
+
+
+class Table(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32 * 2), ("others", ctypes.c_void_p * 4), ("view", ctypes.c_void_p),
+                ("stream", ctypes.c_void_p)]
+
+
+table = Table(version=(1, 3), view=ctypes.cast(view, ctypes.c_void_p))
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype, new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+capsule = new_capsule(ctypes.addressof(table), b"dlpack_exchange_api", None)
+n_threads = 1
+small.use_torch(capsule, Array, Parameter, lambda: 0, lambda: None, lambda: n_threads)
 rng = np.random.default_rng(0)
-CODES = {np.float32: 0, np.float64: 1, np.complex64: 2, np.complex128: 3}
-
-
-def at(x):
-    return x.ctypes.data, *(step // x.itemsize for step in x.strides)
+WORK = 4e6
+assert small.n_threads(WORK) == 1
+n_threads = 2
+assert (small.n_threads(WORK), small.n_threads(WORK / 4)) == (2, 1)
 
 
 def normal(dtype, *shape):
@@ -46,58 +95,73 @@ def normal(dtype, *shape):
     return (x + 1j * rng.standard_normal(shape) if np.dtype(dtype).kind == "c" else x).astype(dtype)
 
 
+def raises(error, function, *arguments):
+    try:
+        function(*arguments)
+    except error:
+        return True
+    return False
+
+
 n_calls = 0
-SHAPES = ((1, 1, 1), (1, 1, 0), (3, 1, 65), (2, 9, 7))
-cases = [*itertools.product(CODES, (1, 3, 6), SHAPES, (False, True)), *((x, 64, (1, 1, 3), False) for x in CODES)]
+SHAPES = ((1, 1, 1), (1, 1, 0), (3, 1, 65), (2, 9, 7), (1, 1, 1100))
+DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
+cases = [*itertools.product(DTYPES, (1, 3, 6), SHAPES, (False, True)), *((x, 64, (1, 1, 3), False) for x in DTYPES)]
 for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
-    threads = 1 + 2 * (i % 2)
-    code, is_complex = CODES[dtype], np.dtype(dtype).kind == "c"
-    w = 2 * n if is_complex else n
-    sizes = {0: 6 + 2 * n + 4 * n * n + -(-n * n // 8), 1: 6 + 2 * w * (-(-w // 4) * 4)}
     for repeated in (False, True):  # equal eigenvalues are taken time by time
         Xi = np.stack([-np.eye(n, dtype=dtype)] * S) if repeated else normal(dtype, S, n, n) / np.sqrt(n).astype("f4")
-        Xi = Xi.astype(dtype)
-        z0, g = normal(dtype, S, R, n), normal(dtype, S, R, T, n)
+        Xi = Array(Xi.astype(dtype))
+        z0, g = Array(normal(dtype, S, R, n)), Array(normal(dtype, S, R, T, n))
         t = rng.uniform(0, 3, (1, 1, T) if shared else (S, R, T))
-        t = np.broadcast_to(t, (S, R, T))
+        t = Array(np.broadcast_to(t, (S, R, T)))
         for kind in (0, 1):
-            plans, n_refused, t_needed, structure = small.plan(kind, code, *at(Xi), S, n, 1e9, 3.0, threads)
+            plans, n_refused, t_needed, structure = small.plan(kind, Xi, 1e9, 3.0)
             if structure:  # one state, or repeated eigenvalues: eig leaves these plans to its caller
                 assert (kind, n_refused, len(plans)) == (0, S, 0) and (n == 1 or repeated)
                 continue
-            z, of_Xi, of_z0 = np.empty((S, R, T, n), dtype), np.empty((S, n, n), dtype), np.empty((S, R, n), dtype)
-            head = (plans, code, S, R, T, n, *at(z0), *at(t))
-            norm, is_diagonal, is_metzler, start, least, most = small.sizes(code, *at(Xi), S, n, *head[1:])
-            assert np.isclose(norm, np.abs(Xi).sum(1).max()) and is_diagonal == (n == 1 or repeated)
-            assert (least, most) == (0, t.max(initial=0)) and start > 0
-            assert small.states(*head, z.ctypes.data, threads) == 0
-            assert small.vjp(*head, *at(g), of_Xi.ctypes.data, of_z0.ctypes.data, threads) == 0
-            assert np.isfinite(z).all() and np.isfinite(of_Xi).all() and np.isfinite(of_z0).all()
+            z, of_Xi, of_z0 = (Array(np.empty(shape, dtype)) for shape in ((S, R, T, n), (S, n, n), (S, R, n)))
+            *places, norm, is_diagonal, is_metzler, start, least, most = small.look(Xi, z0, t)
+            assert places == [z0.x.ctypes.data, t.x.ctypes.data] and small.look(None, z0, t) == tuple(places)
+            assert np.isclose(norm, np.abs(Xi.x).sum(1).max()) and is_diagonal == (n == 1 or repeated)
+            assert (least, most) == (0, t.x.max(initial=0)) and start > 0
+            assert small.sizes(Xi) == (norm, is_diagonal, is_metzler)
+            assert small.states(plans, z0, t, z) == 0
+            head = plans, z0, t, *places
+            assert small.vjp(*head, g, of_Xi, of_z0) == 0
+            assert np.isfinite(z.x).all() and np.isfinite(of_Xi.x).all() and np.isfinite(of_z0.x).all()
+            assert small.largest(z) == max(np.abs(z.x.real).max(initial=0), np.abs(z.x.imag).max(initial=0))
+            # nothing is written where there is no room, nor read beyond what is there
+            rooms = [np.empty((S, R, T + 1, n), dtype), np.empty((S, R, T, n), np.int64)]
+            for room in (*rooms, z.x[..., ::-1]) if n > 1 and T else rooms:
+                assert raises(ValueError, small.states, plans, z0, t, Array(room))
+            assert raises(ValueError, small.vjp, *head, g, z0, of_z0) or (R, n) == (n, 1)
+            assert raises(RuntimeError, small.vjp, plans, z0, t, places[0] + 8, places[1], g, of_Xi, of_z0)
+            assert small.vjp(*head, Array(normal(dtype, S, R, T + 1, n)), of_Xi, of_z0) is None
+            assert raises(ValueError, small.states, plans[:-8], z0, t, z)
+            assert raises(TypeError, small.states, b"", z0, t, z)
             if kind == 1 and T:  # times that no plan has room for
                 for wrong in (np.full((S, R, T), -1.0), np.full((S, R, T), 1e300), np.full((S, R, T), np.nan)):
-                    own = (*head[:-4], *at(wrong))
-                    assert small.states(*own, z.ctypes.data, threads) == 1
-                    assert small.vjp(*own, *at(g), of_Xi.ctypes.data, of_z0.ctypes.data, threads) == 1
+                    own = Array(wrong)
+                    assert small.states(plans, z0, own, z) == 1
+                    assert small.vjp(plans, z0, own, places[0], wrong.ctypes.data, g, of_Xi, of_z0) == 1
             n_calls += 3
 for value in (np.nan, np.inf, 1e300, 1e-320, 0.0):  # whatever stands in a matrix, memory is not touched
-    Xi, t = np.full((1, 4, 4), value), np.linspace(0, 1, 9)[None, None]
+    Xi, t = Array(np.full((1, 4, 4), value)), Array(np.linspace(0, 1, 9)[None, None])
     for kind in (0, 1):
-        plans, n_refused, *_ = small.plan(kind, 1, *at(Xi), 1, 4, 1e9, 1.0, 1)
+        plans, n_refused, *_ = small.plan(kind, Xi, 1e9, 1.0)
         assert n_refused in (0, 1)
         if plans:
-            z0, z = np.ones((1, 1, 4)), np.empty((1, 1, 9, 4))
-            small.states(plans, 1, 1, 1, 9, 4, *at(z0), *at(t), z.ctypes.data, 1)
-for wrong in (0, -1, 65):
-    try:
-        small.plan(0, 1, 0, 0, 0, 0, 1, wrong, 1.0, 1.0, 1)
-    except ValueError as error:
-        assert "beyond" in str(error)
-    else:
-        raise AssertionError("n was not checked")
-try:
-    small.plan(0, 1)
-except TypeError as error:
-    assert "too few" in str(error)
+            small.states(plans, Array(np.ones((1, 1, 4))), t, Array(np.empty((1, 1, 9, 4))))
+negated = Array(np.ones((2, 2)))
+negated.is_negated = True
+for wrong in (np.ones((0, 0)), np.ones((65, 65)), np.ones((2, 3)), np.ones(3), np.ones((2, 2), np.int64)):
+    assert small.plan(0, Array(wrong), 1.0, 1.0) is None and not small.serves(Array(wrong))
+for wrong in (negated, 1.0, None, np.ones((2, 2))):
+    assert small.plan(0, wrong, 1.0, 1.0) is None and small.largest(wrong) is None and not small.is_system(wrong, wrong)
+one = Array(np.ones(2))
+assert small.is_system(Array(np.eye(2)), one) and not small.is_system(Array(np.eye(2) * np.inf), one)
+assert (small.rank_of_times(one), small.rank_of_times(Array(np.ones(2, "f4"))), small.extremes(one)) == (1, 0, (0, 1))
+assert raises(TypeError, small.plan, 0, one)
 print(n_calls, "calls")
 """
 

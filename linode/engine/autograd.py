@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import Function
+from torch.compiler import is_compiling
 
 from ..errors import NotDifferentiableError
 from ..kernels.private import OutsideTransforms, forward_mode_depth, is_batched, is_in_forward_mode, is_transforming
@@ -29,7 +30,7 @@ Map = Callable[[Tensor], Tensor]
 
 def trajectory(Xi: Tensor, z0: Tensor, t: Tensor, planner: Planner) -> Tensor:
     """z(t) = exp(Xi t) z0, (*batch, T, n), differentiable; Xi and z0 of one dtype, t float64."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return compiled.trajectory(Xi, z0, t, planner.key)
     if is_transforming():
         if forward_mode_depth() > 1:
@@ -102,7 +103,8 @@ class EagerTrajectory(OutsideTransforms):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        refuse_batched(g)
+        if is_batched(g):
+            refuse_batched(g)
         if torch.is_grad_enabled() or is_transforming():
             return Trajectory.backward(ctx, g)
         ctx.saved_tensors  # noqa: B018 - raises where one was changed in place

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from ..errors import MethodError
 from ..kernels import small
 from ..kernels.memory import Memory
 from ..kernels.private import reshaped
-from ..kernels.tensors import WIDE, Size, extremes, is_finite, measured, widened
+from ..kernels.small import Size
+from ..kernels.tensors import WIDE, extremes, is_finite, measured, widened
 from ..methods import Auto, Method, Plan, Propagator, Pullback, Workload, registry
 from ..methods.base import Gradients
 from . import overflow
@@ -230,22 +232,23 @@ class Evaluation:
         if layout.batch:
             systems = layout.systems(systems)
             starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
-        self.question = question = small.Question.of(starts, times)
-        sizes = question.sizes(systems) if question is not None else None
-        least, most = sizes[4:] if sizes else extremes(t)
+        question = small.Question.of(starts, times, systems)
+        size = question.size if question is not None else None
+        least, most = extremes(t) if size is None or question is None else (question.least, question.most)
         if not most - least < torch.inf:
             check_finite(t, "t")
         many = None
         if t.shape[-1] == 1 and 2 * layout.n < layout.R and not is_for_kernel(systems, layout.R):
             many = makes_many(t, layout.n)
-        plan = planner.plan_for(
-            systems, layout.n if many else layout.R, t.shape[-1], least, most, Size(*sizes[:3]) if sizes else None
-        )
+        plan = planner.plan_for(systems, layout.n if many else layout.R, t.shape[-1], least, most, size)
         self.plan = many(plan) if many else plan
         self.compiled = self.plan.compiled if question is not None else None
+        self.question: Any = question  # there is one where `compiled` is not None
+        # the kernel writes and reads what is asked in its shapes
+        self.is_direct = self.compiled is not None and not layout.batch and self.device is None
         # |z| <= exp(|Xi| |t|) |z0|: where this is moderate, z need not be looked at
         growth, span = plan.one_norm * (most - least), SPAN if z0.dtype in WIDE else SPAN_OF_FLOATS
-        self.is_moderate = growth < span and sizes is not None and sizes.start < MODERATE_SIZE
+        self.is_moderate = growth < span and question is not None and question.start < MODERATE_SIZE
 
     @cached_property
     def starts(self) -> Tensor:
@@ -271,12 +274,14 @@ class Evaluation:
         layout, z0 = self.layout, self.asked[1]
         if layout.n_entries == 0:
             return z0.new_zeros(layout.z_shape)
+        if self.is_direct and self.is_moderate:
+            return self.question.states(self.compiled)
         z = self._states(for_gradients)
         return z if self.device is None else z.to(self.device)
 
     def _states(self, for_gradients: bool) -> Tensor:
         layout, z0 = self.layout, self.asked[1]
-        if self.question is not None and self.compiled is not None:
+        if self.compiled is not None:
             z = self.question.states(self.compiled)
         elif for_gradients:
             z, self.pullback = self.plan.record(self.starts, self.times)
@@ -301,6 +306,10 @@ class Evaluation:
         layout, (Xi, z0, t) = self.layout, self.asked
         if layout.n_entries == 0:
             return torch.zeros_like(Xi), torch.zeros_like(z0), torch.zeros_like(t)
+        if self.is_direct and not want_t:
+            S, a, is_fine = self.question.vjp(self.compiled, g)
+            if is_fine:
+                return S, a, None
         if self.device is None:
             return self._gradients(g, want_t)
         S, a, dt = self._gradients(g.cpu(), want_t)
@@ -309,7 +318,7 @@ class Evaluation:
 
     def _gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         layout, (Xi, z0, t) = self.layout, self.asked
-        if self.question is not None and self.compiled is not None:
+        if self.compiled is not None:
             S, a, is_fine = self.question.vjp(self.compiled, layout.trajectories(g, 2) if layout.batch else g)
         else:
             cotangents = layout.trajectories(self._precise(g), 2)

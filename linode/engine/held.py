@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..errors import StaleError
 
@@ -22,7 +23,7 @@ MOST_FRAMES = 4  # how far up the stack a module is looked for: its method calls
 
 def is_being_made() -> bool:
     """Whether the solver is made by an __init__, a few calls up the stack, other than its own; torch.compile: False."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     frame = sys._getframe(1).f_back  # of the caller of the solver's own __init__
     for _ in range(MOST_FRAMES):
@@ -42,7 +43,7 @@ class Held:
         self.owner: Any = None
         self.homes: list[tuple[str, str, Tensor]] = []  # argument, name in the owner
         self.copied: list[tuple[str, Tensor, int]] = []  # argument, tensor, version
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return
         tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
         if not tensors:
@@ -67,7 +68,7 @@ class Held:
 
     def check(self) -> None:
         """Raise where a tensor is no longer what the user goes on with."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return
         for name, x, version in self.copied:
             if x._version != version:

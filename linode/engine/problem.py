@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
 from ..kernels import small, tensors
@@ -37,7 +38,7 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None, bes
     if isinstance(x, float):
         return torch.tensor(x, dtype=torch.float64, device="cpu")
     if not isinstance(x, Tensor):
-        x = _traced_tensor(x) if torch.compiler.is_compiling() else _tensor_from_array(x, name)
+        x = _traced_tensor(x) if is_compiling() else _tensor_from_array(x, name)
     elif x.is_nested:
         raise DtypeError(
             f"{name} is a nested tensor, and linode needs one length for all: pad it (times by repeating the last one, "
@@ -117,7 +118,7 @@ def has_values(x: Tensor) -> bool:
     """Whether the numbers of x can be read, now or by what torch.compile traces: it is neither fake nor nested nor
     masked, and no other tracer follows it. (check_finite refuses the meta device.)
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return True
     return (type(x) in PLAIN or is_readable(x)) and not x.is_nested and not is_traced()
 
@@ -148,7 +149,7 @@ def _advice(x: Tensor, name: str) -> str:
 
 def is_known(x: Tensor) -> bool:
     """Whether the values of x can be read: not under torch.compile, nor if a transform of torch.func wraps x."""
-    return not torch.compiler.is_compiling() and not is_wrapped(x)
+    return not is_compiling() and not is_wrapped(x)
 
 
 def concrete(x: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ def concrete(x: Tensor) -> Tensor:
 
 def is_anywhere(mask: Tensor) -> bool:
     """Whether a mask is true anywhere, also along mapped dimensions; False while torch.compile traces."""
-    return not torch.compiler.is_compiling() and bool(concrete(mask.any()).any())
+    return not is_compiling() and bool(concrete(mask.any()).any())
 
 
 def extremes(x: Tensor) -> tuple[float, float]:
@@ -182,20 +183,19 @@ def make_matrix(A: Any, name: str, beside: tuple[Any, ...] = ()) -> Tensor:
 
 def make_system(Xi: Any, z0: Any, names: tuple[str, str] = ("Xi", "z0")) -> tuple[Tensor, Tensor, bool]:
     """Checked Xi and z0, and whether results are NumPy arrays. Tensors of a supported dtype are not copied."""
+    if not is_compiling() and small.is_system(Xi, z0):  # the checks that follow, in one look
+        return Xi, z0, False
     is_numpy = not isinstance(Xi, Tensor) and not isinstance(z0, Tensor)
     Xi, z0 = make_matrix(Xi, names[0], (z0,)), as_tensor(z0, names[1], beside=(Xi,))
     shape, n = z0.shape, Xi.shape[-1]
     if not shape or shape[-1] != n:
         found = f"has last size {shape[-1]}, but {names[0]} is {n} x {n}" if shape else "is a scalar"
         raise ShapeError(f"{names[1]} {found}; {names[1]} must be (*batch, {n})")
-    is_one, has_values = len(shape) == 1 and len(Xi.shape) == 2, not is_deferred()
-    if is_one and has_values and small.are_moderate(Xi, z0):  # the checks that follow, in one look
-        return Xi, z0, is_numpy
     if Xi.device != z0.device:
         check_same_device(dict(zip(names, (Xi, z0))))
-    if not is_one:
+    if len(shape) > 1 or len(Xi.shape) > 2:
         broadcast(dict(zip(names, (Xi.shape[:-2], shape[:-1]))))
-    if has_values and (Xi.is_meta or z0.is_meta or not is_finite(Xi, z0)):
+    if not is_deferred() and (Xi.is_meta or z0.is_meta or not is_finite(Xi, z0)):
         check_finite(Xi, names[0])
         check_finite(z0, names[1])
     return Xi, z0, is_numpy
@@ -206,6 +206,8 @@ def make_times(t: Any, Xi: Tensor, batches: Callable[[], dict[str, torch.Size]])
 
     batches: gives the shapes, by argument, that batch dimensions of t must broadcast with; the first is that of Xi.
     """
+    if not is_compiling() and Xi.is_cpu and small.rank_of_times(t) == 1:  # the checks that follow, in one look
+        return t, False
     t = as_tensor(t, "t", integers_become=torch.float64)
     is_double = t.dtype == torch.float64
     if not is_double and t.is_complex():

@@ -30,6 +30,10 @@ untransformed = torch._C._DisableFuncTorch  # context: transforms do not see wha
 # what factorisations raise that do not converge
 LinAlgError: type[RuntimeError] = torch._C._LinAlgError  # type: ignore[attr-defined]
 n_dispatch_modes = torch._C._len_torch_dispatch_stack  # how many modes see every operator: tracers, counters, fakes
+dlpack_table = getattr(
+    Tensor, "__dlpack_c_exchange_api__", None
+)  # how C reads tensors (DLPack 1.3); torch 2.10 and newer
+is_recorded = torch._C._get_tracing_state  # the state of torch.jit.trace, or None
 
 
 @contextmanager
@@ -58,7 +62,7 @@ def reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def is_traced() -> bool:
     """Whether a tracer that follows tensors and knows no values is active: torch.jit.trace, FakeTensorMode, make_fx."""
-    if torch._C._get_tracing_state() is not None:
+    if is_recorded() is not None:
         return True
     return n_dispatch_modes() > 0 and any(
         isinstance(mode, (FakeTensorMode, ProxyTorchDispatchMode)) for mode in _get_current_dispatch_mode_stack()

@@ -1,8 +1,8 @@
 /* The compiled kernel for small systems on the CPU: plan, states and gradients of the methods `eig` and `chain`.
 
-   A Python module of the limited API (one build serves Python 3.10 and newer). It takes addresses and strides, which
-   linode/kernels/small.py has checked, and releases the interpreter's lock. Batches are shared out among threads that
-   live as long as the call. The numerics are in small_kernel.h, which is compiled once for every x86-64 processor and
+   A Python module of the limited API (one build serves Python 3.10 and newer). It takes tensors, reads in one place where
+   their numbers lie (views.h) and checks shapes and types there; it releases the interpreter's lock. Batches are shared
+   out among threads that live as long as the call. The numerics are in small_kernel.h, which is compiled once for every x86-64 processor and
    once for those with AVX2 and FMA; which of the two runs is decided when the module is imported. LAPACK comes from
    SciPy (scipy.linalg.cython_lapack).                                                                               */
 
@@ -16,6 +16,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "views.h"
 
 /* ---- constants: the ones that methods/eig.py, methods/chain.py and kernels/ name alike have the same values ------ */
 
@@ -73,8 +75,6 @@ static const double INVERSE[N_TERMS] = {
 };
 
 /* ---- what is asked ------------------------------------------------------------------------------------------------ */
-
-enum { FLOAT, DOUBLE, COMPLEX_FLOAT, COMPLEX_DOUBLE };
 
 typedef struct {
     const char *data;
@@ -319,44 +319,82 @@ static int run(const Arguments *task, Work work, Doubles doubles, long n_parts, 
 
 /* ---- the module --------------------------------------------------------------------------------------------------- */
 
-/* The next arguments, one after the other. */
-typedef struct {
-    PyObject *const *values;
-    Py_ssize_t left;
-} Reader;
+#define MOST_ENTRIES (1 << 20)  /* that one thread looks at; beyond, torch's threads are faster */
+#define WORK_OF_A_THREAD 2e6    /* multiplications that take some 100 us, twice what it takes to start a thread, on an AMD EPYC */
 
-static long long next_integer(Reader *reader)
+/* How many threads pay for so many multiplications; `run` takes no more than there are systems or parts. */
+static long threads_for(double work)
 {
-    if (reader->left <= 0)
-        return PyErr_SetString(PyExc_TypeError, "too few arguments"), 0;
-    reader->left--;
-    return PyLong_AsLongLong(*reader->values++);
+    if (!(work >= 2 * WORK_OF_A_THREAD))
+        return 1;
+    PyObject *answer = PyObject_CallObject(torch_.n_threads, NULL);
+    long most = answer ? PyLong_AsLong(answer) : 1;
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    double wanted = work / WORK_OF_A_THREAD;
+    return most < 1 ? 1 : wanted < (double)most ? (long)wanted : most;
 }
 
-static double next_number(Reader *reader)
+/* Whether x is Xi (S, n, n), or (n, n), of a size that the kernel takes; which is then told. */
+static int has_matrices(PyObject *x, Arguments *task)
 {
-    if (reader->left <= 0)
-        return PyErr_SetString(PyExc_TypeError, "too few arguments"), 0;
-    reader->left--;
-    return PyFloat_AsDouble(*reader->values++);
+    View view;
+    if (!is_plain(x, &view, &task->z_code) || view.n_dims < 2 || view.n_dims > 3)
+        return 0;
+    int last = view.n_dims - 1;
+    int64_t n = view.shape[last];
+    if (n < 1 || n > MOST_STATES || view.shape[last - 1] != n)
+        return 0;
+    task->is_complex = task->z_code >= COMPLEX_FLOAT, task->n = (long)n;
+    task->S = last == 2 ? (long)view.shape[0] : 1;
+    Strided A = {view.data, {last == 2 ? view.strides[0] : 0, view.strides[last - 1], 0, view.strides[last]}, task->z_code};
+    task->A = A;
+    return 1;
 }
 
-static const int MATRIX[3] = {0, 1, 3}, VECTOR[3] = {0, 1, 3}, TIMES[3] = {0, 1, 2}, STATES[4] = {0, 1, 2, 3};
-
-static Strided next_strided(Reader *reader, int code, int n_strides, const int *places)
+/* Whether z0 is (S, R, n) and t (S, R, T), or z0 (n,) and t (T,), of sizes that the kernel takes; which are then told. */
+static int has_trajectories(PyObject *z0, PyObject *t, Arguments *task)
 {
-    Strided x = {(const char *)(intptr_t)next_integer(reader), {0, 0, 0, 0}, code};
-    for (int i = 0; i < n_strides; i++)
-        x.stride[places[i]] = next_integer(reader);
-    return x;
+    View starts, times;
+    int of_times;
+    if (!is_plain(z0, &starts, &task->z_code) || !is_plain(t, &times, &of_times) || of_times != DOUBLE)
+        return 0;
+    int last = starts.n_dims - 1, has_batch = last == 2;
+    if ((last != 0 && last != 2) || times.n_dims != last + 1 || starts.shape[last] < 1 || starts.shape[last] > MOST_STATES)
+        return 0;
+    if (has_batch && (times.shape[0] != starts.shape[0] || times.shape[1] != starts.shape[1]))
+        return 0;
+    task->is_complex = task->z_code >= COMPLEX_FLOAT, task->n = (long)starts.shape[last], task->T = (long)times.shape[last];
+    task->S = has_batch ? (long)starts.shape[0] : 1, task->R = has_batch ? (long)starts.shape[1] : 1;
+    int64_t none[2] = {0, 0}, *outer = has_batch ? starts.strides : none, *outer_t = has_batch ? times.strides : none;
+    Strided z = {starts.data, {outer[0], outer[1], 0, starts.strides[last]}, task->z_code};
+    Strided at = {times.data, {outer_t[0], outer_t[1], times.strides[last], 0}, DOUBLE};
+    task->z0 = z, task->t = at;
+    return 1;
 }
 
-static int is_wrong(const Arguments *task)
+/* Whether x is a new array of a dtype and size for what is written. */
+static int has_room(PyObject *x, int code, int64_t count, void **place)
 {
-    if (!PyErr_Occurred() && (task->n < 1 || task->n > MOST_STATES || task->S < 0 || task->R < 0 || task->T < 0 ||
-                              task->z_code < FLOAT || task->z_code > COMPLEX_DOUBLE))
-        PyErr_SetString(PyExc_ValueError, "sizes beyond those of the compiled kernel");
-    return PyErr_Occurred() != NULL;
+    View view;
+    int own;
+    if (!is_plain(x, &view, &own) || own != code || entries_of(&view) != count || !is_in_a_row(&view))
+        return 0;
+    *place = view.data;
+    return 1;
+}
+
+static PyObject *refused(const char *what)
+{
+    return PyErr_Format(PyExc_ValueError, "the compiled kernel does not take %s", what);
+}
+
+/* Checks the number of arguments. */
+static int has_arguments(Py_ssize_t count, Py_ssize_t wanted)
+{
+    if (count != wanted)
+        PyErr_Format(PyExc_TypeError, "%d arguments were needed, not %d", (int)wanted, (int)count);
+    return count == wanted;
 }
 
 enum { BEYOND_THE_PLAN = 1, NOT_FINITE }; /* answers of `states` and `vjp`, beside 0 */
@@ -397,27 +435,22 @@ static long plan_numbers(const Arguments *task, int is_chain)
     return is_chain ? chain_numbers(task->n, task->is_complex) : eig_numbers(task->n);
 }
 
-/* The next matrices: their dtype, address and strides, how many they are, and n. */
-static void next_matrices(Reader *reader, Arguments *task)
-{
-    task->z_code = (int)next_integer(reader), task->is_complex = task->z_code >= COMPLEX_FLOAT;
-    task->A = next_strided(reader, task->z_code, 3, MATRIX);
-    task->S = (long)next_integer(reader), task->n = (long)next_integer(reader);
-}
-
 /* The plans of all systems, one after the other, as a bytearray; how many the method's own check refuses; the time that
-   its check holds from; and the structure of Xi, if `eig` is asked and there is one: then the plans are empty. */
+   its check holds from; and the structure of Xi, if `eig` is asked and there is one: then the plans are empty.
+   None where Xi is not taken. Arguments: the method, Xi, its limit, t_max. */
 static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
-    Reader reader = {values, count};
     Arguments task = {0};
-    int is_chain = next_integer(&reader) != 0;
-    next_matrices(&reader, &task);
-    task.limit = next_number(&reader), task.t_max = next_number(&reader);
-    long threads = (long)next_integer(&reader), n_refused = 0;
-    if (is_wrong(&task))
+    if (!has_arguments(count, 4))
         return NULL;
+    int is_chain = PyLong_AsLong(values[0]) != 0;
+    task.limit = PyFloat_AsDouble(values[2]), task.t_max = PyFloat_AsDouble(values[3]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (!has_matrices(values[1], &task) || task.S < 1 || is_watched())
+        Py_RETURN_NONE;
+    long threads = threads_for((double)task.S * 30.0 * pow((double)task.n, 3)), n_refused = 0;
     int has_memory = 1, kind = is_chain ? 0 : structure_of(&task);
     long numbers = plan_numbers(&task, is_chain);
     double t_needed = 0;
@@ -440,49 +473,40 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
     return PyErr_NoMemory();
 }
 
-/* The next dtype, sizes, z0 and t. */
-static void next_trajectories(Reader *reader, Arguments *task)
+/* Whether plans are of the systems of a question: the method is `chain`, or it is not; -1 with an error. */
+static int kind_of(PyObject *plans, Arguments *task)
 {
-    task->z_code = (int)next_integer(reader), task->is_complex = task->z_code >= COMPLEX_FLOAT;
-    task->S = (long)next_integer(reader), task->R = (long)next_integer(reader);
-    task->T = (long)next_integer(reader), task->n = (long)next_integer(reader);
-    task->z0 = next_strided(reader, task->z_code, 3, VECTOR);
-    task->t = next_strided(reader, DOUBLE, 3, TIMES);
-}
-
-/* What `states` and `vjp` have in common: plans, and trajectories that they fit; whether the method is `chain`, or -1. */
-static int next_question(Reader *reader, Arguments *task)
-{
-    PyObject *plans = reader->left > 0 ? *reader->values : NULL;
-    if (!plans || !PyByteArray_Check(plans))
+    if (!PyByteArray_Check(plans))
         return PyErr_SetString(PyExc_TypeError, "plans must be a bytearray"), -1;
-    reader->values++, reader->left--;
-    next_trajectories(reader, task);
-    if (is_wrong(task))
-        return -1;
     task->plan = (double *)(void *)PyByteArray_AsString(plans);
     size_t bytes = (size_t)PyByteArray_Size(plans);
     int kind = bytes >= HEADER * sizeof(double) ? (int)task->plan[KIND] : EIG, is_chain = kind % COMPLEX == CHAIN;
     if (bytes != (size_t)plan_numbers(task, is_chain) * (size_t)task->S * sizeof(double) ||
-        (bytes && kind / COMPLEX != task->is_complex))
-        return PyErr_SetString(PyExc_ValueError, "the compiled kernel does not take these plans: they are of other systems"), -1;
+        (bytes && kind / COMPLEX != task->is_complex)) {
+        refused("these plans: they are of other systems");
+        return -1;
+    }
     return is_chain;
 }
 
+/* Writes z; 1 where times lie beyond the plan. Arguments: plans, z0, t, z. */
 static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
-    Reader reader = {values, count};
     Arguments task = {0};
     atomic_int failed = 0;
-    int is_chain = next_question(&reader, &task);
+    if (!has_arguments(count, 4))
+        return NULL;
+    if (!has_trajectories(values[1], values[2], &task))
+        return refused("z0 and t");
+    int64_t n_states = (int64_t)task.S * task.R * task.T;
+    if (!has_room(values[3], task.z_code, n_states * task.n, &task.z))
+        return refused("z");
+    int is_chain = kind_of(values[0], &task);
     if (is_chain < 0)
         return NULL;
-    task.z = (void *)(intptr_t)next_integer(&reader);
-    long threads = (long)next_integer(&reader);
+    long threads = threads_for((double)n_states * (20.0 + (double)task.n) * (double)task.n);
     task.failed = &failed;
-    if (PyErr_Occurred())
-        return NULL;
     int has_memory;
     Py_BEGIN_ALLOW_THREADS
     task.parts = parts_of(&task, !is_chain);
@@ -501,21 +525,37 @@ static double largest_of(int code, const void *data, long long n)
     return has_nan ? NAN : most;
 }
 
+/* Writes dL/dXi and dL/dz0; 1: times lie beyond the plan, 2: something overflowed; None: g is not taken. Arguments: plans, z0, t, where these
+   two lay when z was asked for, g, dL/dXi, dL/dz0. */
 static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
-    Reader reader = {values, count};
     Arguments task = {0};
     atomic_int failed = 0;
-    int is_chain = next_question(&reader, &task);
-    if (is_chain < 0)
+    if (!has_arguments(count, 8))
         return NULL;
-    task.g = next_strided(&reader, task.z_code, 4, STATES);
-    task.S_out = (void *)(intptr_t)next_integer(&reader), task.a = (void *)(intptr_t)next_integer(&reader);
-    long threads = (long)next_integer(&reader);
-    task.failed = &failed;
+    void *z_place = PyLong_AsVoidPtr(values[3]), *t_place = PyLong_AsVoidPtr(values[4]);
     if (PyErr_Occurred())
         return NULL;
+    if (!has_trajectories(values[1], values[2], &task) || task.z0.data != z_place || task.t.data != t_place)
+        return PyErr_Format(PyExc_RuntimeError, "z0 or t was put elsewhere in memory (x.data = ..., x.resize_(...)) before backward");
+    View g;
+    int code, first, last;
+    if (!is_plain(values[5], &g, &code) || code != task.z_code || (g.n_dims != 2 && g.n_dims != 4))
+        Py_RETURN_NONE;
+    first = g.n_dims - 2, last = g.n_dims - 1;
+    if (g.shape[first] != task.T || g.shape[last] != task.n || (first ? g.shape[0] : 1) != task.S || (first ? g.shape[1] : 1) != task.R)
+        Py_RETURN_NONE;
+    Strided cotangents = {g.data, {first ? g.strides[0] : 0, first ? g.strides[1] : 0, g.strides[first], g.strides[last]}, code};
+    task.g = cotangents;
+    if (!has_room(values[6], code, (int64_t)task.S * task.n * task.n, &task.S_out) ||
+        !has_room(values[7], code, (int64_t)task.S * task.R * task.n, &task.a))
+        return refused("the arrays for gradients");
+    int is_chain = kind_of(values[0], &task);
+    if (is_chain < 0)
+        return NULL;
+    long threads = threads_for((double)task.S * (double)task.R * (double)task.T * (40.0 + (double)task.n) * (double)task.n);
+    task.failed = &failed;
     int has_memory = 1, is_finite;
     Py_BEGIN_ALLOW_THREADS
     const Kernel *own = &kernels[is_chain];
@@ -550,35 +590,43 @@ static double one_norm_of(const Arguments *task)
     return has_nan ? NAN : most;
 }
 
-static PyObject *structure(PyObject *self, PyObject *const *values, Py_ssize_t count)
+/* What makes all eigenvectors unitary, or 0; None where Xi is not taken. */
+static PyObject *structure(PyObject *self, PyObject *Xi)
 {
     (void)self;
-    Reader reader = {values, count};
     Arguments task = {0};
-    next_matrices(&reader, &task);
-    return is_wrong(&task) ? NULL : PyLong_FromLong(structure_of(&task));
+    if (!has_matrices(Xi, &task))
+        Py_RETURN_NONE;
+    return PyLong_FromLong(structure_of(&task));
 }
 
-static PyObject *largest(PyObject *self, PyObject *const *values, Py_ssize_t count)
+/* Whether x holds few enough plain numbers, one after the other, to be looked at here. */
+static int is_row(PyObject *x, View *view, int *code)
 {
-    (void)self;
-    Reader reader = {values, count};
-    int code = (int)next_integer(&reader);
-    const void *data = (const void *)(intptr_t)next_integer(&reader);
-    long long n = next_integer(&reader);
-    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(largest_of(code, data, n));
+    return is_plain(x, view, code) && is_in_a_row(view) && entries_of(view) <= MOST_ENTRIES && !is_watched();
 }
 
-static PyObject *extremes(PyObject *self, PyObject *const *values, Py_ssize_t count)
+/* max |x|, or None where x is not looked at here. */
+static PyObject *largest(PyObject *self, PyObject *x)
 {
     (void)self;
-    Reader reader = {values, count};
-    const double *data = (const double *)(intptr_t)next_integer(&reader);
-    long long n = next_integer(&reader);
+    View view;
+    int code;
+    if (!is_row(x, &view, &code))
+        Py_RETURN_NONE;
+    return PyFloat_FromDouble(largest_of(code, view.data, entries_of(&view)));
+}
+
+/* min(0, x) and max(0, x), or None where x is not looked at here. */
+static PyObject *extremes(PyObject *self, PyObject *x)
+{
+    (void)self;
+    View view;
+    int code;
     double least = 0, most = 0;
-    if (PyErr_Occurred())
-        return NULL;
-    if (look->bounds(data, n, &least, &most))
+    if (!is_row(x, &view, &code) || code != DOUBLE)
+        Py_RETURN_NONE;
+    if (look->bounds(view.data, entries_of(&view), &least, &most))
         least = most = NAN;
     return Py_BuildValue("(dd)", least, most);
 }
@@ -629,22 +677,78 @@ static int has_metzler(const Arguments *task)
     return 0;
 }
 
-/* All that a question is judged by: |Xi|_1, whether all Xi are diagonal, whether one is a Metzler matrix, max |z0|,
-   min(0, t) and max(0, t). */
-static PyObject *sizes(PyObject *self, PyObject *const *values, Py_ssize_t count)
+/* |Xi|_1, whether all Xi are diagonal, and whether one is a Metzler matrix; None where Xi is not looked at here. */
+static PyObject *sizes(PyObject *self, PyObject *Xi)
 {
     (void)self;
-    Reader reader = {values, count};
+    Arguments task = {0};
+    if (!has_matrices(Xi, &task) || (int64_t)task.S * task.n * task.n > MOST_ENTRIES || is_watched())
+        Py_RETURN_NONE;
+    return Py_BuildValue("(dOO)", one_norm_of(&task), structure_of(&task) == 1 ? Py_True : Py_False, has_metzler(&task) ? Py_True : Py_False);
+}
+
+/* Where z0 and t lie; and, if Xi is no None and both are small enough to be looked at here, all that a question is judged
+   by: what `sizes` tells, max |z0|, min(0, t) and max(0, t). None where z0 and t are not taken. Arguments: Xi, z0, t. */
+static PyObject *look_at(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
     Arguments task = {0}, of_Xi = {0};
-    next_matrices(&reader, &of_Xi);
-    if (reader.left)
-        next_trajectories(&reader, &task);
-    double largest = 0, least = 0, most = 0;
-    if (is_wrong(&of_Xi) || (task.n && is_wrong(&task)))
+    if (!has_arguments(count, 3))
         return NULL;
+    if (!has_trajectories(values[1], values[2], &task) || is_watched())
+        Py_RETURN_NONE;
+    void *starts = (void *)(intptr_t)task.z0.data, *times = (void *)(intptr_t)task.t.data;
+    if (values[0] == Py_None || !has_matrices(values[0], &of_Xi) || of_Xi.n != task.n ||
+        (int64_t)task.S * task.R * task.T > MOST_ENTRIES)
+        return Py_BuildValue("(NN)", PyLong_FromVoidPtr(starts), PyLong_FromVoidPtr(times));
+    double largest = 0, least = 0, most = 0;
     look_over(&task, &largest, &least, &most);
-    PyObject *is_diagonal = structure_of(&of_Xi) == 1 ? Py_True : Py_False, *is_metzler = has_metzler(&of_Xi) ? Py_True : Py_False;
-    return Py_BuildValue("(dOOddd)", one_norm_of(&of_Xi), is_diagonal, is_metzler, largest, least, most);
+    return Py_BuildValue("(NNdOOddd)", PyLong_FromVoidPtr(starts), PyLong_FromVoidPtr(times), one_norm_of(&of_Xi),
+                         structure_of(&of_Xi) == 1 ? Py_True : Py_False, has_metzler(&of_Xi) ? Py_True : Py_False, largest, least, most);
+}
+
+/* Whether Xi (n, n) and z0 (n,) are plain, and all sums of their moduli are numbers. */
+static PyObject *is_system(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Arguments task = {0};
+    View z0;
+    int code;
+    if (!has_arguments(count, 2))
+        return NULL;
+    if (!is_plain(values[1], &z0, &code) || z0.n_dims != 1 || !has_matrices(values[0], &task) || task.S != 1 ||
+        task.n != z0.shape[0] || is_watched())
+        Py_RETURN_FALSE;
+    double largest = 0, least = 0, most = 0;
+    Strided start = {z0.data, {0, 0, 0, z0.strides[0]}, code};
+    task.z0 = start, task.R = 1, task.T = 0, task.is_complex = code >= COMPLEX_FLOAT;
+    look_over(&task, &largest, &least, &most);
+    task.is_complex = task.z_code >= COMPLEX_FLOAT;
+    return PyBool_FromLong(isfinite(largest) && isfinite(one_norm_of(&task)));
+}
+
+/* The number of dimensions of plain times, float64; 0 for others. */
+static PyObject *rank_of_times(PyObject *self, PyObject *t)
+{
+    (void)self;
+    View view;
+    int code;
+    return PyLong_FromLong(is_plain(t, &view, &code) && code == DOUBLE && !is_watched() ? view.n_dims : 0);
+}
+
+/* Whether the kernel takes Xi (S, n, n), or (n, n), if there is a system. */
+static PyObject *serves(PyObject *self, PyObject *Xi)
+{
+    (void)self;
+    Arguments task = {0};
+    return PyBool_FromLong(has_matrices(Xi, &task) && task.S > 0 && !is_watched());
+}
+
+static PyObject *n_threads(PyObject *self, PyObject *work)
+{
+    (void)self;
+    double value = PyFloat_AsDouble(work);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(threads_for(value));
 }
 
 /* Takes LAPACK's functions from the capsules of scipy.linalg.cython_lapack. */
@@ -666,15 +770,22 @@ static PyObject *use_lapack(PyObject *self, PyObject *capsules)
     Py_RETURN_NONE;
 }
 
+#define FUNCTION(name) (PyCFunction)(void (*)(void))name
 static PyMethodDef METHODS[] = {
-    {"plan", (PyCFunction)(void (*)(void))make_plan, METH_FASTCALL, "Plans of all systems, and how many are refused."},
-    {"structure", (PyCFunction)(void (*)(void))structure, METH_FASTCALL, "What makes all eigenvectors unitary, or 0."},
-    {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z; 1 where times lie beyond the plan."},
-    {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, "dL/dXi and dL/dz0; 1: times lie beyond the plan, 2: something overflowed."},
-    {"largest", (PyCFunction)(void (*)(void))largest, METH_FASTCALL, "max |x|."},
-    {"extremes", (PyCFunction)(void (*)(void))extremes, METH_FASTCALL, "min(0, x) and max(0, x)."},
-    {"sizes", (PyCFunction)(void (*)(void))sizes, METH_FASTCALL, "|Xi|_1, kinds of Xi, max |z0|, least and largest t."},
+    {"plan", FUNCTION(make_plan), METH_FASTCALL, "Plans of all systems, and how many are refused."},
+    {"states", FUNCTION(states), METH_FASTCALL, "Writes z; 1 where times lie beyond the plan."},
+    {"vjp", FUNCTION(vjp), METH_FASTCALL, "Writes dL/dXi and dL/dz0; 1: times lie beyond the plan, 2: something overflowed."},
+    {"look", FUNCTION(look_at), METH_FASTCALL, "Where z0 and t lie, and what a question is judged by."},
+    {"is_system", FUNCTION(is_system), METH_FASTCALL, "Whether Xi (n, n) and z0 (n,) are plain and finite."},
+    {"rank_of_times", rank_of_times, METH_O, "The number of dimensions of plain times; 0 for others."},
+    {"serves", serves, METH_O, "Whether the kernel takes Xi."},
+    {"structure", structure, METH_O, "What makes all eigenvectors unitary, or 0."},
+    {"sizes", sizes, METH_O, "|Xi|_1 and kinds of Xi."},
+    {"largest", largest, METH_O, "max |x|."},
+    {"extremes", extremes, METH_O, "min(0, x) and max(0, x)."},
+    {"n_threads", n_threads, METH_O, "How many threads pay for so many multiplications."},
     {"use_lapack", use_lapack, METH_O, "Takes the functions of scipy.linalg.cython_lapack.__pyx_capi__."},
+    {"use_torch", use_torch, METH_VARARGS, "Takes torch's table of DLPack, its classes and functions."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,8 +1,9 @@
 """The front of the compiled kernel: small systems on the CPU, in one call for states and one for gradients.
 
-Here is the one place where shapes, types and memory are checked before addresses are handed to C (small.c). Where the
-module was not built, or LINODE_COMPILED=0 is set, `is_in_use` is false and methods take their torch kernels, which give
-the same numbers.
+The module (small.c) takes tensors, and reads and checks in one place where their numbers lie, of which shape and type
+(views.h). What it does not take gives None, or an error; here it is tried again without what torch has put off. Where
+the module was not built, torch is older than 2.10, or LINODE_COMPILED=0 is set, `is_in_use` is false and methods take
+their torch kernels, which give the same numbers.
 Shapes: Xi (S, n, n), z0 (S, R, n), t (S, R, T) float64, z and g (S, R, T, n); strides are free, states and gradients
 keep the precision of z0. Plans are a bytearray: the module checks that their size and kind fit.
 """
@@ -19,16 +20,12 @@ import torch
 from scipy.linalg import cython_lapack
 from torch import Tensor
 
-from .private import n_dispatch_modes
+from .private import dlpack_table, is_recorded, n_dispatch_modes
 
 EIG, CHAIN, COMPLEX = 0, 1, 2  # the kind of a plan: one of the first two, and COMPLEX more for complex Xi
 PLAIN = (Tensor, torch.nn.Parameter)
 BEYOND = "times are negative or beyond those of the plan"
 STRUCTURES = (None, "diagonal", "Hermitian", "skew-Hermitian")
-MOST_ENTRIES = 2**20  # that one thread looks at; beyond, torch's threads are faster
-CODES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}
-REAL = (torch.float32, torch.float64)
-WORK_OF_A_THREAD = 2e6  # multiplications that take some 100 us, twice what it takes to start a thread, on an AMD EPYC
 
 
 def _load() -> tuple[Any, str]:
@@ -38,9 +35,12 @@ def _load() -> tuple[Any, str]:
     folder = Path(__file__).parent
     if not any(folder.glob("_small.*")):
         return None, f"not built in {folder}"
+    if dlpack_table is None:
+        return None, "built, but this torch does not show its tensors to C: 2.10 and newer do"
     try:
         module = import_module("linode.kernels._small")
         module.use_lapack(cython_lapack.__pyx_capi__)
+        module.use_torch(dlpack_table, *PLAIN, n_dispatch_modes, is_recorded, torch.get_num_threads)
     except ImportError as error:
         return None, f"built, but cannot be loaded: {error}"
     return module, ""
@@ -56,68 +56,71 @@ def is_in_use() -> bool:
     return _small is not None
 
 
+def is_system(Xi: Any, z0: Any) -> bool:
+    """Whether Xi (n, n) and z0 (n,) are plain tensors that the kernel takes, and finite: the sums of moduli are."""
+    return _small is not None and _small.is_system(Xi, z0)
+
+
+def rank_of_times(t: Any) -> int:
+    """The number of dimensions of a plain tensor, float64, on the CPU; 0 for anything else."""
+    return _small.rank_of_times(t) if _small is not None else 0
+
+
 def serves(x: Tensor) -> bool:
-    """Whether the kernel takes systems of x.shape[-1] states that are where x is; of no systems it makes no plans."""
-    return 0 < x.shape[-1] <= MOST_STATES and x.shape[0] > 0 and _address(x) is not None
+    """Whether the kernel takes systems Xi (S, n, n), or (n, n); of no systems it makes no plans."""
+    if _small is None:
+        return False
+    return _small.serves(x) or (type(x) in PLAIN and _small.serves(_plain(x)))
 
 
 def largest(x: Tensor) -> float | None:
     """max |x| (of real and imaginary parts where it is complex), NaN where there is one; None: not looked at here."""
-    row = _row(x)
-    return None if row is None else _small.largest(CODES[x.dtype], *row)
+    return None if _small is None else _small.largest(x)
 
 
 def extremes(x: Tensor) -> tuple[float, float] | None:
     """min(0, x) and max(0, x) of float64, NaN where there is one; None: not looked at here."""
-    row = _row(x)
-    return None if row is None else _small.extremes(*row)
+    return None if _small is None else _small.extremes(x)
 
 
-class Sizes(NamedTuple):
-    """What a question is judged by; NaN where there is one."""
+class Size(NamedTuple):
+    """What a choice of methods must know of matrices Xi (S, n, n), beside their number."""
 
-    norm: float  # the largest |Xi|_1
+    norm: float  # the largest |Xi|_1, NaN where there is one; 0 of no matrices
     is_diagonal: bool  # every Xi is
     has_metzler: bool  # an Xi is real and has no negative entry off its diagonal
-    start: float  # the largest |z0|
-    least: float  # of 0 and all times
-    most: float
 
 
 class Question:
-    """Trajectories of systems: z0 (S, R, n), t (S, R, T) float64. One of one system may come as z0 (n,), t (T,)."""
+    """Trajectories of systems: z0 (S, R, n), t (S, R, T) float64. One of one system may come as z0 (n,), t (T,).
 
-    def __init__(self, z0: Tensor, t: Tensor, places: tuple[int, int]) -> None:
-        *outer, self.n = z0.shape
-        *_, self.T = t.shape
-        self.z0, self.t, self.outer = z0, t, outer  # kept, as their memory is read
-        S, R = outer or (1, 1)
-        self.n_steps = S * R * self.T
-        self.places = places
-        (z0_place, t_place), skipped = places, () if outer else (0, 0)
-        self.arguments = (
-            *(CODES[z0.dtype], S, R, self.T, self.n),
-            *(z0_place, *skipped, *z0.stride(), t_place, *skipped, *t.stride()),
-        )
+    size: of Xi; start: the largest |z0|; least, most: of 0 and all times; NaN where there is one. No size: Xi was not
+    given, or there is too much to look at: then the others are NaN.
+    """
+
+    size: Size | None = None
+    start: float = math.nan
+    least: float = math.nan
+    most: float = math.nan
+
+    def __init__(self, z0: Tensor, t: Tensor, z0_place: int, t_place: int, *sizes: Any) -> None:
+        self.z0, self.t, self.places = z0, t, (z0_place, t_place)
+        if sizes:
+            norm, is_diagonal, has_metzler, self.start, self.least, self.most = sizes
+            self.size = Size(norm, is_diagonal, has_metzler)
 
     @classmethod
-    def of(cls, z0: Tensor, t: Tensor) -> Question | None:
-        """None where the kernel does not take them."""
-        z0, t = _plain(z0), _plain(t)
-        z0_place, t_place = _address(z0), _address(t)
-        *outer, n = z0.shape
-        fits = len(outer) in (0, 2) and t.shape[:-1] == (*outer,) and t.dtype == torch.float64 and z0.dtype in CODES
-        if not fits or z0_place is None or t_place is None or not 0 < n <= MOST_STATES:
+    def of(cls, z0: Tensor, t: Tensor, Xi: Tensor | None = None) -> Question | None:
+        """None where the kernel does not take z0 and t. Xi: (S, n, n) or (n, n), in the dtype of z0 or wider."""
+        if _small is None:
             return None
-        return cls(z0, t, (z0_place, t_place))
-
-    def sizes(self, Xi: Tensor) -> Sizes | None:
-        """Of Xi (S, n, n) or (n, n) too, in the dtype of z0; None: not looked at here."""
-        place = _address(Xi)
-        if place is None or self.n_steps > MOST_ENTRIES or Xi.shape[-1] != self.n:
+        found = _small.look(Xi, z0, t)
+        if found is None:
+            z0, t, Xi = _plain(z0), _plain(t), None if Xi is None else _plain(Xi)
+            found = _small.look(Xi, z0, t)
+        if found is None:
             return None
-        Xi = _plain(Xi)  # a name of its own: it must live while its memory is read
-        return Sizes(*_small.sizes(*_matrices(Xi), *self.arguments))
+        return cls(z0, t, *found)
 
     def states(self, plans: bytearray) -> Tensor:
         """z (S, R, T, n), in the dtype of z0.
@@ -125,9 +128,9 @@ class Question:
         Raises:
             ValueError: the plans are of other systems, or, with `CHAIN`, for times that are not negative nor as late.
         """
-        z = self.z0.new_empty((*self.outer, self.T, self.n))
-        threads = _threads(self.n_steps * (20.0 + self.n) * self.n)
-        if _small.states(plans, *self.arguments, z.data_ptr(), threads):
+        z0 = self.z0
+        z = z0.new_empty((*self.t.shape, z0.shape[-1]))
+        if _small.states(plans, z0, self.t, z):
             raise ValueError(BEYOND)
         return z
 
@@ -136,15 +139,14 @@ class Question:
 
         Raises as `states`. RuntimeError: z0 or t is no longer where it was.
         """
-        z0, n, outer, g = self.z0, self.n, self.outer, _plain(g)
-        if (z0.data_ptr(), self.t.data_ptr()) != self.places:
-            raise RuntimeError("z0 or t was put elsewhere in memory (x.data = ..., x.resize_(...)) before backward")
-        place = _address(g)
-        if place is None or g.shape != (*outer, self.T, n) or g.dtype != z0.dtype:
+        z0, t, places = self.z0, self.t, self.places
+        shape = z0.shape
+        of_Xi, of_z0 = z0.new_empty((*shape[:-2], shape[-1], shape[-1])), z0.new_empty(shape)
+        answer = _small.vjp(plans, z0, t, *places, g, of_Xi, of_z0)
+        if answer is None:
+            answer = _small.vjp(plans, z0, t, *places, _plain(g), of_Xi, of_z0)
+        if answer is None:
             raise ValueError(f"the compiled kernel does not take g {tuple(g.shape)}, {g.dtype} on {g.device}")
-        of_Xi, of_z0 = z0.new_empty((*outer[:1], n, n)), z0.new_empty(z0.shape)
-        places = place, *(() if outer else (0, 0)), *g.stride(), of_Xi.data_ptr(), of_z0.data_ptr()
-        answer = _small.vjp(plans, *self.arguments, *places, _threads(self.n_steps * (40.0 + n) * n))
         if answer == 1:
             raise ValueError(BEYOND)
         return of_Xi, of_z0, answer == 0
@@ -163,29 +165,15 @@ def asked(z0: Tensor, t: Tensor) -> Question:
     return question
 
 
-def measured(Xi: Tensor) -> tuple[float, bool, bool] | None:
-    """The first three of `Sizes` for Xi (S, n, n); None: not looked at here."""
-    if not serves(Xi) or Xi.numel() > MOST_ENTRIES:
-        return None
-    Xi = _plain(Xi)
-    return _small.sizes(*_matrices(Xi))[:3]
-
-
-def are_moderate(Xi: Tensor, z0: Tensor) -> bool:
-    """Whether Xi (n, n) and z0 (n,) are plain, and all sums of their moduli are numbers."""
-    n, places = z0.shape[0], (_address(Xi), _address(z0))
-    if None in places or n > MOST_STATES or Xi.dtype not in CODES or z0.dtype not in CODES:
-        return False
-    Xi, z0 = _plain(Xi), _plain(z0)
-    no_times = 0, 0, 0, 0
-    found = _small.sizes(*_matrices(Xi), CODES[z0.dtype], 1, 1, 0, n, z0.data_ptr(), 0, 0, *z0.stride(), *no_times)
-    return found[0] < math.inf and found[3] < math.inf
+def measured(Xi: Tensor) -> Size | None:
+    """The size of Xi (S, n, n); None: not looked at here."""
+    found = None if _small is None else _small.sizes(Xi) or _small.sizes(_plain(Xi))
+    return Size(*found) if found else None
 
 
 def structure(Xi: Tensor) -> str | None:
     """As `eigenpairs.structure`."""
-    Xi = _plain(Xi)
-    return STRUCTURES[_small.structure(*_matrices(Xi))]
+    return STRUCTURES[_small.structure(_plain(Xi))]
 
 
 class Made(NamedTuple):
@@ -201,12 +189,13 @@ class Made(NamedTuple):
 
 def make_plans(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> Made | None:
     """The plans for all Xi (S, n, n); None where the kernel does not take Xi."""
-    S, n, columns = Xi.shape
-    if n != columns or Xi.dtype not in CODES or not serves(Xi):
+    if _small is None:
         return None
-    Xi, threads = _plain(Xi), _threads(S * 30.0 * n**3)
-    plans, n_refused, t_needed, found = _small.plan(kind, *_matrices(Xi), limit, t_max, threads)
-    return Made(plans, n_refused, t_needed, STRUCTURES[found])
+    found = _small.plan(kind, Xi, limit, t_max) or _small.plan(kind, _plain(Xi), limit, t_max)
+    if found is None:
+        return None
+    plans, n_refused, t_needed, kind_of_Xi = found
+    return Made(plans, n_refused, t_needed, STRUCTURES[kind_of_Xi])
 
 
 def as_rows(plans: bytearray, S: int) -> Tensor:
@@ -223,41 +212,8 @@ def as_plans(rows: Tensor) -> bytearray:
     return plans
 
 
-def _matrices(Xi: Tensor) -> tuple[int, ...]:
-    """Dtype, address, strides, number and size of plain Xi (S, n, n) or (n, n)."""
-    strides, n = Xi.stride(), Xi.shape[-1]
-    S, strides = (1, (0, *strides)) if len(strides) == 2 else (Xi.shape[0], strides)
-    return CODES[Xi.dtype], Xi.data_ptr(), *strides, S, n
-
-
-def _address(x: Tensor) -> int | None:
-    """Where the numbers of x lie in memory; None where they do not, or something asks to see what operators read."""
-    if type(x) not in PLAIN or not x.is_cpu or n_dispatch_modes():
-        return None
-    try:
-        place = x.data_ptr()
-    except RuntimeError:  # a transform of torch.func has wrapped it
-        return None
-    return place if place or x.numel() == 0 else None
-
-
-def _row(x: Tensor) -> tuple[int, int] | None:
-    """Address and number of plain numbers in a row, where they are not too many."""
-    count, place = x.numel(), _address(x)
-    if _small is None or place is None or count > MOST_ENTRIES or x.dtype not in CODES:
-        return None
-    return (place, count) if x.is_contiguous() and not (x.is_neg() or x.is_conj()) else None
-
-
 def _plain(x: Tensor) -> Tensor:
     """Without a conjugation or a sign that torch has put off, and without a class that only adds to Tensor."""
     if type(x) not in PLAIN:
         x = x.as_subclass(Tensor)
-    if x.is_neg() or (x.dtype not in REAL and x.is_conj()):
-        return x.resolve_conj().resolve_neg()
-    return x
-
-
-def _threads(work: float) -> int:
-    """How many threads pay for so many multiplications; the kernel takes no more than it has systems or parts."""
-    return 1 if work < 2 * WORK_OF_A_THREAD else min(torch.get_num_threads(), int(work / WORK_OF_A_THREAD))
+    return x.resolve_conj().resolve_neg() if x.is_neg() or x.is_conj() else x

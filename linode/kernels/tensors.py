@@ -5,13 +5,13 @@ from __future__ import annotations
 import cmath
 import math
 from functools import reduce
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import small
 from .private import is_transforming
+from .small import Size
 
 WIDE = (torch.float64, torch.complex128)
 
@@ -63,20 +63,12 @@ def one_norm(A: Tensor) -> Tensor:
     return A.abs().sum(-2).amax(-1)
 
 
-class Size(NamedTuple):
-    """What a choice of methods must know of matrices A (S, n, n), beside their number."""
-
-    norm: float  # the largest |A|_1, NaN where there is one; 0 of no matrices
-    is_diagonal: bool  # every A is
-    has_metzler: bool  # an A is real and has no negative entry off its diagonal
-
-
 def measured(A: Tensor) -> Size:
     """Of A (S, n, n), or (n, n)."""
     A = A.cpu()
     found = small.measured(A)
     if found is not None:
-        return Size(*found)
+        return found
     if len(A) == 0:
         return Size(0.0, True, False)
     beside = A.clone()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MethodError, OptionError, meant
-from .base import ROUNDINGS, Method, Plan, SplitPlan, Workload, classes, default, register, registry
+from .base import ROUNDINGS, Method, Plan, SplitPlan, Workload, classes, default, is_known, register, registry
 from .propagator import CEILING, EXTENDED_MAX_N, Propagator
 
 FEW_STATES = 16  # asked for, up to which digits count for more than time
@@ -57,8 +57,8 @@ class Auto(Method):
         work = work or Workload.of(Xi)
         if work.is_on_host != Xi.is_cpu:
             work = work._replace(is_on_host=Xi.is_cpu)
-        ranked = self.ranked(work)
-        special = [x for x in ranked if type(x).suits is not Method.suits and x.suits(Xi, work) is not False]
+        ranked, choosy = self._order(work)
+        special = [method for method in choosy if method.suits(Xi, work) is not False]
         first: Plan | None = None
         if not special:
             first = ranked[0].plan(Xi, rtol, work)
@@ -83,8 +83,12 @@ class Auto(Method):
 
     def ranked(self, work: Workload) -> list[Method]:
         """The candidates by estimated cost."""
+        return self._order(work)[0]
+
+    def _order(self, work: Workload) -> tuple[list[Method], list[Method]]:
+        """The candidates by estimated cost, and those that `suits` may choose whatever they cost."""
         # rounded to 7 %, so that steps of training, whose spans differ little, find their order in the cache
-        span = round(10 * math.log2(work.span + 1 if work.span < LARGEST else LARGEST))
+        span = round(10 * math.log2(min(work.span, LARGEST) + 1))
         return _ranked(self.candidates, classes(), work[:4], span / 10, work.is_on_host, work.is_diagonal)
 
     def cost(self, work: Workload) -> float:
@@ -170,14 +174,15 @@ def _ranked(
     octaves: float,
     is_on_host: bool,
     is_diagonal: bool,
-) -> list[Method]:
+) -> tuple[list[Method], list[Method]]:
     """known: all registered methods, so that a new one is ranked too. octaves: log2(span + 1)."""
     n_systems, n_trajectories, n_times, n = sizes
     work = Workload(n_systems, n_trajectories, n_times, n, 2**octaves - 1, 1.0, is_on_host, is_diagonal)
     methods = [default(name) for name in Auto(candidates).names]
     if work.n_times == 0:  # not known yet
         methods = [m for m in methods if not m.needs_times] or methods
-    return sorted(methods, key=lambda method: method.cost(work))
+    ranked = sorted(methods, key=lambda method: method.cost(work))
+    return ranked, [method for method in ranked if type(method).suits is not Method.suits]
 
 
 def make_method(method: Any) -> Method:
@@ -191,7 +196,7 @@ def make_method(method: Any) -> Method:
         >>> linode.methods.make_method("eig")
         Eig(max_condition=1000.0)
     """
-    if isinstance(method, str) and method in registry():
+    if isinstance(method, str) and is_known(method):
         return default(method)
     if isinstance(method, Method):
         return method

@@ -275,6 +275,11 @@ def registry() -> dict[str, type[Method]]:
     return dict(_REGISTRY)
 
 
+def is_known(name: str) -> bool:
+    """Whether a method of that name is registered."""
+    return name in _REGISTRY
+
+
 def classes() -> tuple[type[Method], ...]:
     """Every method, in the order in which they were registered."""
     return tuple(_REGISTRY.values())
