@@ -157,6 +157,31 @@ def test_many_few_and_no_times(kind: int, shape: tuple[int, int, int]):
 
 
 @needs_kernel
+@pytest.mark.parametrize("method", ["eig", "chain"])
+@pytest.mark.parametrize(
+    "shapes", [((), (5,), ()), ((), (5,), (5,)), ((5,), (5,), ()), ((5,), (5,), (5,)), ((1,), (1,), ())]
+)
+def test_a_batch_in_its_own_shapes_is_that_of_its_members(method: str, shapes: tuple[tuple[int, ...], ...]):
+    Xi, z0, t, g = problem(*((5, 1) if shapes[0] else (1, 5)), 40, 4)
+    Xi = Xi[: shapes[0][0]] if shapes[0] else Xi[0]
+    z0, t, g = (x.reshape(5, *x.shape[2:])[: shapes[1][0]] for x in (z0, t, g))
+    t = t if shapes[2] else t[0]
+    Xi, z0 = Xi.requires_grad_(), z0.requires_grad_()
+    z = linode.LinearODE(Xi, z0, method=method)(t)
+    of_Xi, a = torch.autograd.grad(z, (Xi, z0), g)
+    assert z.shape == g.shape
+    total = torch.zeros_like(Xi)
+    for i in range(len(z0)):
+        A, start = (x.detach().requires_grad_() for x in (Xi[i] if shapes[0] else Xi, z0[i]))
+        own = linode.LinearODE(A, start, method=method)(t[i] if shapes[2] else t)
+        S, s = torch.autograd.grad(own, (A, start), g[i])
+        (total[i] if shapes[0] else total).add_(S)
+        assert distance(z[i].detach(), own.detach()) <= 1e-13
+        assert distance(a[i], s) <= 1e-13
+    assert distance(of_Xi, total) <= 1e-13
+
+
+@needs_kernel
 @pytest.mark.parametrize("times", [[-1.0], [1e9], [np.nan]])
 def test_times_that_a_chain_has_no_nodes_for_are_refused(times: list[float]):
     Xi, z0, _, g = problem(1, 1, 1)

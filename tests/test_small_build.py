@@ -104,7 +104,7 @@ def raises(error, function, *arguments):
 
 
 n_calls = 0
-SHAPES = ((1, 1, 1), (1, 1, 0), (3, 1, 65), (2, 9, 7), (1, 1, 1100))
+SHAPES = ((1, 1, 1), (1, 1, 0), (3, 1, 65), (2, 9, 7), (1, 20, 7), (1, 1, 1100))
 DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
 cases = [*itertools.product(DTYPES, (1, 3, 6), SHAPES, (False, True)), *((x, 64, (1, 1, 3), False) for x in DTYPES)]
 for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
@@ -134,11 +134,20 @@ for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
             rooms = [np.empty((S, R, T + 1, n), dtype), np.empty((S, R, T, n), np.int64)]
             for room in (*rooms, z.x[..., ::-1]) if n > 1 and T else rooms:
                 assert raises(ValueError, small.states, plans, z0, t, Array(room))
-            assert raises(ValueError, small.vjp, *head, g, z0, of_z0) or (R, n) == (n, 1)
+            assert raises(ValueError, small.vjp, *head, g, Array(z0.x.copy()), of_z0) or (R, n) == (n, 1)
             assert raises(RuntimeError, small.vjp, plans, z0, t, places[0] + 8, places[1], g, of_Xi, of_z0)
             assert small.vjp(*head, Array(normal(dtype, S, R, T + 1, n)), of_Xi, of_z0) is None
             assert raises(ValueError, small.states, plans[:-8], z0, t, z)
             assert raises(TypeError, small.states, b"", z0, t, z)
+            if min(S, R) == 1 and (S, R, T) != (1, 1, 0):  # one trajectory of each system, or all of one
+                short = [Array(x.x.reshape(-1, *x.x.shape[2:])) for x in (z0, t, z, g)]
+                own = Array(np.empty_like(short[2].x)), Array(np.empty_like(of_Xi.x)), Array(np.empty_like(short[0].x))
+                for times in (short[1], Array(np.ascontiguousarray(short[1].x[0]))) if shared else short[1:2]:
+                    assert small.states(plans, short[0], times, own[0]) == 0
+                    assert (own[0].x == short[2].x).all()
+                    *places, norm, _, _, _, _, _ = small.look(Xi, short[0], times)
+                    assert small.vjp(plans, short[0], times, *places, short[3], *own[1:]) == 0
+                    assert (own[1].x == of_Xi.x).all() and (own[2].x.ravel() == of_z0.x.ravel()).all()
             if kind == 1 and T:  # times that no plan has room for
                 for wrong in (np.full((S, R, T), -1.0), np.full((S, R, T), 1e300), np.full((S, R, T), np.nan)):
                     own = Array(wrong)

@@ -227,9 +227,9 @@ class Evaluation:
             self.device = Xi.device
             Xi, z0, t = moved((Xi, z0, t), torch.device("cpu"))
             self.asked = Xi, z0, t
-        # one trajectory of one system stays in its shapes as long as it can: views would take more time than the kernel
+        # what the kernel takes in its own shapes keeps them as long as it can: views take more time than the kernel
         systems, starts, times = widened(Xi), z0, t
-        if layout.batch:
+        if not layout.is_plain:
             systems = layout.systems(systems)
             starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
         question = small.Question.of(starts, times, systems)
@@ -245,7 +245,7 @@ class Evaluation:
         self.compiled = self.plan.compiled if question is not None else None
         self.question: Any = question  # there is one where `compiled` is not None
         # the kernel writes and reads what is asked in its shapes
-        self.is_direct = self.compiled is not None and not layout.batch and self.device is None
+        self.is_direct = self.compiled is not None and layout.is_plain and self.device is None
         # |z| <= exp(|Xi| |t|) |z0|: where this is moderate, z need not be looked at
         growth, span = plan.one_norm * (most - least), SPAN if z0.dtype in WIDE else SPAN_OF_FLOATS
         self.is_moderate = growth < span and question is not None and question.start < MODERATE_SIZE
@@ -282,7 +282,7 @@ class Evaluation:
     def _states(self, for_gradients: bool) -> Tensor:
         layout, z0 = self.layout, self.asked[1]
         if self.compiled is not None:
-            z = self.question.states(self.compiled)
+            z = self.question.states(self.compiled).reshape(layout.S, layout.R, *layout.z_shape[-2:])
         elif for_gradients:
             z, self.pullback = self.plan.record(self.starts, self.times)
         else:
@@ -319,7 +319,8 @@ class Evaluation:
     def _gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         layout, (Xi, z0, t) = self.layout, self.asked
         if self.compiled is not None:
-            S, a, is_fine = self.question.vjp(self.compiled, layout.trajectories(g, 2) if layout.batch else g)
+            S, a, is_fine = self.question.vjp(self.compiled, g if layout.is_plain else layout.trajectories(g, 2))
+            S, a = layout.systems(S), a.reshape(layout.S, layout.R, layout.n)
         else:
             cotangents = layout.trajectories(self._precise(g), 2)
             S, a = self.pullback(cotangents) if self.pullback else self.plan.vjp(self.starts, self.times, cotangents)

@@ -274,6 +274,7 @@ class Layout:
     R: int
     n: int
     n_entries: int  # of z
+    is_plain: bool  # one batch dimension or none, that of z0; Xi and t have it or none
 
     @staticmethod
     @lru_cache(maxsize=256)
@@ -284,8 +285,9 @@ class Layout:
         shared = [d for d in range(len(batch)) if d not in systems]
         S, R = prod(batch[d] for d in systems), prod(batch[d] for d in shared)
         z_shape = (*batch, t_shape[-1], Xi_shape[-1])
+        is_plain = len(batch) < 2 and z0_shape[:-1] == batch and {Xi_shape[:-2], t_shape[:-1]} <= {(), batch}
         return Layout(
-            Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, z_shape[-1], prod(z_shape)
+            Xi_shape, z0_shape, t_shape, batch, z_shape, (*systems, *shared), S, R, z_shape[-1], prod(z_shape), is_plain
         )
 
     def systems(self, Xi: Tensor) -> Tensor:

@@ -352,23 +352,34 @@ static int has_matrices(PyObject *x, Arguments *task)
     return 1;
 }
 
-/* Whether z0 is (S, R, n) and t (S, R, T), or z0 (n,) and t (T,), of sizes that the kernel takes; which are then told. */
-static int has_trajectories(PyObject *z0, PyObject *t, Arguments *task)
+/* Whether z0 is (S, R, n), and t (S, R, T); or z0 (n,) and t (T,); or, of so many systems, z0 (S, n), or (R, n) of one,
+   and t (T,) or (S, T) or (R, T); of sizes that the kernel takes, which are then told. */
+static int has_trajectories(PyObject *z0, PyObject *t, int64_t n_systems, Arguments *task)
 {
     View starts, times;
     int of_times;
     if (!is_plain(z0, &starts, &task->z_code) || !is_plain(t, &times, &of_times) || of_times != DOUBLE)
         return 0;
-    int last = starts.n_dims - 1, has_batch = last == 2;
-    if ((last != 0 && last != 2) || times.n_dims != last + 1 || starts.shape[last] < 1 || starts.shape[last] > MOST_STATES)
+    int last = starts.n_dims - 1;
+    if (last < 0 || last > 2 || starts.shape[last] < 1 || starts.shape[last] > MOST_STATES)
         return 0;
-    if (has_batch && (times.shape[0] != starts.shape[0] || times.shape[1] != starts.shape[1]))
+    if (last == 1 && n_systems != 1 && n_systems != starts.shape[0])
         return 0;
-    task->is_complex = task->z_code >= COMPLEX_FLOAT, task->n = (long)starts.shape[last], task->T = (long)times.shape[last];
-    task->S = has_batch ? (long)starts.shape[0] : 1, task->R = has_batch ? (long)starts.shape[1] : 1;
-    int64_t none[2] = {0, 0}, *outer = has_batch ? starts.strides : none, *outer_t = has_batch ? times.strides : none;
-    Strided z = {starts.data, {outer[0], outer[1], 0, starts.strides[last]}, task->z_code};
-    Strided at = {times.data, {outer_t[0], outer_t[1], times.strides[last], 0}, DOUBLE};
+    if (times.n_dims != last + 1 && (last != 1 || times.n_dims != 1))
+        return 0;
+    for (int i = 0; i < times.n_dims - 1; i++)
+        if (times.shape[i] != starts.shape[i])
+            return 0;
+    int64_t sizes[2] = {1, 1}, of_z0[2] = {0, 0}, of_t[2] = {0, 0};
+    for (int i = 0; i < last; i++) {
+        int place = last == 2 ? i : n_systems == 1; /* 0: systems, 1: their trajectories */
+        sizes[place] = starts.shape[i], of_z0[place] = starts.strides[i];
+        of_t[place] = times.n_dims == starts.n_dims ? times.strides[i] : 0;
+    }
+    task->is_complex = task->z_code >= COMPLEX_FLOAT, task->n = (long)starts.shape[last];
+    task->S = (long)sizes[0], task->R = (long)sizes[1], task->T = (long)times.shape[times.n_dims - 1];
+    Strided z = {starts.data, {of_z0[0], of_z0[1], 0, starts.strides[last]}, task->z_code};
+    Strided at = {times.data, {of_t[0], of_t[1], times.strides[times.n_dims - 1], 0}, DOUBLE};
     task->z0 = z, task->t = at;
     return 1;
 }
@@ -387,6 +398,22 @@ static int has_room(PyObject *x, int code, int64_t count, void **place)
 static PyObject *refused(const char *what)
 {
     return PyErr_Format(PyExc_ValueError, "the compiled kernel does not take %s", what);
+}
+
+/* How many dimensions a plain tensor has. */
+static int n_dims_of(PyObject *x)
+{
+    View view;
+    int code;
+    return is_plain(x, &view, &code) ? view.n_dims : -1;
+}
+
+/* Whether a tensor is plain and its numbers begin there. */
+static int lies_at(PyObject *x, const void *place)
+{
+    View view;
+    int code;
+    return is_plain(x, &view, &code) && view.data == place;
 }
 
 /* Checks the number of arguments. */
@@ -473,16 +500,26 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
     return PyErr_NoMemory();
 }
 
-/* Whether plans are of the systems of a question: the method is `chain`, or it is not; -1 with an error. */
-static int kind_of(PyObject *plans, Arguments *task)
+/* Whether plans fit z0 and t, which are then told: the method is `chain`, or it is not; -1 with an error. */
+static int next_question(PyObject *plans, PyObject *z0, PyObject *t, Arguments *task)
 {
     if (!PyByteArray_Check(plans))
         return PyErr_SetString(PyExc_TypeError, "plans must be a bytearray"), -1;
     task->plan = (double *)(void *)PyByteArray_AsString(plans);
-    size_t bytes = (size_t)PyByteArray_Size(plans);
-    int kind = bytes >= HEADER * sizeof(double) ? (int)task->plan[KIND] : EIG, is_chain = kind % COMPLEX == CHAIN;
-    if (bytes != (size_t)plan_numbers(task, is_chain) * (size_t)task->S * sizeof(double) ||
-        (bytes && kind / COMPLEX != task->is_complex)) {
+    View starts;
+    int code, last;
+    int64_t numbers = PyByteArray_Size(plans) / (Py_ssize_t)sizeof(double), n_systems = -1;
+    int kind = numbers >= HEADER ? (int)task->plan[KIND] : EIG, is_chain = kind % COMPLEX == CHAIN;
+    if (is_plain(z0, &starts, &code) && (last = starts.n_dims - 1) == 1 && starts.shape[last] >= 1 && starts.shape[last] <= MOST_STATES) {
+        task->n = (long)starts.shape[last], task->is_complex = code >= COMPLEX_FLOAT;
+        n_systems = numbers / plan_numbers(task, is_chain);
+    }
+    if (!has_trajectories(z0, t, n_systems, task)) {
+        refused(n_systems < 0 ? "z0 and t" : "these plans: they are of other systems");
+        return -1;
+    }
+    if (PyByteArray_Size(plans) != (Py_ssize_t)sizeof(double) * plan_numbers(task, is_chain) * task->S ||
+        (numbers && kind / COMPLEX != task->is_complex)) {
         refused("these plans: they are of other systems");
         return -1;
     }
@@ -497,14 +534,12 @@ static PyObject *states(PyObject *self, PyObject *const *values, Py_ssize_t coun
     atomic_int failed = 0;
     if (!has_arguments(count, 4))
         return NULL;
-    if (!has_trajectories(values[1], values[2], &task))
-        return refused("z0 and t");
+    int is_chain = next_question(values[0], values[1], values[2], &task);
+    if (is_chain < 0)
+        return NULL;
     int64_t n_states = (int64_t)task.S * task.R * task.T;
     if (!has_room(values[3], task.z_code, n_states * task.n, &task.z))
         return refused("z");
-    int is_chain = kind_of(values[0], &task);
-    if (is_chain < 0)
-        return NULL;
     long threads = threads_for((double)n_states * (20.0 + (double)task.n) * (double)task.n);
     task.failed = &failed;
     int has_memory;
@@ -537,23 +572,29 @@ static PyObject *vjp(PyObject *self, PyObject *const *values, Py_ssize_t count)
     void *z_place = PyLong_AsVoidPtr(values[3]), *t_place = PyLong_AsVoidPtr(values[4]);
     if (PyErr_Occurred())
         return NULL;
-    if (!has_trajectories(values[1], values[2], &task) || task.z0.data != z_place || task.t.data != t_place)
+    if (!lies_at(values[1], z_place) || !lies_at(values[2], t_place))
         return PyErr_Format(PyExc_RuntimeError, "z0 or t was put elsewhere in memory (x.data = ..., x.resize_(...)) before backward");
+    int is_chain = next_question(values[0], values[1], values[2], &task);
+    if (is_chain < 0)
+        return NULL;
     View g;
-    int code, first, last;
-    if (!is_plain(values[5], &g, &code) || code != task.z_code || (g.n_dims != 2 && g.n_dims != 4))
+    int code, first, last, n_starts = n_dims_of(values[1]);
+    if (!is_plain(values[5], &g, &code) || code != task.z_code || g.n_dims != n_starts + 1)
         Py_RETURN_NONE;
     first = g.n_dims - 2, last = g.n_dims - 1;
-    if (g.shape[first] != task.T || g.shape[last] != task.n || (first ? g.shape[0] : 1) != task.S || (first ? g.shape[1] : 1) != task.R)
+    if (g.shape[first] != task.T || g.shape[last] != task.n || entries_of(&g) != (int64_t)task.S * task.R * task.T * task.n)
         Py_RETURN_NONE;
-    Strided cotangents = {g.data, {first ? g.strides[0] : 0, first ? g.strides[1] : 0, g.strides[first], g.strides[last]}, code};
+    Strided cotangents = {g.data, {0, 0, g.strides[first], g.strides[last]}, code};
+    for (int i = 0; i < first; i++) {
+        int place = first == 2 ? i : task.S == 1;
+        if (g.shape[i] != (place ? task.R : task.S))
+            Py_RETURN_NONE;
+        cotangents.stride[place] = g.strides[i];
+    }
     task.g = cotangents;
     if (!has_room(values[6], code, (int64_t)task.S * task.n * task.n, &task.S_out) ||
         !has_room(values[7], code, (int64_t)task.S * task.R * task.n, &task.a))
         return refused("the arrays for gradients");
-    int is_chain = kind_of(values[0], &task);
-    if (is_chain < 0)
-        return NULL;
     long threads = threads_for((double)task.S * (double)task.R * (double)task.T * (40.0 + (double)task.n) * (double)task.n);
     task.failed = &failed;
     int has_memory = 1, is_finite;
@@ -695,11 +736,11 @@ static PyObject *look_at(PyObject *self, PyObject *const *values, Py_ssize_t cou
     Arguments task = {0}, of_Xi = {0};
     if (!has_arguments(count, 3))
         return NULL;
-    if (!has_trajectories(values[1], values[2], &task) || is_watched())
+    int has_Xi = values[0] != Py_None && has_matrices(values[0], &of_Xi);
+    if (!has_trajectories(values[1], values[2], has_Xi ? of_Xi.S : -1, &task) || is_watched())
         Py_RETURN_NONE;
     void *starts = (void *)(intptr_t)task.z0.data, *times = (void *)(intptr_t)task.t.data;
-    if (values[0] == Py_None || !has_matrices(values[0], &of_Xi) || of_Xi.n != task.n ||
-        (int64_t)task.S * task.R * task.T > MOST_ENTRIES)
+    if (!has_Xi || of_Xi.n != task.n || (int64_t)task.S * task.R * task.T > MOST_ENTRIES)
         return Py_BuildValue("(NN)", PyLong_FromVoidPtr(starts), PyLong_FromVoidPtr(times));
     double largest = 0, least = 0, most = 0;
     look_over(&task, &largest, &least, &most);
@@ -707,7 +748,7 @@ static PyObject *look_at(PyObject *self, PyObject *const *values, Py_ssize_t cou
                          structure_of(&of_Xi) == 1 ? Py_True : Py_False, has_metzler(&of_Xi) ? Py_True : Py_False, largest, least, most);
 }
 
-/* Whether Xi (n, n) and z0 (n,) are plain, and all sums of their moduli are numbers. */
+/* Whether Xi (n, n) or (S, n, n), and z0 (n,), (S, n) or (R, n), are plain, and all sums of their moduli are numbers. */
 static PyObject *is_system(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
@@ -716,15 +757,17 @@ static PyObject *is_system(PyObject *self, PyObject *const *values, Py_ssize_t c
     int code;
     if (!has_arguments(count, 2))
         return NULL;
-    if (!is_plain(values[1], &z0, &code) || z0.n_dims != 1 || !has_matrices(values[0], &task) || task.S != 1 ||
-        task.n != z0.shape[0] || is_watched())
+    if (!is_plain(values[1], &z0, &code) || z0.n_dims < 1 || z0.n_dims > 2 || !has_matrices(values[0], &task) ||
+        task.n != z0.shape[z0.n_dims - 1] || is_watched())
         Py_RETURN_FALSE;
-    double largest = 0, least = 0, most = 0;
-    Strided start = {z0.data, {0, 0, 0, z0.strides[0]}, code};
-    task.z0 = start, task.R = 1, task.T = 0, task.is_complex = code >= COMPLEX_FLOAT;
+    int64_t R = z0.n_dims == 2 ? z0.shape[0] : 1;
+    if ((z0.n_dims == 2 && R != task.S && n_dims_of(values[0]) == 3) || (task.S + R / task.n) * task.n * task.n > MOST_ENTRIES)
+        Py_RETURN_FALSE;
+    double largest = 0, least = 0, most = 0, norm = one_norm_of(&task);
+    Strided start = {z0.data, {0, z0.n_dims == 2 ? z0.strides[0] : 0, 0, z0.strides[z0.n_dims - 1]}, code};
+    task.z0 = start, task.S = 1, task.R = (long)R, task.T = 0, task.is_complex = code >= COMPLEX_FLOAT;
     look_over(&task, &largest, &least, &most);
-    task.is_complex = task.z_code >= COMPLEX_FLOAT;
-    return PyBool_FromLong(isfinite(largest) && isfinite(one_norm_of(&task)));
+    return PyBool_FromLong(isfinite(largest) && isfinite(norm));
 }
 
 /* The number of dimensions of plain times, float64; 0 for others. */

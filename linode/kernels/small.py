@@ -57,7 +57,9 @@ def is_in_use() -> bool:
 
 
 def is_system(Xi: Any, z0: Any) -> bool:
-    """Whether Xi (n, n) and z0 (n,) are plain tensors that the kernel takes, and finite: the sums of moduli are."""
+    """Whether Xi (n, n) or (S, n, n), and z0 (n,), (S, n) or (R, n), are plain tensors that the kernel takes, and the
+    sums of their moduli are finite.
+    """
     return _small is not None and _small.is_system(Xi, z0)
 
 
@@ -92,7 +94,9 @@ class Size(NamedTuple):
 
 
 class Question:
-    """Trajectories of systems: z0 (S, R, n), t (S, R, T) float64. One of one system may come as z0 (n,), t (T,).
+    """Trajectories of systems: z0 (S, R, n), t (S, R, T) float64. Some may come in shapes of their own: one of one
+    system as z0 (n,), t (T,); and, beside Xi, one of each as z0 (S, n), t (T,) or (S, T), or all of one as z0 (R, n),
+    t (T,) or (R, T). States and gradients then have such shapes.
 
     size: of Xi; start: the largest |z0|; least, most: of 0 and all times; NaN where there is one. No size: Xi was not
     given, or there is too much to look at: then the others are NaN.
@@ -103,8 +107,9 @@ class Question:
     least: float = math.nan
     most: float = math.nan
 
-    def __init__(self, z0: Tensor, t: Tensor, z0_place: int, t_place: int, *sizes: Any) -> None:
+    def __init__(self, Xi: Tensor | None, z0: Tensor, t: Tensor, z0_place: int, t_place: int, *sizes: Any) -> None:
         self.z0, self.t, self.places = z0, t, (z0_place, t_place)
+        self.Xi_shape = (*z0.shape[:-2], z0.shape[-1], z0.shape[-1]) if Xi is None else Xi.shape
         if sizes:
             norm, is_diagonal, has_metzler, self.start, self.least, self.most = sizes
             self.size = Size(norm, is_diagonal, has_metzler)
@@ -120,7 +125,7 @@ class Question:
             found = _small.look(Xi, z0, t)
         if found is None:
             return None
-        return cls(z0, t, *found)
+        return cls(Xi, z0, t, *found)
 
     def states(self, plans: bytearray) -> Tensor:
         """z (S, R, T, n), in the dtype of z0.
@@ -129,7 +134,8 @@ class Question:
             ValueError: the plans are of other systems, or, with `CHAIN`, for times that are not negative nor as late.
         """
         z0 = self.z0
-        z = z0.new_empty((*self.t.shape, z0.shape[-1]))
+        *outer, n = z0.shape
+        z = z0.new_empty((*outer, self.t.shape[-1], n))
         if _small.states(plans, z0, self.t, z):
             raise ValueError(BEYOND)
         return z
@@ -140,8 +146,7 @@ class Question:
         Raises as `states`. RuntimeError: z0 or t is no longer where it was.
         """
         z0, t, places = self.z0, self.t, self.places
-        shape = z0.shape
-        of_Xi, of_z0 = z0.new_empty((*shape[:-2], shape[-1], shape[-1])), z0.new_empty(shape)
+        of_Xi, of_z0 = z0.new_empty(self.Xi_shape), z0.new_empty(z0.shape)
         answer = _small.vjp(plans, z0, t, *places, g, of_Xi, of_z0)
         if answer is None:
             answer = _small.vjp(plans, z0, t, *places, _plain(g), of_Xi, of_z0)
