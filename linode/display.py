@@ -1,4 +1,4 @@
-"""What notebooks show, and tables of pandas: made from facts and arrays that results pass in."""
+"""What notebooks show, tables of pandas, and names of states and channels, from facts and arrays that are passed in."""
 
 from __future__ import annotations
 
@@ -44,6 +44,30 @@ def frame(t: NDArray[Any], columns: dict[str, NDArray[Any]], levels: dict[str, N
     return pandas.DataFrame(columns, index=pandas.Index(t, name="t") if index is None else index)
 
 
+def numbered(letter: str, count: int) -> list[str]:
+    """What states (z), channels (y) and inputs (u) are called that have no names: z1, z2, ..."""
+    return [f"{letter}{i + 1}" for i in range(count)]
+
+
+def columns_of(x: Any) -> tuple[str, ...]:
+    """Names of the columns of a DataFrame, or of a Series; none where pandas numbered them, or two are the same."""
+    if not hasattr(x, "to_numpy"):
+        return ()
+    return _different(x.columns if hasattr(x, "columns") else [getattr(x, "name", None)])
+
+
+def rows_of(x: Any) -> tuple[str, ...]:
+    """Names of the entries of a Series, under the same conditions."""
+    return _different(x.index) if hasattr(x, "to_numpy") and not hasattr(x, "columns") else ()
+
+
+def _different(labels: Iterable[Any]) -> tuple[str, ...]:
+    every = list(labels)
+    names = tuple(map(str, every))
+    is_named = every != list(range(len(every))) and None not in every
+    return names if is_named and len(set(names)) == len(names) else ()
+
+
 def checked_names(names: Sequence[str] | None, count: int, letter: str) -> list[str]:
     """The names of columns, one for each; None: z1, z2, ...
 
@@ -51,7 +75,7 @@ def checked_names(names: Sequence[str] | None, count: int, letter: str) -> list[
         OptionError: they are too few or too many, or one is there twice.
     """
     if names is None:
-        return [f"{letter}{i + 1}" for i in range(count)]
+        return numbered(letter, count)
     found = [names] if isinstance(names, str) else [str(name) for name in names]
     if len(found) != count or len(set(found)) != count:
         raise OptionError(f"names must be {count} different names, one for each column, got {found}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..display import numbered
 from .data import Data
 from .estimate import Estimate, FitStatus, agreed
 from .products import Array, sum_of_squares
@@ -77,7 +78,8 @@ def misfits(found: Estimate, data: Data, dof: int, sigma_is_known: bool) -> list
         channel, inputs, rho = correlation_with_inputs(r, seen, data, found.delay)
         if rho > 0:
             more = "" if found.D.any() else "; an output that follows the input at once needs feedthrough=True"
-            words.append(f"residuals of channel {channel} follow input {inputs}, correlation {rho:.2g}{more}")
+            cause = (data.input_names or numbered("u", data.m))[inputs]
+            words.append(f"residuals of {data.channels[channel]} follow input {cause}, correlation {rho:.2g}{more}")
     return words
 
 
