@@ -33,6 +33,7 @@ from .solving import label_of_time, read_inputs
 from .tables import Array, Table, clean, read_table
 
 MOST_FORECAST = 20000  # times that a forecast has at most
+MOST_STATES = 10**6  # beyond which no data have enough values
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Question:
     columns: str | None
     inputs: str | None
     group: str | None
-    rank: int | None
+    rank: int | str | None
     bias: bool
     stable: bool
     structure: str | None
+    feedthrough: bool
     sigma: float | None
     forecast: float
     holdout: float
@@ -119,8 +121,21 @@ def fit(
         for name, error in zip(names, errors or []):
             print(f"held out: {name}: root mean square error {error[0]:.4g}, {error[1]:.3g} standard deviations")
     if not result:
-        remark(f"{result.status.name}: {result.message}")
+        remark(f"{result.status.name}: {result.message.replace('feedthrough=True', '--feedthrough')}")
     return TROUBLE if result.status is FitStatus.NOT_CONVERGED else OK
+
+
+def rank_of(text: str) -> int | str:
+    """The number of states, or "auto".
+
+    Raises:
+        Refusal: it is neither.
+    """
+    if text == "auto":
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_STATES:
+        raise Refusal(f"--rank {text[:40]!r} must be a whole number of 1 to {MOST_STATES}, or auto")
+    return int(text)
 
 
 def inputs_of(question: Question, table: Table) -> tuple[list[str], Path | None]:
@@ -194,7 +209,7 @@ def fitted(question: Question, series: list[Series], u: Any, channels: list[str]
     zs = [x.z[: x.n_fitted] for x in series]
     us = [u if x.u is None else Named(inputs, x.u[: x.n_fitted]) for x in series]
     is_one = len(series) == 1
-    names = ("rank", "bias", "stable", "structure", "sigma")
+    names = ("rank", "bias", "stable", "structure", "feedthrough", "sigma")
     options: dict[str, Any] = {name: getattr(question, name) for name in names}
     given = None if us[0] is None else us[0] if is_one else us
     return fit_data(ts[0] if is_one else ts, zs[0] if is_one else zs, given, names=channels, **options)
@@ -299,6 +314,8 @@ def json_of(
         "cost": result.cost,
         "dof": result.dof,
     }
+    if result.ranks:
+        found["ranks"] = [vars(x) for x in result.ranks]
     if errors is not None:
         found["holdout"] = {name: {"rmse": e, "relative": r} for name, (e, r) in zip(names, errors)}
     if forecasts is not None:

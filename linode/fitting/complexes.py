@@ -21,7 +21,7 @@ from .identify import LONGEST_DELAY, NO_START
 from .products import Array
 from .progress import Report
 from .states import explaining, states_of
-from .structures import Function, Linear, Structure, parts_of
+from .structures import Function, Linear, Structure, check_mask, parts_of
 from .unknowns import Unknowns, make_unknowns
 
 WINDOW = 3  # a third of the samples are the rows of the Hankel matrix: least variance from noise (Hua & Sarkar 1990)
@@ -155,6 +155,7 @@ def complex_structure(structure: Any, n: Any, p: int) -> Structure | None:
     if entries.ndim != 2 or entries.shape[0] != entries.shape[1] or entries.dtype.kind not in "biufc":
         raise OptionError(f"structure must be 'diagonal', a mask (n, n), or a function of theta, got {structure!r}")
     if not np.isnan(entries).any():
+        check_mask(entries)
         entries = np.where(entries != 0, complex(np.nan), 0.0)
     if np.isinf(entries).any() or not np.isnan(entries).any():
         raise OptionError("structure must leave some entry of Xi free, and known entries finite")

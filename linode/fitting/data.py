@@ -273,8 +273,11 @@ def make_origins(t0: Any, ts: list[Array]) -> Array:
 
 def as_array(x: Any, name: str) -> Array:
     """A real float64 array of a tensor, an array, nested lists, or a pandas Series or DataFrame."""
-    if getattr(getattr(x, "dtype", None), "kind", "") in ("M", "m"):
+    if is_date(getattr(x, "dtype", None)):
         raise DtypeError(f"{name} holds dates; make them numbers: ({name} - {name}[0]) / np.timedelta64(1, 'D')")
+    for column, kind in zip(x.columns, x.dtypes) if hasattr(x, "columns") and hasattr(x, "dtypes") else ():
+        if is_date(kind):
+            raise DtypeError(f"column {str(column)!r} of {name} holds dates: leave it out, as times stand in t")
     if isinstance(x, torch.Tensor):
         if x.layout != torch.strided:
             raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
@@ -300,6 +303,11 @@ def as_array(x: Any, name: str) -> Array:
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"{name} must hold real numbers, got {type(x).__name__} of {array.dtype}")
     return array.astype(np.float64)
+
+
+def is_date(dtype: Any) -> bool:
+    """Whether it is that of dates, durations or periods, of NumPy or pandas."""
+    return getattr(dtype, "kind", "") in ("M", "m") or str(dtype).startswith("period[")
 
 
 def make_times(t: Any, name: str) -> Array:

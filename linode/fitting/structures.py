@@ -347,7 +347,18 @@ def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structu
         return Linear(n, np.eye(n * n)[:, np.isnan(mask).ravel()], known=np.nan_to_num(mask.astype(float)))
     if not mask.any():
         raise OptionError("structure is a mask that leaves no entry of Xi")
+    check_mask(mask)
     return Linear(n, np.eye(n * n)[:, mask.astype(bool).ravel()])
+
+
+def check_mask(mask: Array) -> None:
+    """Raise where an array without NaN is no mask: it may be meant as a matrix that is known."""
+    if not np.isin(mask, (0, 1)).all():
+        other = mask[~np.isin(mask, (0, 1))][0]
+        raise OptionError(
+            f"structure holds {other:.6g} and no NaN: a mask holds booleans, or 0 and 1, and in an array of known "
+            "entries NaN stands for a free one"
+        )
 
 
 def stable_matrices(n: int, rate: float) -> Structure:
