@@ -36,12 +36,33 @@ def frame(t: NDArray[Any], columns: dict[str, NDArray[Any]], levels: dict[str, N
     Raises:
         ImportError: pandas is not installed.
     """
-    try:
-        pandas = importlib.import_module("pandas")
-    except ImportError as error:
-        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+    pandas = _pandas()
     index = pandas.MultiIndex.from_arrays([*levels.values(), t], names=[*levels, "t"]) if levels else None
     return pandas.DataFrame(columns, index=pandas.Index(t, name="t") if index is None else index)
+
+
+def entries(parts: dict[str, tuple[NDArray[Any], NDArray[Any] | None]]) -> Any:
+    """A DataFrame with a row for each entry of the parts, such as "Xi[0, 1]": its value, and its standard error.
+
+    Args:
+        parts: values and errors of equal shapes, by name; errors may be None, which become NaN.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    names: list[str] = []
+    for name, (x, _) in parts.items():
+        names += [f"{name}{list(where)}" if where else name for where in np.ndindex(x.shape)]
+    values = [x.ravel() for x, _ in parts.values()]
+    errors = [np.full(x.size, np.nan) if e is None else np.broadcast_to(e, x.shape).ravel() for x, e in parts.values()]
+    return _pandas().DataFrame({"value": np.concatenate(values), "stderr": np.concatenate(errors)}, index=names)
+
+
+def _pandas() -> Any:
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("tables need pandas: pip install pandas") from error
 
 
 def numbered(letter: str, count: int) -> list[str]:

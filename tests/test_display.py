@@ -192,6 +192,27 @@ def test_names_go_with_data_to_messages_pictures_and_tables():
         linode.fit(T, frame.assign(flow=np.nan))
 
 
+def test_all_that_was_fitted_becomes_a_table():
+    pytest.importorskip("pandas")
+    z = linode.LinearODE(XI, [1.0, 0.0])(T) + 1e-3 * np.random.default_rng(0).standard_normal((30, 2))
+    result = linode.fit(T, z + 1.0, bias=True)
+    table = result.parameters()
+    assert list(table.columns) == ["value", "stderr"]
+    for name, value, error in (
+        ("Xi[0, 1]", result.Xi[0, 1], result.stderr[0, 1]),
+        ("b[1]", result.b[1], result.b_stderr[1]),
+        ("z0[0]", result.z0[0], result.z0_stderr[0]),
+    ):
+        assert table.loc[name].tolist() == [value, error]
+    assert np.isnan(table.loc["C[0, 0]", "stderr"])
+    several = linode.fit([T, T], [z, -z], standard_errors=False).parameters()
+    assert several.loc["z0[1, 0]", "value"] == pytest.approx(-1.0, abs=0.01)
+    assert several["stderr"].isna().all()
+    u = np.repeat(np.random.default_rng(1).standard_normal(10), 3)
+    driven = linode.fit(torch.from_numpy(T), torch.from_numpy(z), u, delay=0.1).parameters()
+    assert driven.loc["delay", "value"] == 0.1
+
+
 def test_dates_are_no_observations():
     pandas = pytest.importorskip("pandas")
     z = linode.LinearODE(XI, [1.0, 0.0])(T)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..display import as_numpy, checked_names, frame, html_table
+from ..display import as_numpy, checked_names, entries, frame, html_table
 from ..errors import OptionError, ShapeError
 from ..forcing import Input
 from ..forcing.shifted import Shifted
@@ -363,6 +363,28 @@ class FitResult:
             columns |= {name: z[:, j], f"{name} fit": y[:, j]}
         levels = {"trajectory": np.repeat(np.arange(len(seen)), [len(t) for t, _ in seen])} if self._is_list else {}
         return frame(np.concatenate([t for t, _ in seen]), columns, levels)
+
+    def parameters(self) -> Any:
+        """Everything that was fitted as a pandas DataFrame: a row for each entry, with its "value" and "stderr".
+
+        Rows are called as in Python, such as "Xi[0, 1]" or "z0[0]". An error is NaN where there is none, infinite where
+        the data, or the basis of the states, leave the value open.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example:
+            >>> import linode
+            >>> result = linode.fit([0.0, 1.0, 2.0, 3.0], [0.99, 0.51, 0.25, 0.12])  # halved in each unit of time
+            >>> list(result.parameters().index)  # doctest: +SKIP
+            ['Xi[0, 0]', 'C[0, 0]', 'z0[0]']
+        """
+        parts = {}
+        for name in ("theta", "Xi", "B", "b", "C", "D", "offset", "z0", "delay"):
+            value, errors = getattr(self, name), getattr(self, "stderr" if name == "Xi" else f"{name}_stderr", None)
+            if value is not None and (name != "delay" or value or errors is not None):
+                parts[name] = (as_numpy(value), None if errors is None else as_numpy(errors))
+        return entries(parts)
 
     def _repr_html_(self) -> str:
         n, data = len(self._found.Xi), self._data
