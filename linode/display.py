@@ -77,9 +77,9 @@ def columns_of(x: Any) -> tuple[str, ...]:
     return _different(x.columns if hasattr(x, "columns") else [getattr(x, "name", None)])
 
 
-def rows_of(x: Any) -> tuple[str, ...]:
-    """Names of the entries of a Series, under the same conditions."""
-    return _different(x.index) if hasattr(x, "to_numpy") and not hasattr(x, "columns") else ()
+def states_of(z0: Any) -> tuple[str, ...]:
+    """Names of the entries of a Series, or of the columns of a DataFrame, under the same conditions."""
+    return _different(getattr(z0, "columns", z0.index)) if hasattr(z0, "to_numpy") else ()
 
 
 def _different(labels: Iterable[Any]) -> tuple[str, ...]:

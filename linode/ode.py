@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .display import columns_of, rows_of
+from .display import columns_of, states_of
 from .engine.autograd import Map, linearised, trajectory
 from .engine.checking import MOST_WORK, Careful, is_compiled, references, relative_error
 from .engine.conditioning import condition_of, derivative, relative_condition
@@ -428,7 +428,7 @@ class LinearODE(Solver):
         self.Xi, self.z0, self._is_numpy = make_system(Xi, z0, names)
         self._names = names
         if not isinstance(Xi, Tensor):
-            self.state_names = columns_of(Xi) or rows_of(z0)
+            self.state_names = columns_of(Xi) or states_of(z0)
         self.C: Any = None  # of the output y = C z + D u; None: no output
         self.D: Any = None
         self._planner = Planner(make_method(method), rtol)

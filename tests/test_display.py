@@ -149,6 +149,8 @@ def test_names_go_with_a_system_to_pictures_and_tables():
         linode.LinearODE(pandas.DataFrame(XI, columns=names, index=names), [1.0, 0.0]),
         linode.PiecewiseLinearODE([(0.0, XI), (1.0, -XI)], start),
     ]
+    batch = linode.LinearODE(XI, pandas.DataFrame([[1.0, 0.0], [0.0, 1.0]], columns=names)).solve(T)
+    assert list(batch.to_dataframe().columns) == names
     for ode in named:
         solution = ode.solve(T)
         assert list(solution.names) == names
