@@ -79,7 +79,8 @@ def columns_of(x: Any) -> tuple[str, ...]:
 
 def states_of(z0: Any) -> tuple[str, ...]:
     """Names of the entries of a Series, or of the columns of a DataFrame, under the same conditions."""
-    return _different(getattr(z0, "columns", z0.index)) if hasattr(z0, "to_numpy") else ()
+    labels = z0.columns if hasattr(z0, "columns") else getattr(z0, "index", ())
+    return _different(labels) if hasattr(z0, "to_numpy") else ()
 
 
 def _different(labels: Iterable[Any]) -> tuple[str, ...]:

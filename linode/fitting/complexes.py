@@ -36,8 +36,8 @@ def is_complex(x: Any) -> bool:
         return any(is_complex(part) for part in x)
     if isinstance(x, torch.Tensor):
         return x.is_complex()
-    kinds = getattr(x, "dtypes", [getattr(x, "dtype", None)])  # those of the columns of a DataFrame
-    return isinstance(x, complex) or any(getattr(kind, "kind", "") == "c" for kind in np.atleast_1d(kinds))
+    kinds = x.dtypes if hasattr(x, "columns") and hasattr(x, "dtypes") else [getattr(x, "dtype", None)]
+    return isinstance(x, complex) or any(getattr(kind, "kind", "") == "c" for kind in kinds)
 
 
 def as_real(x: Any) -> Any:
