@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .display import columns_of, states_of
 from .engine.autograd import Map, linearised, trajectory
 from .engine.checking import MOST_WORK, Careful, is_compiled, references, relative_error
 from .engine.conditioning import condition_of, derivative, relative_condition
@@ -52,6 +53,7 @@ class Solver(ABC):
     _is_numpy: bool
     _names: tuple[str, ...]
     _held: Held | None = None  # None: its tensors cannot become stale
+    state_names: tuple[str, ...] = ()  # where Xi or z0 came with labels
 
     def __call__(self, t: Any) -> Any:
         """The states at times t, in any order.
@@ -126,6 +128,7 @@ class Solver(ABC):
             error_estimate=self._answer(error if input_error is None else error + input_error, t),
             _condition=lambda: self._answer(snapshot._condition(at), t),
             _stats=stats,
+            names=self.state_names,
         )
 
     @untraced
@@ -248,7 +251,8 @@ class Solver(ABC):
         """The states at times t as curves; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
         with torch.no_grad():
             z = self(t)
-        return importlib.import_module("linode.plotting").plot_trajectories(t, z, ax=ax, **options)
+        labelled = {"labels": list(self.state_names) or None} | options
+        return importlib.import_module("linode.plotting").plot_trajectories(t, z, ax=ax, **labelled)
 
     def plot_eigenvalues(self, ax: Any = None, **options: Any) -> Any:
         """Eigenvalues of Xi in the complex plane; see `linode.plotting.plot_eigenvalues`. Needs matplotlib."""
@@ -373,7 +377,8 @@ class LinearODE(Solver):
     """Solver of z'(t) = Xi z(t) + b + B u(t), z(0) = z0, differentiable in Xi, z0, b, B, u and t.
 
     Args:
-        Xi: system matrix, (*batch, n, n), units 1/time. Tensor, NumPy array or nested list.
+        Xi: system matrix, (*batch, n, n), units 1/time. Tensor, NumPy array, nested list, or a DataFrame, whose columns
+            name the states in pictures and tables, as the labels of a Series z0 do.
         z0: initial state, (*batch, n). Batch dimensions of all arguments and of t broadcast.
         b: constant forcing, (*batch, n).
         B: input matrix, (*batch, n, m); None: u acts on the states themselves, m = n. Without u it has no effect.
@@ -423,6 +428,8 @@ class LinearODE(Solver):
             check_tolerance(rtol)
         self.Xi, self.z0, self._is_numpy = make_system(Xi, z0, names)
         self._names = names
+        if not isinstance(Xi, Tensor):
+            self.state_names = columns_of(Xi) or states_of(z0)
         self.C: Any = None  # of the output y = C z + D u; None: no output
         self.D: Any = None
         self._planner = Planner(make_method(method), rtol)
@@ -516,7 +523,8 @@ class LinearODE(Solver):
 
     def plot_phase(self, ax: Any = None, **options: Any) -> Any:
         """The phase portrait of two states; see `linode.plotting.plot_phase`. Needs matplotlib."""
-        return importlib.import_module("linode.plotting").plot_phase(self, ax=ax, **options)
+        labelled = {"labels": list(self.state_names) or None} | options
+        return importlib.import_module("linode.plotting").plot_phase(self, ax=ax, **labelled)
 
     def _propagators(self, times: Tensor) -> Tensor:
         return exponential(self.Xi, times, self._planner).to(self.dtype)

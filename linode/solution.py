@@ -79,7 +79,7 @@ class Solution:
             did to this answer, found by a second one in other arithmetic, and what sampling of an input adds. Errors of
             Xi are not in it: they act by `condition`.
         condition: relative condition number of z(t) with respect to Xi, (*batch,); computed when first asked for.
-        stats: a `Stats`; put together when first asked for.
+        stats: a `Stats`; put together when first asked for. names: of the states, where Xi or z0 came with labels.
 
     Example:
         >>> import linode
@@ -97,6 +97,7 @@ class Solution:
     error_estimate: Any
     _condition: Callable[[], Any] = field(repr=False, compare=False)
     _stats: Callable[[], Stats] = field(repr=False, compare=False)
+    names: tuple[str, ...] = ()
 
     @cached_property
     def condition(self) -> Any:
@@ -110,17 +111,18 @@ class Solution:
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """The states over time; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
-        return importlib.import_module("linode.plotting").plot_trajectories(self.t, self.z, ax=ax, **options)
+        labelled = {"labels": list(self.names) or None} | options
+        return importlib.import_module("linode.plotting").plot_trajectories(self.t, self.z, ax=ax, **labelled)
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = self.t, self.z, self.method, self.status, self.error_estimate
-        return _restored, (*own, self.condition, self.stats)
+        return _restored, (*own, self.condition, self.stats, self.names)
 
     def to_dataframe(self, names: Sequence[str] | None = None) -> Any:
         """The states as a pandas DataFrame: a column for each state, the times as its index.
 
         Args:
-            names: of the n columns; None: z1, z2, ...
+            names: of the n columns; None: those of the states, else z1, z2, ...
 
         Returns:
             A DataFrame of T rows; for a batch, of all its trajectories below each other, with an index level for each
@@ -141,7 +143,7 @@ class Solution:
         times = np.broadcast_to(t, z.shape[:-1]).reshape(-1)
         places = np.unravel_index(np.arange(z.size // n) // max(T, 1), batch) if batch else ()
         levels = ["trajectory"] if len(batch) == 1 else [f"batch {i}" for i in range(len(batch))]
-        columns = dict(zip(checked_names(names, n, "z"), z.reshape(-1, n).T))
+        columns = dict(zip(checked_names(names or self.names or None, n, "z"), z.reshape(-1, n).T))
         return frame(times, columns, dict(zip(levels, places)))
 
     def _repr_html_(self) -> str:
@@ -152,6 +154,7 @@ class Solution:
             ("status", self.status),
             ("method", self.method),
             ("z", f"{z.shape}, {z.dtype}"),
+            *([("states", ", ".join(self.names))] if self.names else []),
             ("times", span),
             ("relative error", f"about {error.max():.1e}" if error.size else "-"),
         ]
@@ -159,8 +162,8 @@ class Solution:
 
 
 def _restored(*values: Any) -> Solution:
-    t, z, method, status, error_estimate, condition, stats = values
-    return Solution(t, z, method, status, error_estimate, lambda: condition, lambda: stats)
+    t, z, method, status, error_estimate, condition, stats, names = values
+    return Solution(t, z, method, status, error_estimate, lambda: condition, lambda: stats, names)
 
 
 class Explanation(str):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .display import states_of
 from .engine.autograd import Map, linearised
 from .engine.evaluation import Planner, columns
 from .engine.held import Held
@@ -60,6 +61,7 @@ class PiecewiseLinearODE(Solver):
         times, systems, is_numpy = _separated(pieces, z0)
         self.times, self.Xi = times, systems  # (J,), (*batch, J, n, n)
         self._names = ("Xi", "z0")
+        self.state_names = states_of(z0)
         _, self.z0, _ = make_system(systems[..., 0, :, :], z0)
         self.forcing, forcing_is_numpy = Forcing.make(b, B, u, systems[..., 0, :, :])
         self._is_numpy = is_numpy and not isinstance(z0, Tensor) and forcing_is_numpy

@@ -99,7 +99,11 @@ def test_what_is_imported_by_a_string_is_written_out(name: str):
 
 def test_pictures_know_what_they_draw_by_what_it_can_do():
     drawing = {name for name in MODULES if unit(name) == "linode.plotting"}
-    assert {unit(other) for name in drawing for other in needs(name)} == {"linode.plotting", "linode.errors"}
+    assert {unit(other) for name in drawing for other in needs(name)} == {
+        "linode.plotting",
+        "linode.errors",
+        "linode.display",
+    }
 
 
 @every_module

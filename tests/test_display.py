@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 from html.parser import HTMLParser
@@ -132,3 +133,99 @@ def test_a_fit_becomes_a_table_with_the_names_of_its_data():
     assert list(linode.fit(T, z[:, 0], rank=2).to_dataframe().columns) == ["y1", "y1 fit"]
     pytest.importorskip("matplotlib")
     assert [x.get_text() for x in result.plot().get_legend().get_texts()][:2] == ["level (m)", "flow"]
+
+
+def texts(ax) -> list[str]:
+    return [x.get_text() for x in ax.get_legend().get_texts()]
+
+
+def test_names_go_with_a_system_to_pictures_and_tables():
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("matplotlib")
+    names = ["position (m)", "velocity"]
+    start = pandas.Series([1.0, 0.0], index=names)
+    named = [
+        linode.LinearODE(XI, start),
+        linode.LinearODE(pandas.DataFrame(XI, columns=names, index=names), [1.0, 0.0]),
+        linode.PiecewiseLinearODE([(0.0, XI), (1.0, -XI)], start),
+    ]
+    batch = linode.LinearODE(XI, pandas.DataFrame([[1.0, 0.0], [0.0, 1.0]], columns=names)).solve(T)
+    assert list(batch.to_dataframe().columns) == names
+    for ode in named:
+        solution = ode.solve(T)
+        assert list(solution.names) == names
+        assert list(solution.to_dataframe().columns) == texts(solution.plot()) == texts(ode.plot(T)) == names
+        assert texts(solution.plot(labels=["a", "b"])) == list(solution.to_dataframe(["a", "b"]).columns) == ["a", "b"]
+        assert rows(solution)["states"] == "position (m), velocity"
+        assert pickle.loads(pickle.dumps(solution)).names == solution.names
+        assert solution.plot(states=["velocity"]).get_ylabel() == "velocity"
+    assert named[0].plot_phase().get_xlabel() == "position (m)"
+    plain = linode.LinearODE(XI, pandas.Series([1.0, 0.0])).solve(T)
+    assert (plain.names, list(plain.to_dataframe().columns), texts(plain.plot())) == ((), ["z1", "z2"], ["z1", "z2"])
+
+
+def test_names_go_with_data_to_messages_pictures_and_tables():
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("matplotlib")
+    z = linode.LinearODE(XI, [1.0, 0.0])(T) + 1e-3 * np.random.default_rng(0).standard_normal((30, 2))
+    frame = pandas.DataFrame(z, columns=["level (m)", "flow"])
+    for result in (
+        linode.fit(T, frame),
+        linode.fit([T, T], [frame, -frame]),
+        linode.fit(T, z, names=list(frame.columns)),
+    ):
+        assert result.names == ["level (m)", "flow"]
+        assert texts(result.plot())[:2] == result.names
+        assert "channels level (m), flow" in result.summary()
+        assert rows(result)["channels"] == "level (m), flow"
+        assert result.ode().state_names == ("level (m)", "flow")
+        assert result.plot(channels=["flow"]).get_ylabel() == "flow"
+    plain = linode.fit(T, z)
+    assert plain.names == ["y1", "y2"] == texts(plain.plot())[:2]
+    assert linode.fit(T, frame["flow"], rank=2).names == ["flow"]
+    assert linode.fit(T, frame["flow"], rank=2).ode().state_names == ()  # two states of one channel
+    assert linode.fit(T, pandas.DataFrame(z)).names == ["y1", "y2"]
+    assert linode.fit(T, pandas.DataFrame(z, columns=[2020, 2021])).names == ["2020", "2021"]
+    with pytest.raises(linode.OptionError, match="names must be 2 different names"):
+        linode.fit(T, z, names=["a"])
+    with pytest.raises(linode.OptionError, match="channels must be of 0 to 1, got 'x'; names are level"):
+        result.plot(channels=["x"])
+    with pytest.raises(linode.NonFiniteError, match=r"channel 1 \(flow\) of z holds nothing but NaN"):
+        linode.fit(T, frame.assign(flow=np.nan))
+
+
+def test_all_that_was_fitted_becomes_a_table():
+    pytest.importorskip("pandas")
+    z = linode.LinearODE(XI, [1.0, 0.0])(T) + 1e-3 * np.random.default_rng(0).standard_normal((30, 2))
+    result = linode.fit(T, z + 1.0, bias=True)
+    table = result.parameters()
+    assert list(table.columns) == ["value", "stderr"]
+    for name, value, error in (
+        ("Xi[0, 1]", result.Xi[0, 1], result.stderr[0, 1]),
+        ("b[1]", result.b[1], result.b_stderr[1]),
+        ("z0[0]", result.z0[0], result.z0_stderr[0]),
+    ):
+        assert table.loc[name].tolist() == [value, error]
+    assert np.isnan(table.loc["C[0, 0]", "stderr"])
+    several = linode.fit([T, T], [z, -z], standard_errors=False).parameters()
+    assert several.loc["z0[1, 0]", "value"] == pytest.approx(-1.0, abs=0.01)
+    assert several["stderr"].isna().all()
+    u = np.repeat(np.random.default_rng(1).standard_normal(10), 3)
+    driven = linode.fit(torch.from_numpy(T), torch.from_numpy(z), u, delay=0.1).parameters()
+    assert driven.loc["delay", "value"] == 0.1
+
+
+def test_dates_are_no_observations():
+    pandas = pytest.importorskip("pandas")
+    z = linode.LinearODE(XI, [1.0, 0.0])(T)
+    days = pandas.date_range("2024-02-28", periods=30)
+    frame = pandas.DataFrame(z, columns=["a", "b"], index=days)
+    for table, column in ((frame.reset_index(), "index"), (frame.tz_localize("UTC").reset_index(), "index")):
+        with pytest.raises(linode.DtypeError, match=f"column '{column}' of z holds dates"):
+            linode.fit(T, table)
+        with pytest.raises(linode.DtypeError, match=f"column '{column}' of u holds dates"):
+            linode.fit(T, frame, table)
+    for times in (frame.index, days.tz_localize("UTC"), pandas.period_range("2024-02", periods=30), days - days[0]):
+        with pytest.raises(linode.DtypeError, match="t holds dates; make them numbers"):
+            linode.fit(times, frame)
+    assert np.allclose(linode.fit((frame.index - frame.index[0]) / pandas.Timedelta("1D") * T[1], frame).Xi, XI)

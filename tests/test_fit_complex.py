@@ -112,12 +112,15 @@ def test_pictures_show_both_parts():
     pytest.importorskip("matplotlib")
     ax = linode.fit(T, noise(clean()), standard_errors=True).plot(band=False)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert any("Re 0" in label for label in labels)
-    assert any("Im 1" in label for label in labels)
+    assert any("Re y1" in label for label in labels)
+    assert any("Im y2" in label for label in labels)
 
 
 WRONG = {
-    "structure": (lambda: linode.fit(T, clean(), structure="skew"), "z is complex, and structure is for real data"),
+    "structure": (
+        lambda: linode.fit(T, clean(), structure="skew"),
+        "structure 'skew' is for real data",
+    ),
     "stable": (lambda: linode.fit(T, clean(), stable=True), "stable is for real data"),
     "rank": (lambda: linode.fit(T, clean(), rank=4), "4 complex states of 2 complex channels"),
     "C": (lambda: linode.fit(T, clean(), C=np.ones((3, 2))), r"C has shape \(3, 2\)"),

@@ -35,7 +35,7 @@ WRONG = {
     "NaN in t": (lambda: linode.fit(GAP, Z), ValueError, r"t\[5\] is nan"),
     "unsorted": (lambda: linode.fit(T[::-1], Z), ValueError, r"t must not decrease, but t\[1\]"),
     "equal times": (lambda: linode.fit(0 * T, Z), ValueError, "all 40 times of t are 0"),
-    "complex": (lambda: linode.fit(T, Z + 1j, structure="skew"), ValueError, "z is complex, and structure is for real"),
+    "complex": (lambda: linode.fit(T, Z + 1j, structure="skew"), ValueError, "structure 'skew' is for real data"),
     "complex times": (lambda: linode.fit(T + 1j, Z), TypeError, "t is complex"),
     "text": (lambda: linode.fit(["a", "b"], Z), TypeError, "t must hold real numbers"),
     "dates": (lambda: linode.fit(np.arange(40).astype("datetime64[D]"), Z), TypeError, "t holds dates"),

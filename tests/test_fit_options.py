@@ -237,6 +237,10 @@ WRONG = {
         lambda: linode.fit(T, Z, U, B=[[1.0], [NAN]], structure=lambda q: (np.diag(q[:2]), [[1.0], [q[2]]])),
         "B is given, but structure gives it too",
     ),
+    "mask of numbers": (
+        lambda: linode.fit(T, Z, structure=[[-1.0, 2.0], [-2.0, 0.0]]),
+        "structure holds -1 and no NaN",
+    ),
     "part of another name": (lambda: linode.fit(T, Z, structure=lambda q: {"A": q}), "a part named 'A'"),
     "part of another size": (
         lambda: linode.fit(T, Z, U, structure=(lambda q: (np.diag(q), np.ones((2, 2))), [1.0, 1.0])),

@@ -145,6 +145,23 @@ def test_an_output_that_follows_the_input_at_once_is_fitted_or_told(every: int, 
     assert np.abs(direct.predict(t, u=u) - direct.predict(t)).max() < 1e-9
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_output_that_follows_the_input_is_told_of_few_samples(channels: int, seed: int):
+    """60 samples: the states follow most of the input, and the residuals are those of the rest."""
+    t, u = np.arange(60) * 0.5, np.repeat(np.random.default_rng(seed).standard_normal(12), 5)
+    z = np.zeros(60)
+    for i in range(59):
+        z[i + 1] = np.exp(-0.25) * z[i] + (1 - np.exp(-0.25)) / 0.5 * u[i]
+    gains = np.arange(1.0, 1.0 + channels)
+    direct = noise(np.outer(z, gains) + 0.9 * np.outer(u, gains[::-1]), 0.01, seed)
+    result = linode.fit(t, direct, u, rank=1)
+    assert result.status is FitStatus.MISFIT
+    assert "follow input u1" in result.message
+    assert linode.fit(t, direct, u, rank=1, feedthrough=True).status is FitStatus.OK
+    assert linode.fit(t, noise(np.outer(z, gains), 0.5, seed), u, rank=1).status is FitStatus.OK
+
+
 def test_entries_of_d_may_be_known():
     t, u = np.linspace(0.0, 15.0, 150), np.c_[held(4, 150), held(5, 150)]
     z = wave(LAM, 0.3, t, u[:, 0]) + np.c_[0.5 * u[:, 1], 2.0 * u[:, 0]]

@@ -98,8 +98,8 @@ def test_the_legend_says_what_is_drawn_and_nothing_else(result: linode.FitResult
     one = linode.fit(T, Z[:, 0], rank=3)
     assert labels(one.plot(ahead=1.0)) == ["data", "fit", "forecast", "95 % band"]
     assert labels(one.plot(band=False)) == ["data", "fit"]
-    assert labels(result.plot(channels=[0, 2])) == ["channel 0", "channel 2", "data", "fit", "95 % band"]
-    assert result.plot(channels=[1]).get_ylabel() == "channel 1"
+    assert labels(result.plot(channels=[0, 2])) == ["y1", "y3", "data", "fit", "95 % band"]
+    assert result.plot(channels=[1]).get_ylabel() == "y2"
     assert labels(result.plot_eigenvalues(level=0.5)) == ["eigenvalue", "50 % region", "stable"]
 
 
@@ -269,7 +269,7 @@ def test_held_out_data_are_hollow_and_in_the_legend(result: linode.FitResult):
     ax = result.plot(channels=[0, 2], ahead=2.0, held_out=[(later, values)])
     hollow = [line for line in dots(ax) if line.get_markerfacecolor() == "none"]
     assert [line.get_xydata().tolist() for line in hollow] == [np.c_[later, values[:, j]].tolist() for j in (0, 2)]
-    assert labels(ax) == ["channel 0", "channel 2", "data", "held out", "fit", "forecast", "95 % band"]
+    assert labels(ax) == ["y1", "y3", "data", "held out", "fit", "forecast", "95 % band"]
     assert "held out" not in labels(result.plot())
     for wrong, words in (
         ([], "for each of 1 trajectories"),

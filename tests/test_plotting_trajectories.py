@@ -48,7 +48,7 @@ def test_each_state_is_a_line_through_its_samples():
     assert len(ax.lines) == 2
     for j, line in enumerate(ax.lines):
         assert np.array_equal(line.get_xydata(), np.c_[T, Z[:, j]])
-    assert words(ax) == ["state 0", "state 1"]
+    assert words(ax) == ["z1", "z2"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("time", "state")
 
 
@@ -94,7 +94,7 @@ def test_a_batch_shares_the_style_of_each_state():
         [line.get_xydata() for line in ax.lines[::2]], [np.c_[T + k, z[0, k, :, 0]] for k in range(3)]
     )
     assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 2
-    assert words(ax) == ["state 0", "state 1"]
+    assert words(ax) == ["z1", "z2"]
 
 
 def test_lists_hold_trajectories_of_their_own_lengths():
@@ -114,7 +114,7 @@ def test_real_parts_are_solid_and_imaginary_ones_dashed():
     assert [line.get_linestyle() for line in lines] == ["-", "--", "-", "--"]
     assert lines[0].get_marker() == lines[1].get_marker() != lines[2].get_marker()
     assert all(0 < len(marked(line)) < 10 for line in lines)
-    assert words(plot_trajectories(T, z)) == ["state 0", "state 1", "real part", "imaginary part"]
+    assert words(plot_trajectories(T, z)) == ["z1", "z2", "real part", "imaginary part"]
     assert words(plot_trajectories(T, z[:, 0])) == ["real part", "imaginary part"]
 
 
@@ -132,7 +132,7 @@ def test_of_more_states_those_that_vary_most_are_drawn_or_those_asked_for():
     z = np.sin(T)[:, None] * np.arange(30.0)
     z[3, 29] = np.inf  # is not variation
     ax = plot_trajectories(T, z)
-    assert words(ax) == [f"state {j}" for j in range(10, 30)]
+    assert words(ax) == [f"z{j}" for j in range(11, 31)]
     assert title(ax).startswith("20 of 30 states,\nthose that vary most")
     (line,) = plot_trajectories(T, z, states=[4]).lines
     assert np.array_equal(line.get_ydata(), z[:, 4])

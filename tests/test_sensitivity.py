@@ -94,7 +94,7 @@ def test_a_defective_matrix_has_no_basis_and_exact_derivatives_by_the_solver(nam
     if name == "chain":  # the zero matrix has one, though all its eigenvalues coincide
         assert make_basis(Xi) is None
     data, _ = make_data(t, np.zeros((T, N)), u, None)
-    system = System(Xi, B, b, np.eye(N), np.zeros((N, M)), z0[None])
+    system = System(Xi, B, b, np.eye(N), np.zeros((N, M)), z0[None], 0.0)
     found = exact_response(data, system, True, z0[None], True)
     arguments = (Xi, z0, t, b, B, t, u)
     dXi, _, _, db, dB, *_ = forced_oracles.gradients(forced_oracles.zero_order, g, *arguments)

@@ -128,10 +128,15 @@ def fit(
     columns: Annotated[str | None, typer.Option(help="Columns to fit, with commas between; default: all.")] = None,
     inputs: Annotated[str | None, typer.Option(help=f"Known inputs: columns of DATA, or {INPUTS}")] = None,
     group: Annotated[str | None, typer.Option(help="Column whose values name the trajectories.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="Number of states; that of the columns if left out.")] = None,
+    rank: Annotated[
+        str | None, typer.Option(help="Number of states, or auto: by held-out samples. Default: that of the columns.")
+    ] = None,
     bias: Annotated[bool, typer.Option("--bias", help="With a constant forcing.")] = False,
     stable: Annotated[bool, typer.Option("--stable", help="Decaying modes only.")] = False,
     structure: Annotated[str | None, typer.Option(help="symmetric, skew, diagonal, metzler or compartmental.")] = None,
+    feedthrough: Annotated[
+        bool, typer.Option("--feedthrough", help="Inputs act on the columns at once too: y = C z + D u.")
+    ] = False,
     sigma: Annotated[float | None, typer.Option(help="Standard deviation of the noise, if it is known.")] = None,
     forecast: Annotated[float, typer.Option(min=0.0, help="Time after the last one until which to predict.")] = 0.0,
     holdout: Annotated[
@@ -155,10 +160,11 @@ def fit(
         columns=columns,
         inputs=inputs,
         group=group,
-        rank=rank,
+        rank=None if rank is None else fitting.rank_of(rank),
         bias=bias,
         stable=stable,
         structure=structure,
+        feedthrough=feedthrough,
         sigma=sigma,
         forecast=forecast,
         holdout=holdout,

@@ -33,6 +33,7 @@ from .solving import label_of_time, read_inputs
 from .tables import Array, Table, clean, read_table
 
 MOST_FORECAST = 20000  # times that a forecast has at most
+MOST_STATES = 10**6  # beyond which no data have enough values
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Question:
     columns: str | None
     inputs: str | None
     group: str | None
-    rank: int | None
+    rank: int | str | None
     bias: bool
     stable: bool
     structure: str | None
+    feedthrough: bool
     sigma: float | None
     forecast: float
     holdout: float
@@ -99,7 +101,7 @@ def fit(
     if held is not None:
         times, values, _ = read_inputs(held, axis.name, axis.clock)
         u = ZeroOrderHold(times, values)
-    result = fitted(question, series, u)
+    result = fitted(question, series, u, names, inputs)
     forecasts = forecasts_of(question, result, series)
     errors = None if not question.holdout else holdout_errors(forecasts, series)
     if system is not None:
@@ -119,8 +121,21 @@ def fit(
         for name, error in zip(names, errors or []):
             print(f"held out: {name}: root mean square error {error[0]:.4g}, {error[1]:.3g} standard deviations")
     if not result:
-        remark(f"{result.status.name}: {result.message}")
+        remark(f"{result.status.name}: {result.message.replace('feedthrough=True', '--feedthrough')}")
     return TROUBLE if result.status is FitStatus.NOT_CONVERGED else OK
+
+
+def rank_of(text: str) -> int | str:
+    """The number of states, or "auto".
+
+    Raises:
+        Refusal: it is neither.
+    """
+    if text == "auto":
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_STATES:
+        raise Refusal(f"--rank {text[:40]!r} must be a whole number of 1 to {MOST_STATES}, or auto")
+    return int(text)
 
 
 def inputs_of(question: Question, table: Table) -> tuple[list[str], Path | None]:
@@ -174,16 +189,30 @@ def series_of(question: Question, table: Table, names: list[str], inputs: list[s
     return found
 
 
-def fitted(question: Question, series: list[Series], u: Any) -> FitResult:
-    """u: an input on the axis of the times, in place of samples at these."""
+@dataclass(frozen=True)
+class Named:
+    """An array with names of its columns, as `linode.fit` reads them of a DataFrame."""
+
+    columns: list[str]
+    values: Array
+
+    def to_numpy(self, dtype: Any = None, na_value: Any = None) -> Array:
+        return self.values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        return self.values
+
+
+def fitted(question: Question, series: list[Series], u: Any, channels: list[str], inputs: list[str]) -> FitResult:
+    """u: an input on the axis of the times, in place of samples at these; names of the channels and of the samples."""
     ts = [x.t[: x.n_fitted] for x in series]
     zs = [x.z[: x.n_fitted] for x in series]
-    us = [u if x.u is None else x.u[: x.n_fitted] for x in series]
+    us = [u if x.u is None else Named(inputs, x.u[: x.n_fitted]) for x in series]
     is_one = len(series) == 1
-    names = ("rank", "bias", "stable", "structure", "sigma")
+    names = ("rank", "bias", "stable", "structure", "feedthrough", "sigma")
     options: dict[str, Any] = {name: getattr(question, name) for name in names}
     given = None if us[0] is None else us[0] if is_one else us
-    return fit_data(ts[0] if is_one else ts, zs[0] if is_one else zs, given, **options)
+    return fit_data(ts[0] if is_one else ts, zs[0] if is_one else zs, given, names=channels, **options)
 
 
 def forecasts_of(question: Question, result: FitResult, series: list[Series]) -> list[tuple[Array, Array, Array]]:
@@ -232,13 +261,18 @@ def system_arrays(result: FitResult, names: list[str], axis: Axis) -> dict[str, 
 
     y(t) = C z(t - t0) + D u(t) + offset; z0 is the state of the first trajectory at t0.
     """
-    matrices = ("Xi", "b", "B", "C", "D", "offset", "stderr")
+    matrices = ("Xi", "b", "B", "C", "D", "offset", "stderr", "b_stderr", "B_stderr", "C_stderr", "D_stderr")
     found = {name: getattr(result, name, None) for name in matrices}
-    found |= {"z0": np.atleast_2d(result.z0)[0], "t0": result.observations[0][0][0]}
+    found |= {name: x if x is None else np.atleast_2d(x)[0] for name, x in z0_of(result).items()}
+    found |= {"t0": result.observations[0][0][0]}
     found |= {"names": np.array(names), "time_name": axis.name}
     found |= {"time_unit": axis.unit} if axis.unit else {}
     found |= {} if axis.clock is None else {"time_origin": axis.clock.text}
     return {name: np.asarray(x) for name, x in found.items() if x is not None}
+
+
+def z0_of(result: FitResult) -> dict[str, Any]:
+    return {"z0": result.z0, "z0_stderr": result.z0_stderr}
 
 
 def columns_out(
@@ -273,11 +307,15 @@ def json_of(
         "time": axis.name,
         "time_unit": axis.unit,
         "time_origin": None if axis.clock is None else axis.clock.text,
-        **{name: getattr(result, name) for name in ("Xi", "B", "b", "C", "z0", "stderr", "eigenvalues", "sigma")},
+        **{name: getattr(result, name) for name in ("Xi", "B", "b", "C", "D", "stderr", "eigenvalues", "sigma")},
+        **{name: getattr(result, name) for name in ("B_stderr", "b_stderr", "C_stderr", "D_stderr")},
+        **z0_of(result),
         "eigenvalue_stderr": result.eigenvalue_stderr,
         "cost": result.cost,
         "dof": result.dof,
     }
+    if result.ranks:
+        found["ranks"] = [vars(x) for x in result.ranks]
     if errors is not None:
         found["holdout"] = {name: {"rmse": e, "relative": r} for name, (e, r) in zip(names, errors)}
     if forecasts is not None:

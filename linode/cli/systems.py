@@ -24,7 +24,7 @@ from .tables import Array, clean, is_number, read_column, read_matrix
 MATRICES = {"Xi": 2, "B": 2, "C": 2, "D": 2, "z0": 1, "b": 1, "offset": 1, "t0": 0}
 OTHER_NAMES = {"A": "Xi", "x0": "z0", "xi": "Xi"}
 TEXTS = ("names", "time_name", "time_unit", "time_origin")  # of channels, or states without C; of the axis of time
-UNUSED = {"stderr"}  # which `linode fit --save` writes for people
+UNUSED = "stderr"  # the end of names of standard errors, which `linode fit --save` writes for people
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def read_system(path: Path, z0: str | None, needs_z0: bool = True) -> System:
 
 def _unused(path: Path, found: dict[str, Any]) -> str:
     """What a file holds in vain, in words; text is a note."""
-    used = {*MATRICES, *TEXTS, *UNUSED}
-    unknown = sorted(name for name, x in found.items() if name not in used and not _is_text(x))
+    used = {*MATRICES, *TEXTS}
+    unknown = sorted(x for x in found if x not in used and not x.endswith(UNUSED) and not _is_text(found[x]))
     if not unknown:
         return ""
     guess = next((words for name in unknown if (words := meant(name, [*MATRICES, *OTHER_NAMES, *TEXTS]))), "")

@@ -284,6 +284,8 @@ def described(model: StatesModel, best: Minimum, starts: tuple[Start, ...]) -> E
         if rows.any():
             others[name] = np.einsum("ij,jk,ik->i", rows, cov, rows)
             others[name][np.linalg.norm(matmul(rows, changes.T), axis=1) > MOVED] = np.inf
+    if "z0" in unknowns.structure.names or unknowns.free_z0.any():
+        others["z0"] = model.z0_variances(theta, cov, changes)
     # parts that a change of basis moves; of a function theta means something, so that it is asked for
     blocks = {"Xi": first[: n * n], "B": first[n * n : n * n + system.B.size], "b": first[n * n + system.B.size :]}
     moved = tuple(name for name, block in blocks.items() if moves(block, changes))

@@ -6,25 +6,23 @@ waves keep their sense of rotation, and there are half as many unknowns as for r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import OptionError
-from ..ode import LinearODE
+from ..errors import DtypeError, OptionError, ShapeError
 from .by_states import fit_by_states
 from .data import Data
 from .estimate import Estimate
-from .identify import NO_START
+from .identify import LONGEST_DELAY, NO_START
 from .products import Array
 from .progress import Report
-from .result import FitResult
-from .states import states_of
-from .structures import Linear
-from .unknowns import make_unknowns
+from .states import explaining, states_of
+from .structures import Function, Linear, Structure, check_mask, parts_of
+from .unknowns import Unknowns, make_unknowns
 
 WINDOW = 3  # a third of the samples are the rows of the Hankel matrix: least variance from noise (Hua & Sarkar 1990)
 MOST_ROWS = 400  # of it
@@ -38,7 +36,8 @@ def is_complex(x: Any) -> bool:
         return any(is_complex(part) for part in x)
     if isinstance(x, torch.Tensor):
         return x.is_complex()
-    return isinstance(x, complex) or getattr(getattr(x, "dtype", None), "kind", "") == "c"
+    kinds = x.dtypes if hasattr(x, "columns") and hasattr(x, "dtypes") else [getattr(x, "dtype", None)]
+    return isinstance(x, complex) or any(getattr(kind, "kind", "") == "c" for kind in kinds)
 
 
 def as_real(x: Any) -> Any:
@@ -65,15 +64,107 @@ def split(M: Array) -> Array:
 def joined(M: Array) -> Array:
     """R + i I of [[R, ...], [I, ...]] (2 a, *), in all columns."""
     half = len(M) // 2
-    return M[:half] + 1j * M[half:]
-
-
-def complex_matrices(n: int) -> Linear:
-    """All Xi (2 n, 2 n) that stand for a complex matrix; theta: the real parts, then the imaginary parts."""
-    units = np.eye(n * n).reshape(n * n, n, n)
-    found = Linear(2 * n, np.stack([split(x).ravel() for x in (*units, *(1j * units))], -1))
-    found.is_given = False
+    found = M[:half].astype(complex)
+    found.imag = M[half:]  # 1j * inf would be NaN
     return found
+
+
+def real_form(name: str, x: Any) -> Any:
+    """The real array, or tensor, that stands for a complex part of a system; of an entry that is NaN, both are."""
+    if isinstance(x, torch.Tensor):
+        real, imag = (x.real, x.imag) if x.is_complex() else (x, torch.zeros_like(x))
+        join: Any = torch.cat
+    else:
+        x = np.asarray(x)
+        x = np.where(np.isnan(x), complex(np.nan, np.nan), x) if np.isnan(x).any() else x
+        real, imag, join = x.real, x.imag, np.concatenate
+    if name in ("Xi", "C"):
+        return join([join([real, -imag], -1), join([imag, real], -1)], 0)
+    return join([real, imag], -1 if name == "z0" else 0)
+
+
+def complex_entries(x: Any, name: str) -> Array:
+    """As `fit._entries`, of complex numbers."""
+    if np.asarray(x).dtype == bool:
+        return np.where(np.asarray(x), complex(np.nan), 0.0)
+    try:
+        return as_complex(x)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(f"{name} is no array of numbers: {error}") from None
+
+
+class ComplexLinear(Linear):
+    """Xi (2 n, 2 n) that stand for complex matrices with some known entries, NaN for free ones.
+
+    theta: the real parts of the free entries, row by row, then the imaginary parts.
+    """
+
+    has_complex_theta = True
+
+    def __init__(self, entries: Array, is_given: bool) -> None:
+        n, free = len(entries), np.flatnonzero(np.isnan(entries))
+        units = np.eye(n * n).reshape(n * n, n, n)[free]
+        basis = np.stack([split(x).ravel() for x in (*units, *(1j * units))], -1)
+        super().__init__(2 * n, basis, known=split(np.where(np.isnan(entries), 0.0, entries)))
+        self.is_given = is_given
+
+
+class ComplexFunction(Function):
+    """A user's theta -> complex Xi, or several parts; theta is complex where theta0 is."""
+
+    reals = 2
+
+    def __init__(self, function: Callable[[Any], Any], theta0: Any, bounds: Any, n: int | None) -> None:
+        self.has_complex_theta = theta0 is not None and np.iscomplexobj(np.asarray(theta0))
+
+        def real(theta: Any) -> dict[str, Any]:
+            half = len(theta) // 2
+            given = theta[:half] + 1j * theta[half:] if self.has_complex_theta else theta
+            return {name: real_form(name, value) for name, value in parts_of(function(given)).items()}
+
+        if self.has_complex_theta:
+            theta0 = real_form("theta", np.atleast_1d(np.asarray(theta0)))
+            size = len(theta0) // 2
+            if bounds is not None:
+                bounds = [real_form("theta", np.broadcast_to(np.asarray(x), (size,))) for x in bounds]
+        super().__init__(real, theta0, bounds, None if n is None else 2 * n)
+
+
+def complex_structure(structure: Any, n: Any, p: int) -> Structure | None:
+    """The structure of 2 n states that stands for one of n complex states; n None: as many as p if it does not say.
+
+    Raises:
+        OptionError: it is a name other than "diagonal", no mask and no function.
+    """
+    if structure is None:
+        return None
+    if isinstance(structure, str) and structure == "diagonal":
+        structure = np.eye(p if n is None else int(n), dtype=bool)
+    if isinstance(structure, str):
+        raise OptionError(
+            f"structure {structure!r} is for real data; of complex data it is 'diagonal', a mask, an array with NaN "
+            "for free entries, or a function of theta"
+        )
+    if callable(structure):
+        structure = (structure, getattr(structure, "theta0", None), getattr(structure, "bounds", None))
+    if isinstance(structure, tuple) and structure and callable(structure[0]):
+        function, theta0, bounds = (*structure, None, None)[:3]
+        size = n if n is not None or theta0 is not None else p
+        return ComplexFunction(function, theta0, bounds, None if theta0 is not None else size)
+    entries = np.ma.filled(structure, complex(np.nan)) if np.ma.isMaskedArray(structure) else np.asarray(structure)
+    if entries.ndim != 2 or entries.shape[0] != entries.shape[1] or entries.dtype.kind not in "biufc":
+        raise OptionError(f"structure must be 'diagonal', a mask (n, n), or a function of theta, got {structure!r}")
+    if not np.isnan(entries).any():
+        check_mask(entries)
+        entries = np.where(entries != 0, complex(np.nan), 0.0)
+    if np.isinf(entries).any() or not np.isnan(entries).any():
+        raise OptionError("structure must leave some entry of Xi free, and known entries finite")
+    return ComplexLinear(entries.astype(complex), True)
+
+
+def complex_matrices(n: int) -> ComplexLinear:
+    """All Xi (2 n, 2 n) that stand for a complex matrix."""
+    return ComplexLinear(np.full((n, n), complex(np.nan)), False)
 
 
 class ComplexRates(Linear):
@@ -90,57 +181,93 @@ class ComplexRates(Linear):
         return [np.concatenate([lam.real, lam.imag]) for lam in self.guesses]
 
 
-def identify_complex(data: Data, n: int, C: Array | None, bias: bool, report: Report) -> Estimate:
+def identify_complex(
+    data: Data, n: int, C: Array | None, structure: Structure | None, known: dict[str, Array], report: Report
+) -> Estimate:
     """The fit of n complex states to real and imaginary parts of channels; C (p, n), complex, or None.
 
-    Raises:
-        OptionError: there are more states than channels, of which there are several, and C is unknown.
-    """
-    p = data.p // 2
-    known: dict[str, Array] = {"b": np.full(2 * n, np.nan)} if bias else {}
+    known: parts as `make_unknowns` takes them, of the real system.
 
-    def found_by(part: Data, structure: Linear, C: Array) -> Estimate:
-        unknowns = make_unknowns(structure, part.K, part.p, part.m, np.inf, **known, C=C)
-        found = fit_by_states(part, unknowns, report)
+    Raises:
+        OptionError: there are more states than channels, of which there are several, and C is unknown; or other states
+            than channels, a structure, and C is unknown. ShapeError: fewer values than unknowns.
+    """
+    p, longest = data.p // 2, LONGEST_DELAY * data.span
+
+    def found_by(part: Data, structure: Structure, **more: Array) -> Estimate:
+        unknowns = make_unknowns(structure, part.K, part.p, part.m, longest, **{**known, **more})
+        if not structure.is_given:
+            check_values(part, unknowns)
+        found = fit_by_states(part, unknowns, report, without_structure)
         if found is None:
             raise OptionError(NO_START)
         return found
 
+    def without_structure() -> Estimate | None:
+        free = {name: x for name, x in known.items() if name in ("D", "delay")}
+        if "b" in known or (structure is not None and "b" in structure.names):
+            free["b"] = np.full(2 * n, np.nan)
+        try:
+            return identify_complex(data, n, None, None, free, report)
+        except (OptionError, ShapeError):
+            return None
+
+    if structure is not None:
+        if "C" in structure.names:
+            return found_by(data, structure)
+        if C is None and n != p:
+            raise OptionError(f"structure of {n} complex states of {p} complex channels: give C, or let it return C")
+        return found_by(data, structure, C=split(np.eye(n) if C is None else C))
     if C is not None:
-        return found_by(data, complex_matrices(n), split(C))
+        return found_by(data, complex_matrices(n), C=split(C))
     if n == p:
-        return found_by(data, complex_matrices(n), np.eye(2 * n))
+        return found_by(data, complex_matrices(n), C=np.eye(2 * n))
     if n > p:
         if p > 1:
             raise OptionError(f"{n} complex states of {p} complex channels: give C, or rank <= {p}, or one channel")
-        return found_by(data, ComplexRates(n, list(guesses(data, n))), split(np.ones((1, n))))
+        return found_by(data, ComplexRates(n, list(guesses(data, n))), C=split(np.ones((1, n))))
+    D = known.get("D", np.zeros((2 * p, data.m)))
+    if not (np.isnan(D).all() or not D.any()):
+        raise OptionError(
+            f"D of {n} complex states of {p} complex channels must be free or 0: give C, or all of the rank"
+        )
     y = joined(np.moveaxis(data.y, -1, 0)).reshape(p, -1)  # (p, K T)
     U = np.linalg.svd(y, full_matrices=False)[0][:, :n]
-    found = found_by(data.mapped(split(U.conj().T)), complex_matrices(n), np.eye(2 * n))
-    return with_matrix(found, data, bias)
+    found = found_by(data.mapped(split(U.conj().T)), complex_matrices(n), C=np.eye(2 * n), D=D[: 2 * n])
+    return with_matrix(found, data, bool(D.any()), found.unknowns.has_b)
 
 
-def with_matrix(found: Estimate, data: Data, bias: bool) -> Estimate:
-    """The estimate with a complex C, and a constant, fitted to all channels by least squares."""
-    n, p = len(found.Xi) // 2, data.p // 2
+def check_values(data: Data, unknowns: Unknowns) -> None:
+    """Raise where z holds fewer values than there are unknowns of any data of this size."""
+    least = unknowns.structure.size + int(np.count_nonzero(unknowns.free_z0[0]))
+    least += sum(len(unknowns.free(name)) for name in ("B", "b"))
+    if data.n_values < least:
+        raise ShapeError(
+            f"z holds {data.n_values // 2} complex values, fewer than the {-(-least // 2)} unknowns of "
+            f"{unknowns.n // 2} states; give more samples, or ask for fewer states by rank"
+        )
+
+
+def with_matrix(found: Estimate, data: Data, has_D: bool, bias: bool) -> Estimate:
+    """The estimate with a complex C, and D and a constant where they are free, fitted to all channels."""
+    n, p, m = len(found.Xi) // 2, data.p // 2, data.m
     z = states_of(found, data)
-    X = (z[..., :n] + 1j * z[..., n:]).reshape(-1, n)
-    X = np.concatenate([X, np.ones((len(X), int(bias)))], 1)
-    M, cost = np.zeros((p, n + bias), complex), 0.0
+    X = explaining(z[..., :n] + 1j * z[..., n:], data, found.delay, has_D, bias)
+    X = X.reshape(-1, X.shape[-1])
+    M, cost = np.zeros((p, X.shape[1]), complex), 0.0
     for j in range(p):
         w = data.w[..., j].ravel()
         y = w * (data.y[..., j] + 1j * data.y[..., p + j]).ravel()
         M[j] = np.linalg.lstsq(w[:, None] * X, y, rcond=None)[0]
         cost += float((np.abs(y - w * (X @ M[j])) ** 2).sum())
-    offset = np.concatenate([M[:, n].real, M[:, n].imag]) if bias else None
-    more = 2 * (M.size - n * n)
     return replace(
         found,
         C=split(M[:, :n]),
-        D=np.zeros((2 * p, data.m)),
-        offset=offset,
+        D=real_form("D", M[:, n : n + m]) if has_D else np.zeros((2 * p, m)),
+        offset=real_form("b", M[:, -1]) if bias else None,
         cost=cost,
-        n_unknowns=found.n_unknowns + more,
+        n_unknowns=found.n_unknowns + 2 * (M.size - n * n) - len(found.unknowns.free("D")),
+        other_variances={name: x for name, x in found.other_variances.items() if name not in ("C", "D")},
         changes=("Xi",),
         C_is_refitted=True,
     )
@@ -186,113 +313,3 @@ def one_by_one(data: Data, y: Array, seen: Array, n: int) -> Array:
             waves = np.exp(np.outer(t, found))
             rest.append(x[s] - waves @ np.linalg.lstsq(waves, x[s], rcond=None)[0])
     return np.array(found)
-
-
-# ---- result ----------------------------------------------------------------------------------------------------------
-
-
-class ComplexFitResult(FitResult):
-    """A `FitResult` of complex data: Xi, B, b, C, z0 and predictions are complex.
-
-    Standard errors are those of real parts + 1j times those of imaginary parts, `covariance` that of
-    [[Re Xi, -Im Xi], [Im Xi, Re Xi]] and so on, and `sigma` is the noise of each part. Pictures show both parts.
-    """
-
-    def __init__(self, real: FitResult, like: Any) -> None:
-        self.__dict__.update(real.__dict__)
-        self._real, self._one = real, np.ndim(like) == 1
-        self._tensor = like if isinstance(like, torch.Tensor) else None
-        found, K, n = real._found, real._data.K, len(real._found.Xi) // 2
-        Xi, C = joined(found.Xi)[:, :n], joined(found.C)[:, :n]
-        z0 = found.z0[:, :n] + 1j * found.z0[:, n:]
-        self.Xi, self.C = Xi, C
-        self.B = joined(found.B) if self.B is not None else None
-        self.b = joined(found.b) if self.b is not None else None
-        self.offset = None if found.offset is None else joined(found.offset)
-        self.z0 = z0 if real._is_list else z0[0]
-        lam, V = np.linalg.eig(Xi)
-        order = np.lexsort((lam.imag, np.abs(lam.imag), -lam.real))
-        self.eigenvalues, V = lam[order], V[:, order]
-        self.modes = C @ V
-        amplitudes = np.linalg.lstsq(V, z0.T, rcond=None)[0].T
-        self.amplitudes = amplitudes if K > 1 or real._is_list else amplitudes[0]
-        if real.covariance is not None:
-            self._join_errors(V)
-        for name, value in list(self.__dict__.items()):
-            if not name.startswith("_") and isinstance(value, np.ndarray):
-                setattr(self, name, self._shown(value))
-
-    def _join_errors(self, V: Array) -> None:
-        """Set standard errors of complex entries; V: eigenvectors of Xi."""
-        real, n = self._real, len(V)
-        self.stderr = joined(real.stderr)[:, :n]
-        self.B_stderr = joined(real.B_stderr) if self.B is not None else None
-        self.b_stderr = joined(real.b_stderr) if self.b is not None else None
-        self.eigenvalue_covariance = spread = eigenvalue_covariances(self.eigenvalues, V, real.covariance, n)
-        widths = np.sqrt(np.maximum(np.stack([spread[:, 0, 0], spread[:, 1, 1]], -1), 0.0))
-        self.eigenvalue_stderr = widths.view(complex)[:, 0]
-
-    def _shown(self, x: Array) -> Any:
-        """x as an array or a tensor, as the data came."""
-        if self._tensor is None:
-            return x
-        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self._tensor.device)
-        dtype = self._tensor.dtype
-        return tensor.to(dtype if tensor.is_complex() else torch.empty(0, dtype=dtype, device="cpu").real.dtype)
-
-    def _complex(self, y: Any) -> Any:
-        if isinstance(y, list):
-            return [self._complex(x) for x in y]
-        p = y.shape[-1] // 2
-        found = y[..., :p] + 1j * y[..., p:]
-        return self._shown(found[..., 0] if self._one else found)
-
-    def predict(self, t: Any, *, z0: Any = None, u: Any = None) -> Any:
-        start = None if z0 is None else as_complex(z0)
-        start = None if start is None else np.concatenate([start.real, start.imag])
-        return self._complex(self._real.predict(t, z0=start, u=u))
-
-    def predict_stderr(self, t: Any, k: int = 0) -> Any:
-        return self._complex(self._real.predict_stderr(t, k))
-
-    @property
-    def observations(self) -> list[tuple[Array, Array]]:
-        p = self._data.p // 2
-        return [(t, y[:, :p] + 1j * y[:, p:]) for t, y in self._real.observations]
-
-    def _solver(self, z0: Any, k: int, u: Any) -> Any:
-        own = self._found.z0[k]
-        start = own[: len(self.Xi)] + 1j * own[len(self.Xi) :] if z0 is None else as_complex(z0)
-        Xi, b, B = (None if x is None else as_complex(x) for x in (self.Xi, self.b, self.B))
-        return LinearODE(Xi, start, b=b, B=B if u is not None else None, u=u)
-
-    def summary(self) -> str:
-        data, found = self._data, super().summary().split("\n")
-        first = f"{len(self.Xi)} complex states, {data.p // 2} complex channels, {data.K} trajectories, "
-        return "\n".join([f"{first}{data.n_values // 2} complex values", *found[1:]])
-
-    def to_module(self) -> Any:
-        raise OptionError("to_module makes layers of real systems, and this one is complex: use ode()")
-
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Real and imaginary parts; see `linode.plotting.plot_fit`. Needs matplotlib."""
-        p = self._data.p // 2
-        names = options.pop("labels", None) or [str(j) for j in range(p)]
-        return self._real.plot(ax, labels=[f"{part} {name}" for part in ("Re", "Im") for name in names], **options)
-
-
-def eigenvalue_covariances(lam: Array, V: Array, covariance: Array, n: int) -> Array:
-    """(n, 2, 2) of (Re, Im), to first order; infinite where the covariance is, or Xi has no eigenbasis."""
-    index = np.arange(4 * n * n).reshape(2 * n, 2 * n)
-    own = np.concatenate([index[:n, :n].ravel(), index[n:, :n].ravel()])  # real parts, then imaginary parts
-    try:
-        W = np.linalg.inv(V)
-    except np.linalg.LinAlgError:
-        return np.full((n, 2, 2), np.inf)
-    cov = covariance[np.ix_(own, own)]
-    if not np.isfinite(cov).all():
-        return np.full((n, 2, 2), np.inf)
-    slopes = (W[:, :, None] * V.T[:, None, :]).reshape(n, -1)
-    parts = np.stack([np.c_[slopes.real, -slopes.imag], np.c_[slopes.imag, slopes.real]], 1)  # (n, 2, 2 n^2)
-    found: Array = parts @ cov @ parts.swapaxes(1, 2)
-    return found

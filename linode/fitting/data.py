@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..display import checked_names, columns_of, numbered
 from ..errors import DtypeError, NonFiniteError, OptionError, OrderError, ShapeError
 from ..forcing import Input, ZeroOrderHold
 from ..forcing.shifted import Shifted
@@ -25,7 +26,7 @@ class Data:
 
     t (K, T), since the time at which z0 holds; y (K, T, p) and weights w (K, T, p), both zero where a value is missing;
     u (K, T, m), held from each time on, or None; counts (K,), times without padding; starts (K,), the times of z0 on
-    the user's axis; inputs, one for each trajectory, or none.
+    the user's axis; inputs, one for each trajectory, or none; names of channels and of inputs, where they have any.
     """
 
     t: Array
@@ -35,6 +36,13 @@ class Data:
     counts: Array
     starts: Array
     inputs: tuple[Input, ...] = ()
+    names: tuple[str, ...] = ()
+    input_names: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> list[str]:
+        """What the channels are called."""
+        return list(self.names) or numbered("y", self.p)
 
     @property
     def K(self) -> int:
@@ -167,8 +175,12 @@ class Data:
         )
 
 
-def make_data(t: Any, z: Any, u: Any, sigma: Any, t0: Any = None) -> tuple[Data, bool]:
+def make_data(
+    t: Any, z: Any, u: Any, sigma: Any, t0: Any = None, names: Sequence[str] | None = None
+) -> tuple[Data, bool]:
     """Checked data, and whether several trajectories came as lists; t0: when z0 holds, None: at the first times.
+
+    names: of the channels; None: those of the columns of z.
 
     Raises:
         ShapeError, DtypeError, NonFiniteError, OrderError, OptionError: an argument that cannot be used, by name.
@@ -178,23 +190,28 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any, t0: Any = None) -> tuple[Data,
     ts, zs = (list(x) if is_list else [x] for x in (t, z))
     if len(ts) != len(zs) or not ts:
         raise ShapeError(f"t holds {len(ts)} trajectories, z holds {len(zs)}; they must be as many, at least one")
-    names = [(f"t[{k}]", f"z[{k}]", f"u[{k}]") if is_list else ("t", "z", "u") for k in range(len(ts))]
-    ts = [make_times(x, name[0]) for x, name in zip(ts, names)]
-    for x, time, name in zip(zs, ts, names):
-        check_columns(x, time, name[1])
-    zs = [make_observations(x, len(time), name[1]) for x, time, name in zip(zs, ts, names)]
+    words = [(f"t[{k}]", f"z[{k}]", f"u[{k}]") if is_list else ("t", "z", "u") for k in range(len(ts))]
+    ts = [make_times(x, word[0]) for x, word in zip(ts, words)]
+    for x, time, word in zip(zs, ts, words):
+        check_columns(x, time, word[1])
+    labels = columns_of(zs[0])
+    zs = [make_observations(x, len(time), word[1]) for x, time, word in zip(zs, ts, words)]
     p = zs[0].shape[1]
-    for x, name in zip(zs, names):
+    labels = labels if names is None else tuple(checked_names(names, p, "y"))
+    for x, word in zip(zs, words):
         if x.shape[1] != p:
-            raise ShapeError(f"{name[1]} has {x.shape[1]} channels, but {names[0][1]} has {p}")
+            raise ShapeError(f"{word[1]} has {x.shape[1]} channels, but {words[0][1]} has {p}")
     empty = np.all([np.isnan(x).all(0) for x in zs], axis=0)
     if empty.any():
-        raise NonFiniteError(f"channel {int(np.argmax(empty))} of z holds nothing but NaN; leave it out")
-    for x, name in zip(zs, names):
+        j = int(np.argmax(empty))
+        which = f"{j} ({labels[j]})" if labels else str(j)
+        raise NonFiniteError(f"channel {which} of z holds nothing but NaN; leave it out")
+    for x, word in zip(zs, words):
         if np.isnan(x).all():
-            raise NonFiniteError(f"{name[1]} holds nothing but NaN; leave it out")
+            raise NonFiniteError(f"{word[1]} holds nothing but NaN; leave it out")
     weights = make_weights(sigma, zs, is_list)
-    held, inputs = make_inputs(u, ts, names, is_list)
+    held, inputs = make_inputs(u, ts, words, is_list)
+    drives = columns_of(u[0] if isinstance(u, (list, tuple)) and u else u)
     counts, T = np.array([len(x) for x in ts]), max(len(x) for x in ts)
 
     def padded(xs: Sequence[Array], mode: str) -> Array:
@@ -204,7 +221,8 @@ def make_data(t: Any, z: Any, u: Any, sigma: Any, t0: Any = None) -> tuple[Data,
     starts = make_origins(t0, ts)
     y, w = padded([np.nan_to_num(x) for x in zs], "constant"), padded(weights, "constant")
     times = padded([x - start for x, start in zip(ts, starts)], "edge")
-    return Data(times, y, w, None if held is None else padded(held, "edge"), counts, starts, inputs), is_list
+    u_held = None if held is None else padded(held, "edge")
+    return Data(times, y, w, u_held, counts, starts, inputs, labels, drives), is_list
 
 
 def stacked_as_lists(t: Any, z: Any, u: Any) -> tuple[Any, Any, Any]:
@@ -255,8 +273,11 @@ def make_origins(t0: Any, ts: list[Array]) -> Array:
 
 def as_array(x: Any, name: str) -> Array:
     """A real float64 array of a tensor, an array, nested lists, or a pandas Series or DataFrame."""
-    if getattr(getattr(x, "dtype", None), "kind", "") in ("M", "m"):
+    if is_date(getattr(x, "dtype", None)):
         raise DtypeError(f"{name} holds dates; make them numbers: ({name} - {name}[0]) / np.timedelta64(1, 'D')")
+    for column, kind in zip(x.columns, x.dtypes) if hasattr(x, "columns") and hasattr(x, "dtypes") else ():
+        if is_date(kind):
+            raise DtypeError(f"column {str(column)!r} of {name} holds dates: leave it out, as times stand in t")
     if isinstance(x, torch.Tensor):
         if x.layout != torch.strided:
             raise DtypeError(f"{name} must be a dense tensor, got layout {x.layout}")
@@ -264,7 +285,7 @@ def as_array(x: Any, name: str) -> Array:
         x = (x.double() if x.is_floating_point() else x).numpy()
     elif isinstance(x, np.ma.MaskedArray):
         x = np.ma.filled(x.astype(float), np.nan)
-    elif hasattr(x, "to_numpy"):
+    elif hasattr(x, "to_numpy") and np.asarray(x).dtype.kind != "c":
         try:
             x = x.to_numpy(dtype=float, na_value=np.nan)
         except (TypeError, ValueError):
@@ -282,6 +303,11 @@ def as_array(x: Any, name: str) -> Array:
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"{name} must hold real numbers, got {type(x).__name__} of {array.dtype}")
     return array.astype(np.float64)
+
+
+def is_date(dtype: Any) -> bool:
+    """Whether it is that of dates, durations or periods, of NumPy or pandas."""
+    return getattr(dtype, "kind", "") in ("M", "m") or str(dtype).startswith("period[")
 
 
 def make_times(t: Any, name: str) -> Array:

@@ -7,7 +7,7 @@ from enum import Enum
 
 from .products import Array
 from .rates import Factors
-from .unknowns import Unknowns
+from .unknowns import System, Unknowns
 
 AGREE = 1e-4  # relative difference of costs up to which two starts count as in one minimum; by hand
 
@@ -59,11 +59,11 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Xi (n, n), B (n, m), b (n,), C (p, n), D (p, m), z0 (K, n) and delay, with their cost and covariance.
+class Estimate(System):
+    """A system that was fitted, with its cost and covariance.
 
     unknowns: what was free. covariance: of Xi, B and b, row by row, one after the other, for noise of weight 1 (not yet
-    times sigma^2). other_variances: of the entries of C and D, and of the delay, by name, where they were unknown.
+    times sigma^2). other_variances: of the entries of C, D and z0, and of the delay, by name, where they were unknown.
     n_unknowns: unknowns that the data determine. changes: names of the parts that the data determine up to a change of
     basis of the states.
     null: directions, (k, size of covariance), each of length 1, that the data do not determine, without those changes.
@@ -78,13 +78,6 @@ class Estimate:
     """
 
     unknowns: Unknowns
-    Xi: Array
-    B: Array
-    b: Array
-    C: Array
-    D: Array
-    z0: Array
-    delay: float
     cost: float
     converged: bool
     starts: tuple[Start, ...]

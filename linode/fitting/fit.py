@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
+from ..display import checked_names, columns_of
 from ..errors import OptionError, ShapeError
-from .complexes import ComplexFitResult, as_complex, as_real, identify_complex, is_complex
+from .complex_result import ComplexFitResult
+from .complexes import as_complex, as_real, complex_entries, complex_structure, identify_complex, is_complex, real_form
 from .data import Data, as_array, make_data
 from .identify import Question, identify
 from .order import RankScore, choose_rank
@@ -16,6 +19,9 @@ from .products import Array
 from .progress import Progress
 from .result import FitResult
 from .structures import Function, Structure
+
+Read = Callable[[Any, str], Array]  # the entries of an argument, by name
+Z0_WITHOUT_BASIS = "z0 is known, but not in which basis: give C, or as many states as channels"
 
 
 def fit(
@@ -37,6 +43,7 @@ def fit(
     sigma: Any = None,
     z0: Any = None,
     t0: Any = None,
+    names: Any = None,
     standard_errors: bool = True,
     progress: Any = None,
 ) -> FitResult:
@@ -50,8 +57,9 @@ def fit(
         t: (T,), times in any unit, with any gaps, not decreasing; equal ones are repeated measurements.
         z: (T, p) or (T,), observations; NaN where one is missing. Lists of both for several trajectories, each with
             times and an initial state of its own; one t for all of them; or z (K, T, p) with t (T,) or (K, T). Arrays,
-            tensors, pandas Series and DataFrames. Complex observations give a complex system, of rank, C, u, bias,
-            sigma and t0; more states than channels for one channel, or known C, only.
+            tensors, pandas Series and DataFrames. Complex observations give a complex system; then there are no stable,
+            eigenvalues and rank="auto", C is known, from structure or left out, and without it there are more states
+            than channels for one channel only.
         u: input: samples (T, m), of which the i-th holds from t[i] to t[i + 1], or an input such as
             `linode.FirstOrderHold` on the axis of t; a list of these for several trajectories, or one for all.
         rank: number of states, if it is not that of the channels. With fewer, the states are the directions in which
@@ -68,7 +76,8 @@ def fit(
             (function, theta0, (lowest, highest)); a mask (n, n) of entries that are not 0; an array (n, n) of known
             entries with NaN for free ones; or "symmetric", "skew", "diagonal", "metzler" (off the diagonal positive),
             "compartmental" (flows and outflows positive). The function may return (Xi, B, C, D, b, z0), or the first
-            ones of them, or a dictionary with these names.
+            ones of them, or a dictionary with these names. Of complex data the parts are complex, theta is where theta0
+            is, and the names are "diagonal" alone.
         stable: True: eigenvalues with negative real parts only; "auto": if that predicts the last fifth of the data
             better.
         eigenvalues: "imaginary" (oscillations that neither grow nor decay), "pairs" (conjugate pairs only; one of an
@@ -77,6 +86,7 @@ def fit(
         z0: (n,), or (K, n) for several trajectories: initial states, of which entries may be free. None: all are.
         t0: time at which z0 holds and from which on inputs act, not after the first sample; (K,) for several
             trajectories. None: the first time of each.
+        names: of the p channels, for pictures, tables and messages. None: those of the columns of z, else y1, y2, ...
         standard_errors: False leaves them out, which saves time where there are many states.
         progress: whether to show a bar (None: after a second, in a terminal, where tqdm is installed), or a function of
             (name of the start, step, cost).
@@ -106,16 +116,18 @@ def fit(
         raise OptionError("structure and stable exclude each other: let the structure be stable")
     if eigenvalues is not None and (structure is not None or stable is not False):
         raise OptionError("eigenvalues, structure and stable exclude each other: give one of them")
-    if is_complex(z):
-        asked = {"structure": structure, "eigenvalues": eigenvalues, "B": B, "D": D, "b": b, "z0": z0}
-        asked |= {"feedthrough": feedthrough or None, "stable": stable or None, "rank='auto'": rank == "auto" or None}
-        return _fit_complex(t, z, u, rank, C, bool(bias), sigma, t0, bool(standard_errors), progress, asked)
     for name, whole, part in (("feedthrough", feedthrough, D), ("bias", bias, b)):
         if not isinstance(whole, (bool, np.bool_)):
             raise OptionError(f"{name} must be True or False, got {whole!r}")
         if whole and part is not None:
             raise OptionError(f"{name} and {'D' if name == 'feedthrough' else 'b'} are both given: give one of them")
-    data, is_list = make_data(t, z, u, sigma, t0)
+    if is_complex(z):
+        asked = {"eigenvalues": eigenvalues, "stable": stable or None, "rank='auto'": rank == "auto" or None}
+        parts = {"B": B, "C": C, "D": True if feedthrough else D, "b": b, "z0": z0}
+        return _fit_complex(
+            t, z, u, rank, structure, parts, bool(bias), delay, sigma, t0, names, bool(standard_errors), progress, asked
+        )
+    data, is_list = make_data(t, z, u, sigma, t0, names)
     C_given = None if C is None else _observations(C, data.p)
     n_of_C = None if C_given is None or C_given.ndim < 2 else C_given.shape[1]
     is_auto = isinstance(rank, str) and rank == "auto"
@@ -126,12 +138,13 @@ def fit(
     sized = {"C": n_of_C, "B": _length(B, "B"), "b": _length(b, "b")}
     n = _number_of_states(rank, sized, structure, data.p)
     named = structure.names if isinstance(structure, Structure) else ()
-    known = _known(data, n, named, B=B, C=C_given, D=True if feedthrough else D, b=True if bias else b, z0=z0)
+    parts = {"B": B, "C": C_given, "D": True if feedthrough else D, "b": True if bias else b, "z0": z0}
+    known = _known(data.K, data.p, data.m, n, named, _entries, **parts)
     known["delay"] = _delay(delay, data)
     if isinstance(structure, Function):
         _check_parts(structure, data)
     if z0 is not None and C is None and structure is None and n != data.p:
-        raise OptionError("z0 is known, but not in which basis: give C, or as many states as channels")
+        raise OptionError(Z0_WITHOUT_BASIS)
     question = Question(data, n, structure, stable, _eigenvalues(eigenvalues), known)
     ranks: tuple[RankScore, ...] = ()
     bar = Progress(progress)
@@ -149,10 +162,10 @@ def fit(
 
 
 def _fit_complex(
-    t: Any, z: Any, u: Any, rank: Any, C: Any, bias: bool, sigma: Any, t0: Any, errors: bool, progress: Any,
-    asked: dict[str, Any],
+    t: Any, z: Any, u: Any, rank: Any, structure: Any, parts: dict[str, Any], bias: bool, delay: Any, sigma: Any,
+    t0: Any, names: Any, errors: bool, progress: Any, asked: dict[str, Any],
 ) -> FitResult:  # fmt: skip
-    """The fit of complex observations; asked: options that it does not know."""
+    """The fit of complex observations; parts: B, C, D, b and z0 as given; asked: options that it does not know."""
     unknown = [name for name, value in asked.items() if value is not None]
     if unknown:
         raise OptionError(
@@ -160,18 +173,34 @@ def _fit_complex(
         )
     real = as_real(z)
     data, is_list = make_data(t, real, u, sigma, t0)
-    p = data.p // 2
-    known = None if C is None else np.atleast_2d(as_complex(C))
-    if known is not None and (known.shape[0] != p or not np.isfinite(known).all()):
-        raise ShapeError(f"C has shape {known.shape}; for complex data it must be (p, n) with p = {p}, and known")
-    n = _number_of_states(rank, {"C": None if known is None else known.shape[1]}, None, p)
+    p, C = data.p // 2, parts.pop("C")
+    labels = tuple(checked_names(names, p, "y")) if names is not None else columns_of(z[0] if is_list else z)
+    data = replace(data, names=tuple(f"{part} {name}" for part in ("Re", "Im") for name in labels))
+    C = None if C is None else np.atleast_2d(as_complex(C))
+    if C is not None and (C.shape[0] != p or not np.isfinite(C).all()):
+        raise ShapeError(
+            f"C has shape {C.shape}; for complex data it must be (p, n) with p = {p}, and known, or come from structure"
+        )
+    size = None if C is None else C.shape[1]
+    structure = complex_structure(structure, rank if size is None else size, p)
+    own = None if structure is None else structure.n // 2
+    lengths = {name: _length(parts[name], name, complex_entries) for name in ("B", "b")}
+    n = _number_of_states(rank, {"C": size, **lengths, "structure": own}, None, p)
+    if parts["z0"] is not None and C is None and structure is None and n != p:
+        raise OptionError(Z0_WITHOUT_BASIS)
+    parts["b"] = True if bias else parts["b"]
+    taken = () if structure is None else structure.names
+    known = _known(data.K, p, data.m, n, taken, complex_entries, **parts)
+    known = {name: real_form(name, x) for name, x in known.items()} | {"delay": _delay(delay, data)}
+    if isinstance(structure, Function):
+        _check_parts(structure, data)
     bar = Progress(progress)
     try:
-        found = identify_complex(data, n, known, bias, bar)
+        found = identify_complex(data, n, C, structure, known, bar)
     finally:
         bar.close()
     result = FitResult(found, data, sigma=sigma, is_list=is_list, like=real, standard_errors=errors)
-    return ComplexFitResult(result, z[0] if is_list else z)
+    return ComplexFitResult(result, z[0] if is_list else z, labels)
 
 
 def _eigenvalues(asked: Any) -> str | float | None:
@@ -229,15 +258,14 @@ def _entries(x: Any, name: str) -> Array:
     return as_array(x, name)
 
 
-def _length(x: Any, name: str) -> int | None:
+def _length(x: Any, name: str, read: Read = _entries) -> int | None:
     """The first size of an array of at least one dimension."""
-    entries = None if x is None else _entries(x, name)
+    entries = None if x is None else read(x, name)
     return len(entries) if entries is not None and entries.ndim else None
 
 
-def _known(data: Data, n: int, named: tuple[str, ...], **parts: Any) -> dict[str, Array]:
+def _known(K: int, p: int, m: int, n: int, named: tuple[str, ...], read: Read, **parts: Any) -> dict[str, Array]:
     """The parts that were given, each of its full shape; named: those that the structure gives."""
-    K, p, m = data.K, data.p, data.m
     shapes = {"B": (n, m), "C": (p, n), "D": (p, m), "b": (n,), "z0": (K, n)}
     words = {"B": "(n, m)", "C": "(p, n)", "D": "(p, m)", "b": "(n,)", "z0": "(n,)" if K == 1 else "(n,) or (K, n)"}
     found = {}
@@ -246,7 +274,7 @@ def _known(data: Data, n: int, named: tuple[str, ...], **parts: Any) -> dict[str
             continue
         if name in named:
             raise OptionError(f"{name} is given, but structure gives it too")
-        entries, shape = _entries(value, name), shapes[name]
+        entries, shape = read(value, name), shapes[name]
         if name in ("B", "D") and not m:
             raise OptionError(f"{'feedthrough' if value is True else name} needs an input u")
         if name != "z0" and entries.ndim == 1 and entries.size == np.prod(shape) and 1 in shape:
@@ -269,7 +297,8 @@ def _check_parts(structure: Function, data: Data) -> None:
         if name == "Xi" or shape == wanted[name] or (name == "z0" and shape == (data.K, n)):
             continue
         if not (len(shape) == 1 and 1 in wanted[name] and np.prod(shape) == np.prod(wanted[name])):
-            raise ShapeError(f"structure returns {name} of shape {shape}; it must be {wanted[name]}")
+            how = "" if structure.reals == 1 else ", of real parts and then imaginary parts"
+            raise ShapeError(f"structure returns {name} of shape {shape}; it must be {wanted[name]}{how}")
 
 
 def _delay(delay: Any, data: Data) -> Array:

@@ -172,7 +172,7 @@ def refitted(found: Estimate, data: Data, unknowns: Unknowns) -> Estimate:
         cost=cost,
         n_unknowns=found.n_unknowns + C.size - before,
         changes=found.changes if unknowns.structure.is_given else ("Xi",),
-        other_variances={},
+        other_variances={name: x for name, x in found.other_variances.items() if name not in ("C", "D")},
         C_is_refitted=True,
     )
 

@@ -60,9 +60,11 @@ def realise(
     tangent = free.tangent(parameters)
     if tangent is None:
         return None
-    covariance, null, cov_theta = errors(
+    covariance, null, cov_theta, z0_variances = errors(
         channels, tangent, free.factors, parameters, c, basis, inverse, G, Xi, level, rise
     )
+    hidden = np.eye(n) if G is None else np.linalg.svd(C_found)[2][p:]  # (k, n): directions that no channel shows
+    z0_variances[(hidden**2).sum(0) > COVERED] = np.inf
     unknowns = make_unknowns(free_matrices(n), 1, p, 0)
     return Estimate(
         unknowns=replace(unknowns, b=np.full(n, np.nan)) if model.bias else unknowns,
@@ -79,6 +81,7 @@ def realise(
         covariance=covariance,
         n_unknowns=n + (n + model.bias) * p,
         null=null,
+        other_variances={"z0": z0_variances[None]},
         rates=(free.factors, parameters, cov_theta),
         changes=() if frame is not None else ("Xi",),
         offset=offset - C_found @ level if model.bias and n < p else None,
@@ -88,12 +91,13 @@ def realise(
 def errors(
     channels: Channels, tangent: Tangent, factors: Factors, theta: Array, c: Array, basis: Array, inverse: Array,
     G: Array | None, Xi: Array, level: Array, rise: Array,
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Covariance of (Xi, b) for noise of weight 1, directions in which it is infinite, and covariance of theta.
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Covariance of (Xi, b) for noise of weight 1, directions in which it is infinite, covariance of theta, variances
+    of z0 (n,), in so far as channels show it.
 
     Xi = S M S^-1 with S = G c^T depends on theta and on the amplitudes c (n + bias, p); b = -Xi level with
-    level = rise c[n]. Errors of theta, and of c at fixed theta, are independent: they come from the noise outside and
-    inside the range of the basis.
+    level = rise c[n]; z0 = S phi(0) + level. Errors of theta, and of c at fixed theta, are independent: they come from
+    the noise outside and inside the range of the basis.
     """
     n, p = factors.n, c.shape[1]
     M, bias, column, inner = factors.generator(theta), len(c) - n, tangent.column, tangent.inverse
@@ -126,6 +130,9 @@ def errors(
     if bias:
         L[n * n :] -= Xi @ moves[:, n].T
     covariance = matmul(matmul(L, cov_theta), L.T)
+    first = np.r_[factors.start(), np.ones(bias)]
+    by_theta = (first @ moves).T  # dz0 / dtheta, (n, n)
+    z0_variances = ((by_theta @ cov_theta) * by_theta).sum(-1)
     by_rows = to_all.reshape(-1, n)
     for seen, root in roots:  # dc = root e, with a column e of unit noise for each column of seen
         by_noise = matmul(by_rows, root[:n]).reshape(len(L), n, -1)
@@ -133,10 +140,14 @@ def errors(
         if bias:
             inside[n * n :] -= (Xi @ seen[1])[..., None] * root[n]
         covariance += gram(inside.reshape(len(L), -1).T)
+        ends = seen[0][..., None] * (first[:n] @ root[:n])  # (n, q, n + bias)
+        if bias:
+            ends = ends + seen[1][..., None] * root[n]
+        z0_variances += (ends**2).sum((1, 2))
     directions = (L @ null.T).T
     length = np.linalg.norm(directions, axis=1, keepdims=True)
     kept = length[:, 0] > 0  # a parameter without any effect is no unknown
-    return covariance, directions[kept] / length[kept], cov_theta
+    return covariance, directions[kept] / length[kept], cov_theta, z0_variances
 
 
 def scales(M: Array) -> Array:

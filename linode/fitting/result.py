@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..display import as_numpy, checked_names, frame, html_table
+from ..display import as_numpy, checked_names, entries, frame, html_table
 from ..errors import OptionError, ShapeError
 from ..forcing import Input
 from ..forcing.shifted import Shifted
 from ..nn import LinearDynamics
 from ..ode import LinearODE
 from .bands import standard_errors
+from .by_states import is_identity
 from .data import Data, as_array, hold
 from .estimate import Estimate
 from .judgement import judge
@@ -24,12 +25,12 @@ from .products import Array
 from .uncertainty import covariances_by_matrix, covariances_by_rates
 
 LARGEST_STATE = 1e300  # states are clipped to this, so that a sum over them does not overflow
-
+MOST_ROWS = 40  # of a matrix that the summary shows
 
 MOST = float(np.finfo(float).max)
 ERRORS = (
-    *("covariance", "stderr", "B_stderr", "b_stderr", "C_stderr", "D_stderr", "delay_stderr", "theta_stderr"),
-    *("eigenvalue_covariance", "eigenvalue_stderr"),
+    *("covariance", "stderr", "B_stderr", "b_stderr", "C_stderr", "D_stderr", "z0_stderr", "delay_stderr"),
+    *("theta_stderr", "eigenvalue_covariance", "eigenvalue_stderr"),
 )
 
 
@@ -44,14 +45,16 @@ class FitResult:
         z0: (n,), or (K, n) where lists came. delay: of the input, in the unit of t.
         eigenvalues: (n,), complex, the slowest decay first. modes: (p, n), complex; without forcing
             y = Re sum_j modes[:, j] amplitudes[j] exp(eigenvalues[j] (t - first t)). amplitudes: (n,) or (K, n).
-        stderr: (n, n), standard errors of Xi; B_stderr, b_stderr: of B and b; C_stderr, D_stderr, delay_stderr: of what
-            was fitted together with Xi, else None. Without `standard_errors` all are None. eigenvalue_stderr: (n,),
+        stderr: (n, n), standard errors of Xi; B_stderr, b_stderr, z0_stderr: of B, b and z0, where a change of basis
+            leaves z0 open infinite; C_stderr, D_stderr, delay_stderr: of what was fitted together with Xi. None where
+            nothing was fitted. Without `standard_errors` all are None. eigenvalue_stderr: (n,),
             complex: those of the real parts + 1j times those of the imaginary parts. eigenvalue_covariance: (n, 2, 2).
         covariance: of Xi, B and b, row by row, one after the other: sigma^2 (J^T J)^-1.
         theta, theta_stderr: parameters of a structure, or None.
         sigma: as given, or the estimate sqrt(cost / dof). cost: sum of squared residuals, over sigma^2 where it was
             given. dof: values less unknowns. chi2: sum of squared residuals over sigma^2.
-        t0: time at which z0 holds, (K,) where lists came. ranks: of `rank="auto"`, the figures of each rank.
+        t0: time at which z0 holds, (K,) where lists came. names: of the p channels. ranks: of `rank="auto"`, the
+            figures of each rank.
         status: a `FitStatus`. converged: bool. message: what happened, in words. starts: each with name, cost, n_steps
             and converged.
 
@@ -71,6 +74,7 @@ class FitResult:
     b_stderr: Any
     C_stderr: Any
     D_stderr: Any
+    z0_stderr: Any
     delay_stderr: float | None
     theta_stderr: Any
     eigenvalue_covariance: Any
@@ -92,7 +96,7 @@ class FitResult:
         bias, self.ranks = found.unknowns.has_b, ranks
         self.t0 = data.starts if is_list else float(data.starts[0])
         first = like[0] if is_list else like
-        self._first = first
+        self.names = data.channels
         self._like = first if isinstance(first, torch.Tensor) else None
         self._is_flat = getattr(first, "ndim", np.ndim(first) if self._like is None else 2) == 1
         m = found.B.shape[1]
@@ -139,6 +143,8 @@ class FitResult:
         others = {name: root(x) for name, x in found.other_variances.items()}
         self.C_stderr = self._out(others["C"].reshape(found.C.shape)) if "C" in others else None
         self.D_stderr = self._out(others["D"].reshape(found.D.shape)) if "D" in others else None
+        if "z0" in others:
+            self.z0_stderr = self._out(others["z0"] if self._is_list else others["z0"][0])
         self.delay_stderr = float(others["delay"][0]) if "delay" in others else None
         if found.rates is not None:
             factors, rates, rates_covariance = found.rates
@@ -290,6 +296,7 @@ class FitResult:
         spread = np.asarray(self.eigenvalue_stderr) if self._has_errors else np.full(len(lam), np.nan)
         lines = [
             f"{len(found.Xi)} states, {data.p} channels, {data.K} trajectories, {data.n_values} values",
+            *([f"channels {', '.join(data.names)}"] if data.names else []),
             self.message,
             f"sigma {self._sigma_words()}, chi2 {self.chi2:.6g}, {self.dof} degrees of freedom",
             "",
@@ -307,22 +314,24 @@ class FitResult:
         if self.delay:
             error = "" if self.delay_stderr is None else f" ({self.delay_stderr:.2g})"
             lines += ["", f"delay {self.delay:.6g}{error}"]
-        for name in ("theta", "Xi", "B", "b", "C", "D"):
+        for name in ("theta", "Xi", "B", "b", "C", "D", "z0"):
             value, errors = getattr(self, name), getattr(self, "stderr" if name == "Xi" else f"{name}_stderr")
             if value is None or (name in ("C", "theta") and errors is None):
                 continue
             lines += ["", f"{name} (standard error)" if errors is not None else name]
             value = np.asarray(value)
             if errors is None:
-                lines += ["  ".join(f"{x:>12.5g}" for x in row) for row in np.atleast_2d(value)]
+                lines += ["  ".join(f"{x:>12.5g}" for x in row) for row in np.atleast_2d(value)[:MOST_ROWS]]
             else:
-                rows = zip(np.atleast_2d(value), np.atleast_2d(np.asarray(errors)))
+                rows = zip(np.atleast_2d(value)[:MOST_ROWS], np.atleast_2d(np.asarray(errors)))
                 lines += ["  ".join(f"{x:>12.5g} ({e:.2g})" for x, e in zip(*row)) for row in rows]
+                lines += ["..."] * (value.ndim == 2 and len(value) > MOST_ROWS)
         return "\n".join(lines)
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Data and fit; see `linode.plotting.plot_fit`. Needs matplotlib. Columns of a DataFrame keep their names."""
-        return importlib.import_module("linode.plotting").plot_fit(self, ax=ax, **{"labels": self._names} | options)
+        """Data and fit; see `linode.plotting.plot_fit`. Needs matplotlib. Channels have the names of the data."""
+        labels = list(self._data.names) or None
+        return importlib.import_module("linode.plotting").plot_fit(self, ax=ax, **{"labels": labels} | options)
 
     def plot_eigenvalues(self, ax: Any = None, **options: Any) -> Any:
         """Eigenvalues with 95 % ellipses; see `linode.plotting.plot_eigenvalues`. Needs matplotlib."""
@@ -334,7 +343,7 @@ class FitResult:
         Its index are the times, below a level "trajectory" where the fit had lists. NaN is a missing value.
 
         Args:
-            names: of the p channels; None: those of the DataFrame that was fitted, else y1, y2, ...
+            names: of the p channels; None: `names`, those of the data, else y1, y2, ...
 
         Raises:
             ImportError: pandas is not installed. OptionError: names are too few or too many.
@@ -348,18 +357,34 @@ class FitResult:
         seen = self.observations
         fits = [as_numpy(self._predicted(t, k, None, None)).reshape(len(t), -1) for k, (t, _) in enumerate(seen)]
         z, y = np.concatenate([values for _, values in seen]), np.concatenate(fits)
-        channels = checked_names(self._names if names is None else names, self._data.p, "y")
+        channels = checked_names(self.names if names is None else names, z.shape[1], "y")
         columns: dict[str, Array] = {}
         for j, name in enumerate(channels):
             columns |= {name: z[:, j], f"{name} fit": y[:, j]}
         levels = {"trajectory": np.repeat(np.arange(len(seen)), [len(t) for t, _ in seen])} if self._is_list else {}
         return frame(np.concatenate([t for t, _ in seen]), columns, levels)
 
-    @property
-    def _names(self) -> list[str] | None:
-        """Names of the channels, where the data came as a DataFrame."""
-        columns = [str(name) for name in getattr(self._first, "columns", [])]
-        return columns if len(set(columns)) == len(columns) == self._data.p else None
+    def parameters(self) -> Any:
+        """Everything that was fitted as a pandas DataFrame: a row for each entry, with its "value" and "stderr".
+
+        Rows are called as in Python, such as "Xi[0, 1]" or "z0[0]". An error is NaN where there is none, infinite where
+        the data, or the basis of the states, leave the value open.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example:
+            >>> import linode
+            >>> result = linode.fit([0.0, 1.0, 2.0, 3.0], [0.99, 0.51, 0.25, 0.12])  # halved in each unit of time
+            >>> list(result.parameters().index)  # doctest: +SKIP
+            ['Xi[0, 0]', 'C[0, 0]', 'z0[0]']
+        """
+        parts = {}
+        for name in ("theta", "Xi", "B", "b", "C", "D", "offset", "z0", "delay"):
+            value, errors = getattr(self, name), getattr(self, "stderr" if name == "Xi" else f"{name}_stderr", None)
+            if value is not None and (name != "delay" or value or errors is not None):
+                parts[name] = (as_numpy(value), None if errors is None else as_numpy(errors))
+        return entries(parts)
 
     def _repr_html_(self) -> str:
         n, data = len(self._found.Xi), self._data
@@ -369,6 +394,7 @@ class FitResult:
             ("status", self.status),
             ("message", self.message),
             ("fitted", f"{n} states, {data.p} channels, {data.K} trajectories, {data.n_values} values"),
+            *([("channels", ", ".join(data.names))] if data.names else []),
             ("sigma", self._sigma_words()),
             *(
                 (f"eigenvalue {i}", f"{x.real:.5g} ± {e.real:.2g} {x.imag:+.5g}i ± {e.imag:.2g}")
@@ -417,7 +443,10 @@ class FitResult:
         found = self._found
         start = found.z0[k] if z0 is None else as_array(z0, "z0")
         B = found.B if u is not None and found.B.shape[1] else None
-        return LinearODE(found.Xi, start, b=found.b if self.b is not None else None, B=B, u=u)
+        ode = LinearODE(found.Xi, start, b=found.b if self.b is not None else None, B=B, u=u)
+        if is_identity(found.C):  # the channels are the states
+            ode.state_names = self._data.names
+        return ode
 
     def _input(self, k: int) -> Input | None:
         """The input of trajectory k in the fit, whose time 0 is the first time of the trajectory."""

@@ -25,6 +25,8 @@ from .unknowns import FREE_PARTS, System, Unknowns
 
 DELAY_STEP = 6e-6  # cube root of eps, of the longest trajectory: central differences by the delay
 SINGULAR_STATE = 1e-12  # least singular value of states, or of the effect of z0, of the largest: some 5,000 eps
+LEFT_OPEN = 1e-9  # square of the part of a direction without effect in an entry of z0, above which it is open
+MOVED = 1e-6  # of its terms: a smaller sum of moves by a change of basis is rounding
 TINY = 1e-300  # keeps a quotient finite whose value is not used
 
 
@@ -77,6 +79,50 @@ class StatesModel:
         found = self.eliminated(theta)
         if found is None:
             return None, np.zeros(0)
+        J = self._by_theta(theta, found)
+        if found.Q is not None:
+            J = without(J, found.Q)
+        J = J.reshape(-1, J.shape[-1])
+        return (J if np.isfinite(J).all() else None), found.r.ravel()
+
+    def z0_variances(self, theta: Array, covariance: Array, changes: Array) -> Array:
+        """(K, n): variances of z0 for noise of weight 1, infinite where the data, or a change of basis, leave it open.
+
+        covariance: of theta. changes: directions of theta that change the basis. At fixed theta z0 has errors of its
+        own; those of theta move the best z0.
+        """
+        found, free, slopes = self.eliminated(theta), self.unknowns.free_z0, self.unknowns.slopes(theta)
+        assert found is not None  # its cost is finite
+        K, n = free.shape
+        own, by_theta, is_open = np.zeros((K, n)), np.zeros((K, n, len(theta))), np.zeros((K, n), bool)
+        if "z0" in slopes:
+            by_theta[..., self.unknowns.place("Xi")] = slopes["z0"].reshape(K, n, -1)
+        elif free.any():
+            A = self._by_z0(found.system, self.respond(found.system, found.basis, None, False))
+            norms = column_lengths(A)
+            U, s, Vt = np.linalg.svd(A / norms, full_matrices=A.shape[1] < n)
+            s = np.pad(s, ((0, 0), (0, n - s.shape[1])))
+            kept = s > SINGULAR_STATE * s[:, :1]
+            is_open = (np.where(kept[..., None], 0.0, Vt) ** 2).sum(1) > LEFT_OPEN
+            root = Vt.swapaxes(1, 2) * np.where(kept, 1 / np.where(kept, s, 1.0), 0.0)[:, None] / norms.swapaxes(1, 2)
+            own = (root**2).sum(-1)
+            pulled = U.swapaxes(1, 2) @ self._by_theta(theta, found)  # (K, n or T p, k)
+            by_theta = -root[..., : pulled.shape[1]] @ pulled
+        variances = own + np.einsum("kni,ij,knj->kn", by_theta, covariance, by_theta)
+        if len(changes):
+            moved = np.abs(by_theta @ changes.T) > MOVED * (np.abs(by_theta) @ np.abs(changes.T))
+            is_open |= moved.any(-1)
+        variances[is_open] = np.inf
+        return variances if "z0" in slopes else np.where(free, variances, 0.0)
+
+    def _by_z0(self, system: System, response: Response) -> Array:
+        """Weighted derivatives (K, T p, n) of the observations by z0, 0 for what is known."""
+        free = self.unknowns.free_z0
+        A = (observed(system.C, response.by_z0) * self.data.w[..., None]).reshape(len(free), -1, self.n)
+        return A if free.all() else A * free[:, None]
+
+    def _by_theta(self, theta: Array, found: Eliminated) -> Array:
+        """Weighted derivatives (K, T p, k) of the observations by theta, with z0 as it is."""
         by_part, slopes = self._by_parts(found), self.unknowns.slopes(theta)
         if self.structure.is_free:
             own = by_part["Xi"]()
@@ -91,11 +137,7 @@ class StatesModel:
         J = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, -1)
         if not self.data.is_whole:
             J = J * self.data.w[..., None]
-        J = J.reshape(len(J), -1, J.shape[-1])  # (K, T p, k)
-        if found.Q is not None:
-            J = without(J, found.Q)
-        J = J.reshape(-1, J.shape[-1])
-        return (J if np.isfinite(J).all() else None), found.r.ravel()
+        return J.reshape(len(J), -1, J.shape[-1])
 
     def _by_parts(self, found: Eliminated) -> dict[str, Callable[[], Array]]:
         """Derivatives (K, T, p, entries) of the observations by the entries of each part, computed when asked for."""
@@ -182,9 +224,7 @@ class StatesModel:
         r = (data.w * (data.y - self.observe(system, response.z))).reshape(K, -1)
         if not free.any():
             return Eliminated(system, basis, system.z0, None, r) if np.isfinite(r).all() else None
-        A = (observed(system.C, response.by_z0) * data.w[..., None]).reshape(K, -1, self.n)
-        if not free.all():
-            A = A * free[:, None]
+        A = self._by_z0(system, response)
         if not (np.isfinite(A).all() and np.isfinite(r).all()):
             return None
         z0, Q = solve_each(A, r)
@@ -297,14 +337,10 @@ def explaining(z: Array, data: Data, delay: float, has_D: bool, bias: bool) -> A
     return np.concatenate([z, *inputs, np.ones((*z.shape[:2], int(bias)))], -1)
 
 
-def system_of(found: Estimate) -> System:
-    return System(found.Xi, found.B, found.b, found.C, found.D, found.z0, found.delay)
-
-
 def states_of(found: Estimate, data: Data) -> Array:
     """States (K, T, n) at the times of the data."""
     model = StatesModel(data, found.unknowns)
-    return model.respond(system_of(found), None if data.inputs else make_basis(found.Xi), found.z0, False).z
+    return model.respond(found, None if data.inputs else make_basis(found.Xi), found.z0, False).z
 
 
 def observations_of(found: Estimate, data: Data) -> Array:

@@ -40,6 +40,7 @@ class Structure(ABC):
     bounds: tuple[Array, Array] | None = None
     theta0: Array | None = None  # where to start, if the user says so
     names: tuple[str, ...] = ("Xi",)  # of the parts that it gives
+    has_complex_theta = False  # whether theta is real parts, then imaginary parts
 
     def parts(self, theta: Array) -> dict[str, Array]:
         """Xi, and the other parts that the structure gives."""
@@ -48,6 +49,11 @@ class Structure(ABC):
     def part_slopes(self, theta: Array) -> dict[str, Array]:
         """Derivatives (entries, size) of these parts by theta."""
         return {"Xi": self.slopes(theta)}
+
+    def theta_names(self) -> list[str]:
+        if not self.has_complex_theta:
+            return [f"theta[{i}]" for i in range(self.size)]
+        return [f"{part} theta[{i}]" for part in ("Re", "Im") for i in range(self.size // 2)]
 
     @abstractmethod
     def matrix(self, theta: Array) -> Array:
@@ -180,6 +186,7 @@ class Function(Structure):
     """
 
     names_theta = True
+    reals = 1  # states for each of the user's
 
     def __init__(
         self, function: Callable[[Any], Any], theta0: Any = None, bounds: Any = None, n: int | None = None
@@ -191,7 +198,7 @@ class Function(Structure):
             raise OptionError(f"theta0 of structure must be numbers, got {theta0!r}") from None
         if self.theta0 is not None and not (self.theta0.ndim == 1 and np.isfinite(self.theta0).all()):
             raise OptionError(f"theta0 of structure must be (k,) and finite, got {theta0!r}")
-        self.size, self.takes_tensors = _signature(function, self.theta0, n)
+        self.size, self.takes_tensors = _signature(function, self.theta0, n, self.reals)
         first = self._called(np.zeros(self.size) if self.theta0 is None else self.theta0)
         self.shapes = {name: np.shape(value) for name, value in first.items()}
         self.names = tuple(first)
@@ -340,7 +347,18 @@ def make_structure(structure: Any, n: int, stable: bool, rate: float) -> Structu
         return Linear(n, np.eye(n * n)[:, np.isnan(mask).ravel()], known=np.nan_to_num(mask.astype(float)))
     if not mask.any():
         raise OptionError("structure is a mask that leaves no entry of Xi")
+    check_mask(mask)
     return Linear(n, np.eye(n * n)[:, mask.astype(bool).ravel()])
+
+
+def check_mask(mask: Array) -> None:
+    """Raise where an array without NaN is no mask: it may be meant as a matrix that is known."""
+    if not np.isin(mask, (0, 1)).all():
+        other = mask[~np.isin(mask, (0, 1))][0]
+        raise OptionError(
+            f"structure holds {other:.6g} and no NaN: a mask holds booleans, or 0 and 1, and in an array of known "
+            "entries NaN stands for a free one"
+        )
 
 
 def stable_matrices(n: int, rate: float) -> Structure:
@@ -380,7 +398,7 @@ NAMED: dict[str, Callable[[int, float], Structure]] = {
 }
 
 
-def _signature(function: Callable[[Any], Any], theta0: Array | None, n: int | None) -> tuple[int, bool]:
+def _signature(function: Callable[[Any], Any], theta0: Array | None, n: int | None, reals: int) -> tuple[int, bool]:
     """How many parameters a function of theta takes, and whether it takes tensors.
 
     It is the least number for which the function returns a matrix, (n, n) if n is known.
@@ -405,6 +423,6 @@ def _signature(function: Callable[[Any], Any], theta0: Array | None, n: int | No
                 if fits and any(isinstance(x, torch.Tensor) for x in parts.values()) == takes_tensors:
                     return k, takes_tensors
     where = f"{MOST_PARAMETERS} or fewer parameters" if theta0 is None else f"theta0 {theta0}"
-    size = "(n, n)" if n is None else f"({n}, {n})"
+    size = "(n, n)" if n is None else f"({n // reals}, {n // reals})"
     advice = f"it must return Xi {size}" if last is None else f"it raised {type(last).__name__}: {last}"
     raise OptionError(f"structure cannot be called with {where}: {advice}; pass (function, theta0) with where to start")

@@ -30,7 +30,7 @@ class System:
     C: Array
     D: Array
     z0: Array
-    delay: float = 0.0
+    delay: float
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Unknowns:
 
     def names(self) -> tuple[str, ...]:
         """Names of the entries of theta."""
-        words = [f"theta[{i}]" for i in range(self.structure.size)]
+        words = self.structure.theta_names()
         for name in FREE_PARTS:
             shape = getattr(self, name).shape
             for i in self.free(name):

@@ -4,7 +4,8 @@ Each function draws into the axes `ax` and returns them. Without `ax` it draws i
 empty, else into a new figure of pyplot's: `plt.show()` shows it, `plt.savefig(path)` saves it, a notebook displays it.
 In a loop that draws many, close each by `plt.close()`, or pass a `matplotlib.figure.Figure()`, which pyplot does not
 keep. Settings of matplotlib are read, never changed. Labels are shown as they are, without mathematics between dollar
-signs. Objects are known by their attributes: nothing of linode is imported but its errors.
+signs; states without names are z1, z2, ... and channels y1, y2, ..., as in tables. Objects are known by their
+attributes: nothing of linode is imported but its errors and these names.
 """
 
 try:

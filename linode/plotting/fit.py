@@ -38,7 +38,7 @@ def plot_fit(
     result: Fitted,
     ax: Axes | FigureBase | None = None,
     *,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int | str] | None = None,
     trajectories: Sequence[int] | None = None,
     ahead: float = 0.0,
     band: bool = True,
@@ -58,12 +58,12 @@ def plot_fit(
         result: of `linode.fit`.
         ax: matplotlib axes, or a figure, which gets new axes; None: pyplot's current axes if they are empty, else a new
             figure of pyplot's.
-        channels: which ones; None: all, or the six that vary most.
+        channels: which ones, from 0 on or by name; None: all, or the six that vary most.
         trajectories: which ones; None: all, or the first six.
         ahead: time after the last sample of each trajectory until which the curve goes on, dashed.
         band: whether to draw bands, which takes some tenths of a second for each trajectory.
         held_out: data that were not fitted, drawn as hollow dots: for each trajectory times (T,) and values (T, p).
-        labels: names of all channels; None: their numbers.
+        labels: names of all channels; None: y1, y2, ...; `FitResult.plot` passes those of the data.
         xlabel, ylabel: of the axes, with units.
 
     Raises:
@@ -87,7 +87,7 @@ def plot_fit(
     variance = np.nanvar(np.concatenate([y for _, y in observations]), axis=0)
     later_data = [] if held_out is None else _held_out(held_out, K, p)
     names = make_names("labels", labels, p, "channel")
-    shown = chosen("channels", channels, p, np.argsort(-variance, kind="stable"), MOST)
+    shown = chosen("channels", channels, p, np.argsort(-variance, kind="stable"), MOST, names)
     drawn = chosen("trajectories", trajectories, K, np.arange(K), MOST)
     axes, is_own = make_axes(ax, height=3.8 if len(shown) * len(drawn) <= MOST // 2 else 4.8)
     fastest = float(np.abs(as_array(result.eigenvalues, "eigenvalues").imag).max(initial=0.0))

@@ -58,7 +58,7 @@ def plot_phase(
             figure of pyplot's. Limits that have been set are kept.
         t: times of the trajectories, (T,), in any order; None: from 0 until modes have decayed, grown or turned.
         z0: initial states, (2,) or (*batch, 2), in place of those of ode.
-        labels: names of the two states, with units.
+        labels: names of the two states, with units; None: z1 and z2, or those of the system by `LinearODE.plot_phase`.
 
     Raises:
         ShapeError: ode does not have two states, or has several Xi. DtypeError: it is complex, or no `LinearODE`.

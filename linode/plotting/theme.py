@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.text import Text
 
+from ..display import numbered
 from ..errors import DtypeError, OptionError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -118,9 +119,9 @@ def check_text(**named: Any) -> None:
 
 
 def make_names(name: str, labels: Any, count: int, what: str) -> list[str]:
-    """The labels, checked to be one for each, or numbers: state 0, state 1, ..."""
+    """The labels, checked to be one for each; None: z1, z2, ... of states, y1, y2, ... of channels."""
     if labels is None:
-        return [f"{what} {i}" for i in range(count)]
+        return numbered({"state": "z", "channel": "y"}[what], count)
     if isinstance(labels, str):
         labels = [labels]
     if not isinstance(labels, (Sequence, np.ndarray)) or not all(isinstance(x, str) for x in labels):

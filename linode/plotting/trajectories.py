@@ -27,7 +27,7 @@ def plot_trajectories(
     ax: Axes | FigureBase | None = None,
     *,
     labels: Sequence[str] | None = None,
-    states: Sequence[int] | None = None,
+    states: Sequence[int | str] | None = None,
     trajectories: Sequence[int] | None = None,
     xlabel: str = "time",
     ylabel: str | None = None,
@@ -46,8 +46,8 @@ def plot_trajectories(
         ax: matplotlib axes, or a figure, which gets new axes; None: pyplot's current axes if they are empty, else a new
             figure of pyplot's. In new axes time is logarithmic if samples are spaced so, and so is z if it passes
             1e100.
-        labels: names of all states; None: their numbers.
-        states: which ones; None: all, or the 20 that vary most.
+        labels: names of all states; None: z1, z2, ...; `Solution.plot` passes those of the system.
+        states: which ones, from 0 on or by name; None: all, or the 20 that vary most.
         trajectories: which ones of a batch; None: all, or the first 50.
         xlabel, ylabel: of the axes, with units. ylabel None: "state", or the label of a single one.
 
@@ -70,7 +70,7 @@ def plot_trajectories(
     K, n = len(pairs), pairs[0][1].shape[1]
     names = make_names("labels", labels, n, "state")
     drawn = chosen("trajectories", trajectories, K, np.arange(K), MOST_TRAJECTORIES)
-    shown = chosen("states", states, n, _by_variation([pairs[k][1] for k in drawn]), MOST_STATES)
+    shown = chosen("states", states, n, _by_variation([pairs[k][1] for k in drawn]), MOST_STATES, names)
     is_complex = any(np.iscomplexobj(pairs[k][1]) for k in drawn)
     by_trajectory = len(shown) == 1 and 1 < len(drawn) <= len(COLOURS)
     count = len(drawn) if by_trajectory else len(shown)

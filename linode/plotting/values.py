@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 Array = NDArray[Any]
 WIDE = 300.0  # ratio of gaps between times, or of decay rates, above which their axis is logarithmic; by hand
+
+MOST_NAMED = 6  # names in a message
 
 
 def as_array(x: Any, name: str) -> Array:
@@ -60,16 +62,17 @@ def is_logarithmic(t: Array) -> bool:
     return bool(len(gaps) and t[0] > 0 and np.median(gaps[-quarter:]) > WIDE * np.median(gaps[:quarter]))
 
 
-def chosen(name: str, asked: Any, count: int, order: Array, most: int) -> list[int]:
-    """The numbers asked for; if None, the first `most` of the order, ascending."""
+def chosen(name: str, asked: Any, count: int, order: Array, most: int, known: Sequence[str] | None = None) -> list[int]:
+    """The numbers asked for, also by the names `known`; if None, the first `most` of the order, ascending."""
     if asked is None:
         return sorted(order[:most].tolist())
     if isinstance(asked, (str, bytes)) or not isinstance(asked, Iterable):
         raise OptionError(f"{name} must be a list of numbers from 0 to {count - 1}, got {asked!r}")
-    numbers = list(asked)
+    numbers = [known.index(j) if known is not None and isinstance(j, str) and j in known else j for j in asked]
     for j in numbers:
         if isinstance(j, (bool, np.bool_)) or not (isinstance(j, (int, np.integer)) and 0 <= j < count):
-            raise OptionError(f"{name} must be of 0 to {count - 1}, got {j!r}")
+            words = f"; names are {', '.join(known[:MOST_NAMED])}" if known is not None and isinstance(j, str) else ""
+            raise OptionError(f"{name} must be of 0 to {count - 1}, got {j!r}{words}")
     if not numbers:
         raise OptionError(f"{name} is empty")
     return [int(j) for j in numbers]
