@@ -13,6 +13,6 @@ setup(
             py_limited_api=True,  # with `py_limited_api` of setup.cfg: one wheel for Python 3.10 and newer
             optional=True,  # where it cannot be built, the package is installed without it
         )
-        for name in ("small", "wide")
+        for name in ("small", "wide", "forced")
     ]
 )

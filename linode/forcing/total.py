@@ -21,7 +21,7 @@ from ..engine.problem import (
 from ..engine.tracing import untraced
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
-from . import Input, make_input
+from . import Input, compiled, make_input
 from .block import Block, Planners
 from .drive import Drive
 from .pieces import no_pieces
@@ -137,6 +137,9 @@ class Forcing:
         if not self.inputs and switches is None and t.shape[-1]:
             longest = max(stop, -start)
             nothing = no_pieces(Xi.shape[-1], t.device)
+            z = compiled.states(Xi, z0, b, None, nothing, t, times, planners)
+            if z is not None:
+                return z
             return Block.of(Xi, b, None, nothing, longest, planners.child("constant")).alone(z0, t, longest)
         solutions = []
         for i, part in enumerate(self.inputs or (None,)):
@@ -145,9 +148,13 @@ class Forcing:
             if switches is not None:
                 pieces, index = pieces.merged(switches)
                 systems = Xi[..., index, :, :]
-            own = B if part is not None else None
-            drive = Drive.of(systems, b if i == 0 else None, own, pieces.to(Xi), times, planners.child(f"input {i}"))
-            solutions.append(drive.states(z0 if i == 0 else torch.zeros_like(z0), t))
+            x0, own_b = (z0, b) if i == 0 else (torch.zeros_like(z0), None)
+            own_B = None if part is None else B
+            pieces, own = pieces.to(Xi), planners.child(f"input {i}")
+            z = compiled.states(systems, x0, own_b, own_B, pieces, t, times, own)
+            if z is None:
+                z = Drive.of(systems, own_b, own_B, pieces, times, own).states(x0, t)
+            solutions.append(z)
         total = solutions[0] if len(solutions) == 1 else reduce(torch.add, solutions)
         if Xi.ndim > 3 or z0.ndim > 1 or t.ndim > 1 or total.ndim > 2 or any(map(len, self.batches.values())):
             found = total.shape[:-2]  # a function of t may have a batch that is not known before
