@@ -71,6 +71,7 @@ typedef struct {
     long first, last;         /* the pieces from time 0 to t_max */
     long *node, n_nodes;      /* the first node of each of these pieces, and of the one after them */
     long levels;              /* doublings of the step of equal pieces */
+    double equal;             /* their step; 0 where there are none */
     int is_at_knots;          /* whether the times are those of nodes, one after the other: time i is the start of piece */
     long offset;              /* offset + i */
     int has_places;           /* whether all trajectories share their times */
@@ -97,6 +98,12 @@ typedef struct {
 
 static double unit_of(const Task *task, long k) { return task->units ? task->units[k] : task->unit; }
 
+/* Whether piece k is one of several of one length. */
+static int is_uniform(const Task *task, long k)
+{
+    return task->J == 1 && task->of_gaps == 0 && k > task->first && k < task->last;
+}
+
 static double start_of(const Task *task, long k) { return k == task->first ? 0.0 : task->breaks[k - 1]; }
 
 /* The time from the start of piece k to the next break, or to the last time. */
@@ -111,10 +118,10 @@ static long node_of(const Task *task, long k) { return task->node[k - task->firs
 
 static long steps_of(const Task *task, long k) { return task->node[k - task->first + 1] - task->node[k - task->first]; }
 
-/* Whether piece k is one of several of one length. */
-static int is_uniform(const Task *task, long k)
+/* The step of piece k. */
+static double step_of(const Task *task, long k)
 {
-    return task->J == 1 && task->of_gaps == 0 && k > task->first && k < task->last;
+    return task->equal > 0 && is_uniform(task, k) ? task->equal : length_of(task, k) / (double)steps_of(task, k);
 }
 
 /* How many steps there are like those of piece k. */
@@ -205,6 +212,7 @@ static int divide(Task *task)
                 if (steps > 1 && n_pieces - 2 >= STEPS_FOR_A_MATRIX + task->n / 2 &&
                     (task->is_at_knots || avoids_inner_times(task)))
                     task->levels = levels_for(span), of_equal = 1;
+                task->equal = length_of(task, k) / (double)of_equal;
             }
             steps = of_equal;
         }
@@ -226,19 +234,19 @@ static Places places_in(const Task *task, double *memory)
 
 static void place(const Task *task, long s, long r, Places *places)
 {
-    long k = task->first, *node = (long *)(void *)(places->theta + task->T);
+    long k = task->first, known = -1, steps = 1, *node = (long *)(void *)(places->theta + task->T);
+    double start = 0, rate = 0;
     memset(places->begin, 0, sizeof(long) * (size_t)(task->n_nodes + 1));
     for (long i = 0; i < task->T; i++) {
         double t = time_of(task, s, r, i);
         k = piece_of(task, t, k);
-        long steps = steps_of(task, k);
-        double after = t - start_of(task, k), h = length_of(task, k) / (double)steps, number = 0;
-        if (after > 0 && h > 0) {
-            number = floor(after / h);
-            number = number < (double)steps ? number : (double)(steps - 1);
-            places->theta[i] = (after - number * h) / h;
-        } else
-            places->theta[i] = 0;
+        if (k != known) {
+            double h = step_of(task, k);
+            known = k, start = start_of(task, k), steps = steps_of(task, k), rate = h > 0 ? 1 / h : 0;
+        }
+        double after = (t - start) * rate, number = after > 0 ? floor(after) : 0;
+        number = number < (double)steps ? number : (double)(steps - 1);
+        places->theta[i] = after > 0 ? after - number : 0;
         node[i] = node_of(task, k) + (long)number;
         places->begin[node[i] + 1]++;
     }
@@ -696,10 +704,33 @@ static PyObject *steps(PyObject *self, PyObject *const *values, Py_ssize_t count
     return nothing_or(PyLong_FromLong(1), answer);
 }
 
+/* spacing(times, count): the smallest and the largest distance of neighbours, NaN where one is, and the largest distance of
+   a time from where it would be if all were equally spaced. */
+static PyObject *spacing(PyObject *self, PyObject *const *values, Py_ssize_t count)
+{
+    (void)self;
+    Reader reader = {values, count};
+    const double *times = next_address(&reader);
+    long K = (long)next_integer(&reader);
+    if (PyErr_Occurred())
+        return NULL;
+    double least = INFINITY, most = -INFINITY, off = 0, mean = K > 1 ? (times[K - 1] - times[0]) / (double)(K - 1) : 0;
+    for (long i = 0; i < K; i++) {
+        double from = fabs((double)i * mean + times[0] - times[i]);
+        off = from > off || from != from ? from : off;
+    }
+    for (long i = 1; i < K; i++) {
+        double gap = times[i] - times[i - 1];
+        least = gap < least || gap != gap ? gap : least, most = gap > most || gap != gap ? gap : most;
+    }
+    return Py_BuildValue("(ddd)", least, most, off);
+}
+
 static PyMethodDef METHODS[] = {
     {"states", (PyCFunction)(void (*)(void))states, METH_FASTCALL, "z, and the nodes; None: refused."},
     {"gradients", (PyCFunction)(void (*)(void))gradients, METH_FASTCALL, "Of Xi, x0, f and jumps; None: something overflowed."},
     {"steps", (PyCFunction)(void (*)(void))steps, METH_FASTCALL, "exp(Xi) and integrals, or the gradient; None: refused."},
+    {"spacing", (PyCFunction)(void (*)(void))spacing, METH_FASTCALL, "Of times: least and largest distance, unevenness."},
     {NULL, NULL, 0, NULL},
 };
 

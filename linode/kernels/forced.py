@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .private import n_dispatch_modes
+from .private import is_wrapped, n_dispatch_modes
 from .small import PLAIN
 
 DTYPES = (torch.float64, torch.complex128)
@@ -68,8 +68,7 @@ class Walk:
         *outer, n = x0.shape
         S, R = outer or (1, 1)
         J, K, T = Xi.shape[-3], grid.breaks.shape[0], t.shape[-1]
-        x0 = _rows(x0)
-        f, jumps = (None if x is None else _rows(x) for x in (f, jumps))
+        x0, f, jumps = _rows(x0), None if f is None else _rows(f), None if jumps is None else _rows(jumps)
         p = 0 if f is None else f.shape[-1] // n
         unit = grid.unit
         own_unit = (unit.data_ptr(), 1.0) if isinstance(unit, Tensor) else (0, unit)
@@ -118,19 +117,30 @@ class Walk:
         return None if done is None else (of_Xi, of_x0, of_f, of_jumps)
 
 
+def spacing(times: Tensor) -> tuple[float, float, float] | None:
+    """Of times (K,): the smallest and the largest distance of neighbours, and how far a time is at most from where it
+    would be if all were equally spaced; None: not looked at here.
+    """
+    if _forced is None or times.dtype != torch.float64 or not is_plain(times) or not times.is_contiguous():
+        return None
+    return None if times.is_neg() or times.shape[0] < 2 else _forced.spacing(times.data_ptr(), times.shape[0])
+
+
 def takes(n: int, n_terms: int, *xs: Tensor) -> bool:
-    """Whether the kernel serves systems of n states and so many coefficients, and reads these tensors."""
-    return 0 < n <= MOST_STATES and n_terms <= MOST_COEFFICIENTS and all(map(is_plain, xs))
+    """Whether the kernel serves systems of n states and so many coefficients, and reads these tensors, which no
+    transform of torch.func has wrapped.
+    """
+    if not 0 < n <= MOST_STATES or n_terms > MOST_COEFFICIENTS or n_dispatch_modes():
+        return False
+    for x in xs:  # all() takes twice as long
+        if type(x) not in PLAIN or not x.is_cpu:
+            return False
+    return True
 
 
 def is_plain(x: Tensor) -> bool:
     """Whether numbers of x lie in memory here, and nothing asks to see what operators read."""
-    if type(x) not in PLAIN or not x.is_cpu or n_dispatch_modes():
-        return False
-    try:
-        return x.data_ptr() != 0 or x.numel() == 0
-    except RuntimeError:  # a transform of torch.func has wrapped it
-        return False
+    return type(x) in PLAIN and x.is_cpu and not is_wrapped(x) and not n_dispatch_modes()
 
 
 def _rows(x: Tensor, whole: bool = False) -> Tensor:
@@ -153,7 +163,7 @@ def steps(A: Tensor, n_terms: int) -> tuple[Tensor, Tensor] | None:
     None where the kernel does not take them, or not without losing digits.
     """
     *outer, n, _ = A.shape
-    if len(outer) > 1 or not takes(n, n_terms, A) or A.dtype not in DTYPES:
+    if len(outer) > 1 or not takes(n, n_terms, A) or is_wrapped(A) or A.dtype not in DTYPES:
         return None
     E, gains = A.new_empty(A.shape), A.new_empty((*outer, n_terms, n, n))
     A = _without_signs(A)

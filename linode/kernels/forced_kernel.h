@@ -49,6 +49,16 @@ static void NAME(add_multiple)(long n, double factor, const double *x, double *y
         STORE(y + i, LOAD(y + i) + ALL(factor) * LOAD(x + i));
 }
 
+/* A state of n numbers. */
+INLINE void NAME(copy)(long n, const double *from, double *to)
+{
+    long i = 0;
+    for (; i + 4 <= n; i += 4)
+        STORE(to + i, LOAD(from + i));
+    for (; i < n; i++)
+        to[i] = from[i];
+}
+
 static int NAME(are_finite)(const double *x, long long n)
 {
     v4 sum = ALL(0.0);
@@ -115,7 +125,7 @@ static void NAME(localise)(const Task *task, const double *F, long k, double sta
 {
     long n = task->n, w = task->w, p = task->p;
     for (long j = 0; j < p; j++)
-        memcpy(f + j * w, F + j * n, sizeof(double) * n);
+        NAME(copy)(n, F + j * n, f + j * w);
     if (p < 2)
         return;
     double unit = unit_of(task, k), by = (start - task->refs[k]) / unit, ratio = h / unit, factor = 1;
@@ -375,27 +385,27 @@ static int NAME(states)(const Task *task, long s, long r0, long r1, double *memo
         double *z = task->z + (s * task->R + r) * task->T * n, *x = walk.x, *next = walk.next;
         double *nodes = task->nodes ? task->nodes + (s * task->R + r) * task->n_nodes * n : NULL;
         const Places *places = places_for(task, &walk.own, s, r);
-        memcpy(x, task->x0 + s * task->of_x0[0] + r * task->of_x0[1], sizeof(double) * n);
+        NAME(copy)(n, task->x0 + s * task->of_x0[0] + r * task->of_x0[1], x);
         for (long k = task->first; k <= task->last; k++) {
             const double *F = task->F + s * task->of_F[0] + r * task->of_F[1] + k * task->of_F[2];
             long steps = steps_of(task, k), node = node_of(task, k);
-            double start = start_of(task, k), h = length_of(task, k) / (double)steps;
+            double start = start_of(task, k), h = step_of(task, k);
             NAME(enter)(&walk, k);
             for (long i = 0; i < steps; i++, node++) {
                 int is_last = k == task->last && i == steps - 1;
                 long terms = -1;
                 if (nodes)
-                    memcpy(nodes + node * n, x, sizeof(double) * n);
+                    NAME(copy)(n, x, nodes + node * n);
                 if (!places) {
                     if (i == 0 && k >= task->offset && k - task->offset < task->T)
-                        memcpy(z + (k - task->offset) * n, x, sizeof(double) * n);
+                        NAME(copy)(n, x, z + (k - task->offset) * n);
                 } else if (places->begin[node] < places->begin[node + 1]) {
                     double theta[4];
                     long waiting[4], count = 0;
                     for (long at = places->begin[node]; at < places->begin[node + 1]; at++) {
                         long q = places->order[at];
                         if (places->theta[q] == 0)
-                            memcpy(z + q * n, x, sizeof(double) * n);
+                            NAME(copy)(n, x, z + q * n);
                         else
                             theta[count] = places->theta[q], waiting[count++] = q;
                         if (count == 4 || (count && at + 1 == places->begin[node + 1])) {
@@ -407,7 +417,7 @@ static int NAME(states)(const Task *task, long s, long r0, long r1, double *memo
                                 theta[j] = 0;
                             NAME(sums)(terms, w, walk.C, theta, walk.four);
                             for (long j = 0; j < count; j++)
-                                memcpy(z + waiting[j] * n, walk.four + j * w, sizeof(double) * n);
+                                NAME(copy)(n, walk.four + j * w, z + waiting[j] * n);
                             count = 0;
                         }
                     }
@@ -480,14 +490,14 @@ static int NAME(gradients)(const Task *task, long s, long r0, long r1, double *m
             const double *F = task->F + s * task->of_F[0] + r * task->of_F[1] + k * task->of_F[2];
             double *dF = task->dF + (number * n_rows + (task->of_F[2] ? k : 0)) * p * n;
             long steps = steps_of(task, k), node = node_of(task, k) + steps - 1;
-            double begin = start_of(task, k), h = length_of(task, k) / (double)steps;
+            double begin = start_of(task, k), h = step_of(task, k);
             if (task->J > 1 && walk.k != k) {
                 NAME(close)(&walk);
                 add_to_matrix(task, walk.k, walk.dXt, dXi);
             }
             NAME(enter)(&walk, k);
             if (task->jumps && k < task->last)
-                memcpy(task->dJ + (number * task->K + k) * n, lam, sizeof(double) * n);
+                NAME(copy)(n, lam, task->dJ + (number * task->K + k) * n);
             for (long i = steps - 1; i >= 0; i--, node--) {
                 int moves = h != 0 && !(k == task->last && i == steps - 1), has_inner = 0;
                 double start = begin + (double)i * h;
@@ -502,7 +512,7 @@ static int NAME(gradients)(const Task *task, long s, long r0, long r1, double *m
                     if (!walk.is_fine)
                         return 0;
                     double *f = walk.many_f + walk.count * p * w;
-                    memcpy(walk.many_x + walk.count * w, x, sizeof(double) * n);
+                    NAME(copy)(n, x, walk.many_x + walk.count * w);
                     memcpy(walk.many_lam + walk.count * w, lam, sizeof(double) * w);
                     NAME(localise)(task, F, k, start, h, f);
                     for (long j = 0; j < p; j++)
@@ -516,7 +526,7 @@ static int NAME(gradients)(const Task *task, long s, long r0, long r1, double *m
                         NAME(settle)(&walk);
                 } else if (moves || has_inner) {
                     double *C = walk.C, *of_C = walk.of_C, *moments = walk.moments;
-                    memcpy(walk.x, x, sizeof(double) * n);
+                    NAME(copy)(n, x, walk.x);
                     NAME(localise)(task, F, k, start, h, walk.f);
                     long terms = NAME(series)(task, walk.At, h, walk.x, walk.f, C);
                     for (long l = 0; l <= terms; l++)
@@ -527,7 +537,7 @@ static int NAME(gradients)(const Task *task, long s, long r0, long r1, double *m
                     for (long at = from; at < to; at++) {
                         long q = places->order[at];
                         double theta = places->theta[q], power = 1;
-                        memcpy(walk.row, g + q * n, sizeof(double) * n);
+                        NAME(copy)(n, g + q * n, walk.row);
                         for (long l = 0; l <= (theta == 0 ? 0 : terms); l++, power *= theta)
                             NAME(add_multiple)(w, power, walk.row, of_C + l * w);
                     }
@@ -551,7 +561,7 @@ static int NAME(gradients)(const Task *task, long s, long r0, long r1, double *m
                         lam[j] += g[(k - task->offset) * n + j];
             }
         }
-        memcpy(task->dx0 + number * n, lam, sizeof(double) * n);
+        NAME(copy)(n, lam, task->dx0 + number * n);
     }
     NAME(close)(&walk);
     if (walk.k >= 0)
