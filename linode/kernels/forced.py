@@ -68,12 +68,13 @@ class Walk:
         *outer, n = x0.shape
         S, R = outer or (1, 1)
         J, K, T = Xi.shape[-3], grid.breaks.shape[0], t.shape[-1]
+        Xi, t, breaks = (_without_signs(x) for x in (Xi, t, grid.breaks))
         x0, f, jumps = _rows(x0), None if f is None else _rows(f), None if jumps is None else _rows(jumps)
         p = 0 if f is None else f.shape[-1] // n
         unit = grid.unit
         own_unit = (unit.data_ptr(), 1.0) if isinstance(unit, Tensor) else (0, unit)
         self.x0, self.f, self.jumps, self.shape = x0, f, jumps, (*outer, T, n)
-        self.kept = Xi, t, grid  # their memory is read
+        self.kept = Xi, t, breaks, grid  # their memory is read
         skipped = () if outer else (0, 0)
         fits = x0.dtype in DTYPES and Xi.dtype == x0.dtype and Xi.shape == (*outer[:1], J, n, n) and t.dtype in DTYPES[:1]
         fits = fits and t.shape[:-1] == (*outer,) and grid.refs.shape == (K + 1,) and J in (1, K + 1)
@@ -90,7 +91,7 @@ class Walk:
             *((0, 0, 0, 0) if f is None else (f.data_ptr(), *skipped, *f.stride()[:-2], f.stride(-2) if f.shape[-2] > 1 else 0)),
             *((0, 0, 0, 0) if jumps is None else (jumps.data_ptr(), *skipped, *jumps.stride()[:-1])),
             *(t.data_ptr(), *skipped, *of_t),
-            *(grid.breaks.data_ptr(), gaps.data_ptr(), gaps.stride(0), grid.refs.data_ptr(), *own_unit, t_max),
+            *(breaks.data_ptr(), gaps.data_ptr(), gaps.stride(0), grid.refs.data_ptr(), *own_unit, t_max),
         )
         self.work = S * R * (K + 1 + T) * (20.0 + n) * n
 
@@ -143,10 +144,14 @@ def is_plain(x: Tensor) -> bool:
     return type(x) in PLAIN and x.is_cpu and not is_wrapped(x) and not n_dispatch_modes()
 
 
+def _without_signs(x: Tensor) -> Tensor:
+    """x without a conjugation or a sign that torch has put off."""
+    return x.resolve_conj().resolve_neg() if x.is_neg() or x.is_conj() else x
+
+
 def _rows(x: Tensor, whole: bool = False) -> Tensor:
-    """x with entries of the last dimension side by side, and of all where `whole`; without what torch has put off."""
-    if x.is_neg() or (x.is_complex() and x.is_conj()):
-        x = x.resolve_conj().resolve_neg()
+    """x with entries of the last dimension side by side, and of all where `whole`."""
+    x = _without_signs(x)
     return x if x.is_contiguous() or not (whole or x.stride(-1) != 1) else x.contiguous()
 
 
@@ -178,10 +183,6 @@ def steps_vjp(A: Tensor, of_E: Tensor, of_gains: Tensor) -> Tensor | None:
     places = of_E.data_ptr(), of_gains.data_ptr(), of_A.data_ptr()
     done = _forced.steps(1, _threads(A.numel() * 60.0 * A.shape[-1]), *_matrices(A, of_gains.shape[-3]), *places)
     return None if done is None else of_A
-
-
-def _without_signs(A: Tensor) -> Tensor:
-    return A.resolve_conj().resolve_neg() if A.is_neg() or (A.is_complex() and A.is_conj()) else A
 
 
 def _matrices(A: Tensor, n_terms: int) -> tuple[Any, ...]:
