@@ -304,7 +304,8 @@ for i, (dtype, n, (S, R), p, K, size) in enumerate(cases):
         continue
     assert np.isfinite(z).all()
     assert len(forced.states(0, threads, *problem, z.ctypes.data)) == 0
-    own = g.ctypes.data, of_Xi.ctypes.data, of_x0.ctypes.data, *(0 if x is None else x.ctypes.data for x in (of_F, of_J))
+    places = (0 if x is None else x.ctypes.data for x in (of_F, of_J))
+    own = g.ctypes.data, of_Xi.ctypes.data, of_x0.ctypes.data, *places
     assert forced.gradients(nodes, threads, *problem, *own) in (1, None)
     try:
         forced.gradients(nodes + b"12345678", threads, *problem, *own)

@@ -1,7 +1,7 @@
 """Forced states of small systems, and the matrices of one step, by the compiled kernel: one call forward, one back.
 
-The kernel takes b and B u(t) as one polynomial f(t) in each piece, so that gradients of b, B and of samples are those of
-products. Second derivatives, and what overflows, go by `Drive` and `Block`.
+The kernel takes b and B u(t) as one polynomial f(t) in each piece, so that gradients of b, B and of samples are those
+of products. Second derivatives, and what overflows, go by `Drive` and `Block`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..engine.autograd import refuse_batched
-from ..engine.problem import Layout, common_shape, is_known
+from ..engine.problem import Layout, common_shape
 from ..kernels import forced
-from ..kernels.private import OutsideTransforms, has_derivative, is_in_forward_mode, is_transforming
+from ..kernels.private import OutsideTransforms, is_in_forward_mode, is_transforming
 from ..methods.base import default
 from .block import Block, Planners
 from .drive import Drive
@@ -32,8 +32,8 @@ def states(
     times: tuple[float, float],
     planners: Planners,
 ) -> Tensor | None:
-    """z (*batch, T, n), for Xi (*batch, J, n, n), z0 (*batch, n), b (*batch, n), B (*batch, n, m); None where the kernel
-    does not serve: it needs `auto`, few states, times from 0 on and known times of the input.
+    """z (*batch, T, n), for Xi (*batch, J, n, n), z0 (*batch, n), b (*batch, n), B (*batch, n, m); None where the
+    kernel does not serve: it needs `auto`, few states, times from 0 on and known times of the input.
     """
     if not forced.is_in_use() or times[0] < 0 or pieces.generator is not None or pieces.breaks.ndim > 1:
         return None
@@ -177,8 +177,8 @@ def _differentiated(problem: Problem, given: Any, needs: Any, g: Tensor) -> list
 
 
 def gains(A: Tensor, n_terms: int, planners: Planners) -> tuple[Tensor, Tensor] | None:
-    """exp(A) (*batch, n, n) and int_0^1 exp(A (1 - s)) s^j ds for j < n_terms, (*batch, n_terms, n, n), of A (*batch, n,
-    n); None where the kernel does not serve.
+    """exp(A) (*batch, n, n) and int_0^1 exp(A (1 - s)) s^j ds for j < n_terms, (*batch, n_terms, n, n), of A
+    (*batch, n, n); None where the kernel does not serve.
     """
     if not forced.is_in_use() or torch.compiler.is_compiling() or is_transforming() or is_in_forward_mode():
         return None

@@ -101,7 +101,7 @@ def _spacing(times: Tensor) -> tuple[float, float, float]:
     """As `forced.spacing`."""
     mean = (times[-1] - times[0]) / (len(times) - 1)
     off = torch.arange(len(times), dtype=times.dtype, device=times.device) * mean + times[0] - times
-    return tuple(torch.stack([*torch.diff(times).aminmax(), off.abs().max()]).tolist())  # type: ignore[return-value]
+    return tuple(torch.stack([*torch.diff(times).aminmax(), off.abs().max()]).tolist())
 
 
 class ZeroOrderHold(Samples):

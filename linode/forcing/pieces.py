@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..engine.autograd import trajectory
 from ..engine.evaluation import Planner
-from ..engine.problem import common_shape, extremes, is_anywhere, is_known
+from ..engine.problem import common_shape, is_anywhere, is_known
 from ..errors import DtypeError, OrderError, ShapeError
 from ..kernels.private import untransformed
 from ..kernels.tensors import is_equal

@@ -121,8 +121,8 @@ class Forcing:
 
     @untraced
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
-        """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on; in the dtype of
-        all together.
+        """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on, in the
+        dtype of all together.
 
         Each input is solved for alone: the first with z0 and b, the others from the state 0.
         """

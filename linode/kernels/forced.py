@@ -6,8 +6,8 @@ numbers.
 Cost: a step of a series is some 10 to 20 products of Xi with a vector, and one of many equal steps 1 + p of them for p
 coefficients; three times that with a gradient.
 Shapes: Xi (S, J, n, n), one for each piece or one for all (J = 1); x0 (S, R, n); f (S, R, K + 1, p n), coefficients of
-((t - refs) / unit)^j in each piece, (S, R, 1, p n) for one that rules all pieces; jumps of x at the breaks (S, R, K, n); t
-(S, R, T); all but t float64 or all complex128. Those of one trajectory may come without S and R.
+((t - refs) / unit)^j in each piece, (S, R, 1, p n) for one that rules all pieces; jumps of x at the breaks
+(S, R, K, n); t (S, R, T); all but t float64 or all complex128. Those of one trajectory may come without S and R.
 """
 
 from __future__ import annotations
@@ -76,19 +76,21 @@ class Walk:
         self.x0, self.f, self.jumps, self.shape = x0, f, jumps, (*outer, T, n)
         self.kept = Xi, t, breaks, grid  # their memory is read
         skipped = () if outer else (0, 0)
-        fits = x0.dtype in DTYPES and Xi.dtype == x0.dtype and Xi.shape == (*outer[:1], J, n, n) and t.dtype in DTYPES[:1]
+        fits = x0.dtype in DTYPES and Xi.dtype == x0.dtype and Xi.shape == (*outer[:1], J, n, n)
+        fits = fits and t.dtype == torch.float64
         fits = fits and t.shape[:-1] == (*outer,) and grid.refs.shape == (K + 1,) and J in (1, K + 1)
         fits = fits and (f is None or (f.shape[:-2] == (*outer,) and f.shape[-2] in (1, K + 1) and f.dtype == x0.dtype))
         fits = fits and (jumps is None or (jumps.shape == (*outer, K, n) and jumps.dtype == x0.dtype))
         if not fits:
-            raise ValueError(f"the compiled kernel does not take Xi {tuple(Xi.shape)}, x0 {tuple(x0.shape)}, {x0.dtype}")
-        gaps = grid.gaps
+            found = f"Xi {tuple(Xi.shape)}, x0 {tuple(x0.shape)}, {x0.dtype}, t {tuple(t.shape)}"
+            raise ValueError(f"the compiled kernel does not take {found}")
+        gaps, of_pieces = grid.gaps, 0 if f is None or f.shape[-2] == 1 else f.stride(-2)
         of_Xi, of_x0, of_t = Xi.stride(), x0.stride(), t.stride()
         self.arguments = (
             *(x0.dtype == torch.complex128, S, R, J, K, T, n, p),
             *(Xi.data_ptr(), *(() if outer else (0,)), *of_Xi[:-3], of_Xi[-3] if J > 1 else 0, *of_Xi[-2:]),
             *(x0.data_ptr(), *skipped, *of_x0[:-1]),
-            *((0, 0, 0, 0) if f is None else (f.data_ptr(), *skipped, *f.stride()[:-2], f.stride(-2) if f.shape[-2] > 1 else 0)),
+            *((0, 0, 0, 0) if f is None else (f.data_ptr(), *skipped, *f.stride()[:-2], of_pieces)),
             *((0, 0, 0, 0) if jumps is None else (jumps.data_ptr(), *skipped, *jumps.stride()[:-1])),
             *(t.data_ptr(), *skipped, *of_t),
             *(breaks.data_ptr(), gaps.data_ptr(), gaps.stride(0), grid.refs.data_ptr(), *own_unit, t_max),
@@ -133,10 +135,7 @@ def takes(n: int, n_terms: int, *xs: Tensor) -> bool:
     """
     if not 0 < n <= MOST_STATES or n_terms > MOST_COEFFICIENTS or n_dispatch_modes():
         return False
-    for x in xs:  # all() takes twice as long
-        if type(x) not in PLAIN or not x.is_cpu:
-            return False
-    return True
+    return all([type(x) in PLAIN and x.is_cpu for x in xs])  # noqa: C419 - a generator takes twice as long
 
 
 def is_plain(x: Tensor) -> bool:
@@ -164,8 +163,8 @@ def _threads(work: float) -> int:
 
 
 def steps(A: Tensor, n_terms: int) -> tuple[Tensor, Tensor] | None:
-    """exp(A) (S, n, n) and the integrals int_0^1 exp(A (1 - s)) s^j ds, j < n_terms, (S, n_terms, n, n), of A (S, n, n);
-    None where the kernel does not take them, or not without losing digits.
+    """exp(A) (S, n, n) and the integrals int_0^1 exp(A (1 - s)) s^j ds, j < n_terms, (S, n_terms, n, n), of A
+    (S, n, n); None where the kernel does not take them, or not without losing digits.
     """
     *outer, n, _ = A.shape
     if len(outer) > 1 or not takes(n, n_terms, A) or is_wrapped(A) or A.dtype not in DTYPES:
