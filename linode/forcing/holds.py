@@ -151,10 +151,11 @@ class FirstOrderHold(Samples):
 
     def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         grid, values = self._checked()
-        times, width = grid.times, grid.gaps
-        unit = unit_of(extremes(width)[1] if grid.gap is None else grid.gap)
-        slopes = torch.diff(values, dim=-2) * (unit / width)[..., None]
-        slopes = torch.nn.functional.pad(slopes, (0, 0, 1, 1))  # none before the first sample and after the last
-        batch = (*self.batch, times.shape[-1] + 1, self.m)
+        unit = unit_of(extremes(grid.gaps)[1] if grid.gap is None else grid.gap)
+        is_uniform = grid.gap is not None and grid.gaps.stride(-1) == 0
+        rate = unit / grid.gap if is_uniform and grid.gap else (unit / grid.gaps)[..., None]
+        slopes = torch.nn.functional.pad(torch.diff(values, dim=-2) * rate, (0, 0, 1, 1))  # none before and after all
         levels = torch.cat([values[..., :1, :], values], -2)
-        return self._polynomials(grid, torch.cat([levels.expand(batch), slopes.expand(batch)], -1), unit)
+        if levels.shape != slopes.shape:
+            levels = levels.expand(slopes.shape)
+        return self._polynomials(grid, torch.cat([levels, slopes], -1), unit)
