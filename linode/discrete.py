@@ -10,6 +10,7 @@ from torch import Tensor
 from .engine.evaluation import Planner
 from .engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, check_same_device, make_matrix
 from .errors import DtypeError, OptionError, ShapeError
+from .forcing import compiled
 from .forcing.block import Block, Planners
 from .forcing.pieces import held
 from .kernels.tensors import widened
@@ -54,7 +55,8 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
         raise ShapeError(f"B has shape {tuple(G.shape)}, but Xi is {n} x {n}; B must be (*batch, {n}, m)")
     if step.is_complex():
         raise DtypeError(f"dt must be real, got {step.dtype}")
-    check_same_device({"Xi": A, "B": G} | ({"dt": step} if isinstance(dt, Tensor) and dt.ndim else {}))
+    if not (A.is_cpu and G.is_cpu and step.is_cpu):
+        check_same_device({"Xi": A, "B": G} | ({"dt": step} if isinstance(dt, Tensor) and dt.ndim else {}))
     for x, name in ((A, "Xi"), (G, "B"), (step, "dt")):
         check_finite_anywhere(x, name)
     if A.ndim > 2 or G.ndim > 2 or step.ndim:
@@ -63,10 +65,16 @@ def discretize(Xi: Any, B: Any, dt: Any, hold: str = "zero", *, method: str | Me
     A, G, step = widened(A.to(dtype)), widened(G.to(dtype)), step.to(A.device, torch.float64)
     step = step[..., None, None] if step.ndim else step
     p, m = N_TERMS[hold], G.shape[-1]
-    # with time in units of dt
+    A, G = A * step, G * step  # with time in units of dt
     planners = Planners.of(Planner(make_method(method)))
-    block = Block.of((A * step).unsqueeze(-3), None, G * step, held(p, m, G.dtype, G.device), 1.0, planners)
-    Ad, *gains = block.after(1.0, p, m)
+    found = compiled.gains(A, p, planners)
+    if found is None:
+        block = Block.of(A.unsqueeze(-3), None, G, held(p, m, G.dtype, G.device), 1.0, planners)
+        Ad, *gains = block.after(1.0, p, m)
+    else:
+        Ad, gains = found[0], [Phi @ G for Phi in found[1].unbind(-3)]
+        if G.ndim > Ad.ndim or Ad.ndim > 2:
+            Ad = Ad.expand(*gains[0].shape[:-2], n, n)
     if hold == "first":  # gains of u[k] and of u[k+1] - u[k]
         gains = [gains[0] - gains[1], gains[1]]
     return tuple(as_answer(x.to(dtype).contiguous(), is_numpy) for x in (Ad, *gains))

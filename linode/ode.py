@@ -531,7 +531,7 @@ class LinearODE(Solver):
 
     def _evaluate(self, times: Tensor) -> Tensor:
         if not self.forcing.is_nothing:
-            return self.forcing.states(self.Xi.unsqueeze(-3), self.z0, times, self._planners).to(self.dtype)
+            return self.forcing.states(self.Xi.unsqueeze(-3), self.z0, times, self._planners)
         Xi, z0 = self.Xi, self.z0
         if Xi.dtype != z0.dtype:
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)

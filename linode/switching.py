@@ -79,7 +79,7 @@ class PiecewiseLinearODE(Solver):
         return P.movedim(0, -1).to(self.Xi.dtype)
 
     def _evaluate(self, times: Tensor) -> Tensor:
-        return self.forcing.states(self.Xi, self.z0, times, self._planners, self.times[1:]).to(self.dtype)
+        return self.forcing.states(self.Xi, self.z0, times, self._planners, self.times[1:])
 
     def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         J, n = self.Xi.shape[-3], self.Xi.shape[-1]

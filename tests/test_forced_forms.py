@@ -12,6 +12,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 import linode
 from linode.engine.evaluation import Planner
+from linode.kernels import forced
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
@@ -261,6 +262,7 @@ def test_backwards_a_held_input_needs_no_plan_beside_those_of_Xi_and_of_the_bloc
         return plan(self, Xi, *rest)
 
     monkeypatch.setattr(linode.methods.Auto, "plan", counted)
+    monkeypatch.setattr(forced, "_forced", None)  # the compiled kernel needs no plan
     Xi, values = (draw(4, 4) - 2 * torch.eye(4).double()).requires_grad_(), draw(9, 2, seed=1)
     times = torch.linspace(0.0, 3.0, 9).double() ** 1.5
     linode.LinearODE(Xi, torch.ones(4).double(), B=draw(4, 2, seed=2), u=linode.FirstOrderHold(times, values))(

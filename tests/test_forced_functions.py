@@ -14,6 +14,9 @@ from torch import Tensor
 import linode
 from tests import forced_oracles as oracle
 
+# torch warns about its own code when forward mode is first used
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
 CENTRE, STOP, RATE = 14.86, 28.0, 1e-4
 
 

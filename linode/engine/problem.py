@@ -35,6 +35,8 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None, bes
     """
     if isinstance(x, Tensor) and x.dtype in SUPPORTED and x.layout == torch.strided and has_values(x):
         return x
+    if type(x) is np.ndarray and x.dtype == np.float64 and not (torch.compiler.is_compiling() or is_traced()):
+        return torch.from_numpy(x.copy())
     if isinstance(x, float):
         return torch.tensor(x, dtype=torch.float64, device="cpu")
     if not isinstance(x, Tensor):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, is_known
+from ..engine.problem import as_tensor, broadcast, check_finite_anywhere, check_same_device, extremes, is_known
 from ..errors import DtypeError, ShapeError
+from ..kernels import forced
 from ..kernels.memory import Memory
 from ..kernels.private import has_derivative
 from ..kernels.tensors import widened
 from .base import Input
-from .pieces import SAME, Pieces, are_uniform, check_increasing, unit_of
+from .pieces import SAME, Pieces, check_increasing, unit_of
+
+EPS = 2.0**-52  # of float64
 
 
 class Samples(Input):
@@ -27,7 +30,8 @@ class Samples(Input):
             as_tensor(values, "values", beside=(times,)),
         )
         self.tensors, self.dtype = (self.times, self.values), self.values.dtype
-        check_same_device({"times": self.times, "values": self.values})
+        if self.times.device != self.values.device:
+            check_same_device({"times": self.times, "values": self.values})
         if self.times.is_complex():
             raise DtypeError(f"times must be real, got {self.times.dtype}")
         if self.times.ndim < 1 or self.times.shape[-1] < 1:
@@ -39,7 +43,8 @@ class Samples(Input):
                 f"values has shape {tuple(self.values.shape)}; values must be (*batch, K, m) with K = {K}, "
                 f"the number of times{hint}"
             )
-        self.batch = broadcast({"times": self.times.shape[:-1], "values": self.values.shape[:-2]})
+        if self.times.ndim > 1 or self.values.ndim > 2:
+            self.batch = broadcast({"times": self.times.shape[:-1], "values": self.values.shape[:-2]})
         self.m = self.values.shape[-1]
         self._grid: Memory[Grid] = Memory()
         self._checked()
@@ -54,20 +59,15 @@ class Samples(Input):
 
     def _present_grid(self) -> Grid:
         if not is_known(self.times) or has_derivative(self.times):
-            return self._make_grid()
-        return self._grid.of(self._make_grid, self.times)
-
-    def _make_grid(self) -> Grid:
-        check_finite_anywhere(self.times, "times")
-        return Grid.of(widened(self.times))
+            return Grid.of(self.times)
+        return self._grid.of_copy(Grid.of, self.times)
 
     def _polynomials(self, grid: Grid, coefficients: Tensor, unit: float = 1.0) -> Pieces:
         """Pieces from their coefficients (*batch, K + 1, q); they refer to their starts, the first one to its end."""
         return Pieces(grid.times, grid.gaps, grid.refs, coefficients, self.m, unit, ends=grid.ends, gap=grid.gap)
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """Times of samples (*batch, K), and what follows from them alone: see `Pieces`."""
 
     times: Tensor
@@ -77,20 +77,31 @@ class Grid:
     gap: float | None
 
     @classmethod
-    def of(cls, times: Tensor) -> Grid:
+    def of(cls, given: Tensor) -> Grid:
+        times = widened(given)
+        found = forced.spacing(times) if times.ndim == 1 else None  # NaN or infinite where a time is
+        if found is None or not found[1] < math.inf:
+            check_finite_anywhere(given, "times")
         refs = torch.cat([times[..., :1], times], -1)
-        if times.ndim > 1 or not is_known(times) or times.shape[0] < 2:
+        if times.ndim > 1 or times.shape[0] < 2 or not is_known(times):
             check_increasing(times, "times")
             return cls(times, times[..., 1:] - times[..., :-1], refs, None, None)
-        gaps = times[1:] - times[:-1]
-        least, most = torch.stack(gaps.detach().aminmax()).tolist()
+        least, most, off = found or _spacing(times.detach())
         if not least > 0:
             check_increasing(times, "times")
-        first, last = float(times[0].detach()), float(times[-1].detach())
-        mean = (last - first) / len(gaps)
-        if most - least <= SAME * mean and not has_derivative(times) and are_uniform(times, first, last):
-            gaps, most = gaps.new_full((1,), mean).expand(len(gaps)), mean
-        return cls(times, gaps, refs, (first, last), most)
+        first, last = float(refs[0].detach()), float(refs[-1].detach())
+        mean = (last - first) / (times.shape[0] - 1)
+        rounding = 4 * EPS * max(abs(first), abs(last))
+        if most - least <= SAME * mean and off <= min(rounding, SAME * mean) and not has_derivative(times):
+            return cls(times, times.new_full((1,), mean).expand(times.shape[0] - 1), refs, (first, last), mean)
+        return cls(times, times[1:] - times[:-1], refs, (first, last), most)
+
+
+def _spacing(times: Tensor) -> tuple[float, float, float]:
+    """As `forced.spacing`."""
+    mean = (times[-1] - times[0]) / (len(times) - 1)
+    off = torch.arange(len(times), dtype=times.dtype, device=times.device) * mean + times[0] - times
+    return tuple(torch.stack([*torch.diff(times).aminmax(), off.abs().max()]).tolist())
 
 
 class ZeroOrderHold(Samples):
@@ -140,10 +151,11 @@ class FirstOrderHold(Samples):
 
     def pieces(self, start: float, stop: float, asked: Tensor | None = None) -> Pieces:
         grid, values = self._checked()
-        times, width = grid.times, grid.times[..., 1:] - grid.times[..., :-1]
-        unit = unit_of(width)
-        slopes = torch.diff(values, dim=-2) * (unit / width)[..., None]
-        slopes = torch.nn.functional.pad(slopes, (0, 0, 1, 1))  # none before the first sample and after the last
-        batch = (*self.batch, times.shape[-1] + 1, self.m)
+        unit = unit_of(extremes(grid.gaps)[1] if grid.gap is None else grid.gap)
+        is_uniform = grid.gap is not None and grid.gaps.stride(-1) == 0
+        rate = unit / grid.gap if is_uniform and grid.gap else (unit / grid.gaps)[..., None]
+        slopes = torch.nn.functional.pad(torch.diff(values, dim=-2) * rate, (0, 0, 1, 1))  # none before and after all
         levels = torch.cat([values[..., :1, :], values], -2)
-        return self._polynomials(grid, torch.cat([levels.expand(batch), slopes.expand(batch)], -1), unit)
+        if levels.shape != slopes.shape:
+            levels = levels.expand(slopes.shape)
+        return self._polynomials(grid, torch.cat([levels, slopes], -1), unit)

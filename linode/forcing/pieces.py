@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..engine.autograd import trajectory
 from ..engine.evaluation import Planner
-from ..engine.problem import common_shape, extremes, is_anywhere, is_known
+from ..engine.problem import common_shape, is_anywhere, is_known
 from ..errors import DtypeError, OrderError, ShapeError
 from ..kernels.private import untransformed
 from ..kernels.tensors import is_equal
@@ -199,17 +199,8 @@ def check_increasing(times: Tensor, name: str) -> None:
         raise OrderError(f"{name} must increase strictly, but {name}[{index}] = {after:.17g} {what} {before:.17g}")
 
 
-def are_uniform(times: Tensor, first: float, last: float) -> bool:
-    """Whether times (K,) from first to last are those of a linspace, up to rounding."""
-    mean = (last - first) / (len(times) - 1)
-    off = torch.arange(len(times), dtype=times.dtype, device=times.device).mul_(mean).add_(first).sub_(times)
-    rounding = 4 * torch.finfo(times.dtype).eps * max(abs(first), abs(last))
-    return float(off.abs_().max()) <= min(rounding, SAME * mean)
-
-
-def unit_of(gaps: Tensor) -> float:
+def unit_of(longest: float) -> float:
     """A unit of time: a power of two, so that dividing by it is exact, about four times the longest gap."""
-    longest = extremes(gaps)[1]
     return 4 * 2.0 ** round(math.log2(longest)) if 0 < longest < 1e300 else 1.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -21,8 +22,8 @@ from ..engine.problem import (
 from ..engine.tracing import untraced
 from ..errors import ShapeError
 from ..kernels.tensors import is_finite
-from . import Input, make_input
-from .block import Block, Planners
+from . import Input, compiled, make_input
+from .block import Planners
 from .drive import Drive
 from .pieces import no_pieces
 
@@ -50,13 +51,15 @@ class Forcing:
                 raise ShapeError(f"B has shape {tuple(B.shape)}, but Xi is {n} x {n}; B must be (*batch, {n}, m)")
             check_finite_anywhere(B, "B")
         if u is None:
-            check_same_device(tensors)
+            if not all(x.is_cpu for x in tensors.values()):
+                check_same_device(tensors)
             return cls(b, B), is_numpy
         u = make_input(u, n if B is None else B.shape[-1])
         needed = f"Xi is {n} x {n} and there is no B" if B is None else f"B is {B.shape[-2]} x {B.shape[-1]}"
         if u.m != (n if B is None else B.shape[-1]):
             raise ShapeError(f"u has {u.m} channels, but {needed}")
-        check_same_device({**tensors, **{f"u ({i})": x for i, x in enumerate(u.tensors)}})
+        if not all(x.is_cpu for x in (*tensors.values(), *u.tensors)):
+            check_same_device({**tensors, **{f"u ({i})": x for i, x in enumerate(u.tensors)}})
         return cls(b, B, u.parts), is_numpy and u.is_numpy
 
     @property
@@ -74,12 +77,9 @@ class Forcing:
 
     def dtype(self, other: torch.dtype) -> torch.dtype:
         """The dtype of results: of the forcing together with `other`."""
-        if self.is_nothing:
-            return other
-        own = [x.dtype for x in (self.b, self.B if self.inputs else None) if x is not None]
-        for dtype in (*own, *(part.dtype for part in self.inputs)):
-            other = torch.promote_types(other, dtype)
-        return other
+        own = {x.dtype for x in (self.b, self.B if self.inputs else None) if x is not None}
+        own |= {part.dtype for part in self.inputs} - {other}
+        return reduce(torch.promote_types, own, other)
 
     def words(self) -> list[str]:
         """The parts of the forcing in words, for `explain`."""
@@ -121,35 +121,36 @@ class Forcing:
 
     @untraced
     def states(self, Xi: Tensor, z0: Tensor, t: Tensor, planners: Planners, switches: Tensor | None = None) -> Tensor:
-        """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on.
+        """z (*batch, T, n), for Xi (*batch, J, n, n) that switches J - 1 times, from each of `switches` on, in the
+        dtype of all together.
 
         Each input is solved for alone: the first with z0 and b, the others from the state 0.
         """
-        dtype = self.dtype(torch.promote_types(torch.promote_types(Xi.dtype, z0.dtype), torch.float64))
-        Xi, z0 = (x if x.dtype == dtype else x.to(dtype) for x in (Xi, z0))
-        b, B = (x if x is None or x.dtype == dtype else x.to(dtype) for x in (self.b, self.B))
-        given = {"t": t, "b": b, "B": B, "Xi": Xi, "z0": z0}
-        if not all(x is None or (is_known(x) and is_finite(x)) for x in given.values()):
-            for name, x in given.items():
-                if x is not None:
-                    check_finite_anywhere(x, name)
-        start, stop = times = extremes(t)
-        if not self.inputs and switches is None and t.shape[-1]:
-            longest = max(stop, -start)
-            nothing = no_pieces(Xi.shape[-1], t.device)
-            return Block.of(Xi, b, None, nothing, longest, planners.child("constant")).alone(z0, t, longest)
-        solutions = []
+        b, B, dtype = self.b, self.B, self.dtype(torch.promote_types(Xi.dtype, z0.dtype))
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        Xi, z0 = Xi if Xi.dtype == wide else Xi.to(wide), z0 if z0.dtype == wide else z0.to(wide)
+        b = b if b is None or b.dtype == wide else b.to(wide)
+        B = B if B is None or B.dtype == wide else B.to(wide)
+        times, is_checked, solutions = extremes(t), False, []
+        if not times[1] - times[0] < math.inf:
+            check_finite_anywhere(t, "t")
         for i, part in enumerate(self.inputs or (None,)):
-            pieces = no_pieces(Xi.shape[-1], t.device) if part is None else part.pieces(start, stop, t)
+            pieces = no_pieces(Xi.shape[-1], t.device) if part is None else part.pieces(*times, t)
             systems = Xi
             if switches is not None:
                 pieces, index = pieces.merged(switches)
                 systems = Xi[..., index, :, :]
-            own = B if part is not None else None
-            drive = Drive.of(systems, b if i == 0 else None, own, pieces.to(Xi), times, planners.child(f"input {i}"))
-            solutions.append(drive.states(z0 if i == 0 else torch.zeros_like(z0), t))
+            x0, own_b = (z0, b) if i == 0 else (torch.zeros_like(z0), None)
+            own_B = None if part is None else B
+            pieces = pieces if part is None else pieces.to(Xi)
+            z = compiled.states(systems, x0, own_b, own_B, pieces, t, times, planners)
+            if z is None:  # it gives finite states of finite arguments only
+                is_checked = is_checked or _check({"b": b, "B": B, "Xi": Xi, "z0": z0})
+                own = planners.child(f"input {i}")
+                z = Drive.of(systems, own_b, own_B, pieces.to(Xi), times, own).states(x0, t)
+            solutions.append(z)
         total = solutions[0] if len(solutions) == 1 else reduce(torch.add, solutions)
-        if Xi.ndim > 3 or z0.ndim > 1 or t.ndim > 1 or total.ndim > 2 or any(map(len, self.batches.values())):
+        if total.ndim > 2 or Xi.ndim + z0.ndim + t.ndim > 5 or any(map(len, self.batches.values())):
             found = total.shape[:-2]  # a function of t may have a batch that is not known before
             batch = common_shape(Xi.shape[:-3], z0.shape[:-1], t.shape[:-1], found, *self.batches.values())
             if total.shape[:-2] != batch:  # at t = 0 alone nothing depends on Xi and the inputs
@@ -157,4 +158,13 @@ class Forcing:
         if len(solutions) > 1 and is_known(total) and not is_finite(total.detach()):
             is_past = reduce(torch.logical_or, (x.isinf() for x in solutions))
             total = torch.where(total.isnan() & is_past, torch.inf, total)  # inf - inf gave NaN; report inf
-        return total
+        return total if dtype == wide else total.to(dtype)
+
+
+def _check(given: dict[str, Tensor | None]) -> bool:
+    """True; raises where an argument is not finite."""
+    if not all(x is None or (is_known(x) and is_finite(x)) for x in given.values()):
+        for name, x in given.items():
+            if x is not None:
+                check_finite_anywhere(x, name)
+    return True

@@ -39,6 +39,14 @@ class Memory(Generic[Value]):
         known = self.known(*made_from)
         return self.keep(make(), *made_from) if known is None else known
 
+    def of_copy(self, make: Callable[[Tensor], Value], x: Tensor) -> Value:
+        """The same of one tensor; the new value is made from the copy that is kept, which never changes."""
+        known = self.known(x)
+        if known is None:
+            own = _copy(x.detach())
+            known = self.keep(make(own), own, are_own=True)
+        return known
+
     @property
     def last(self) -> Value | None:
         """The value kept, whatever it was made from."""
@@ -51,7 +59,7 @@ class Memory(Generic[Value]):
 
 def _copy(x: Tensor) -> Tensor:
     """A copy; what expand() repeats is copied once."""
-    if x.numel() == 0:
+    if x.numel() == 0 or 0 not in x.stride():
         return x.clone()
     once = x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.stride())]
     return once.clone().expand(x.shape)

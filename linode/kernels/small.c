@@ -247,13 +247,6 @@ static double step_for(double rate, double t_max, int digits)
 
 /* ---- the kernel, for two kinds of processors ---------------------------------------------------------------------- */
 
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-
 #define NAME(x) x##_any
 #include "small_kernel.h"
 #undef NAME
