@@ -1,5 +1,7 @@
 """The compiled kernels for small systems; all else about the package is in setup.cfg."""
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 setup(
@@ -7,7 +9,7 @@ setup(
         Extension(
             f"linode.kernels._{name}",
             sources=[f"linode/kernels/{name}.c"],
-            depends=[f"linode/kernels/{name}_kernel.h"],
+            depends=sorted(glob("linode/kernels/*.h")),
             extra_compile_args=["-std=c11", "-O3"],
             libraries=["m", "pthread"],
             py_limited_api=True,  # with `py_limited_api` of setup.cfg: one wheel for Python 3.10 and newer

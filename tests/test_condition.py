@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from linode import LinearODE, Solution, Status, ZeroOrderHold
-from linode.engine.checking import relative_error
+from linode.engine.checking import Compare, compared, relative_error
 from linode.kernels import wide
 from tests import oracles
 from tests.accuracy import EPS, norm, truth_of
@@ -229,7 +228,7 @@ def test_zeros_in_place_of_states_are_an_error():
     errors = relative_error(
         torch.zeros(1, 2, dtype=torch.float64),
         torch.ones(1, dtype=torch.float64),
-        [lambda t: torch.ones(1, 2, dtype=torch.float64)],
+        [compared(lambda t: torch.ones(1, 2, dtype=torch.float64))],
     )
     assert errors[0] >= 1
 
@@ -237,8 +236,8 @@ def test_zeros_in_place_of_states_are_an_error():
 def test_two_answers_that_agree_are_enough_and_the_first_is_the_cheap_one():
     asked: list[str] = []
 
-    def answer(name: str, value: float) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda t: (asked.append(name), torch.full((1, 2), value, dtype=torch.float64))[1]
+    def answer(name: str, value: float) -> Compare:
+        return compared(lambda t: (asked.append(name), torch.full((1, 2), value, dtype=torch.float64))[1])
 
     z, t = torch.ones(1, 2, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     assert relative_error(z, t, [answer("cheap", 1.0), answer("dear", 1.0)])[0] < 1e-15
@@ -250,7 +249,7 @@ def test_two_answers_that_agree_are_enough_and_the_first_is_the_cheap_one():
 def test_of_many_times_some_are_compared():
     times = []
     z, t = torch.rand(500, 2, dtype=torch.float64), torch.linspace(0, 1, 500, dtype=torch.float64)
-    relative_error(z, t, [lambda s: (times.append(s), torch.ones(len(s), 2, dtype=torch.float64))[1]])
+    relative_error(z, t, [compared(lambda s: (times.append(s), torch.ones(len(s), 2, dtype=torch.float64))[1])])
     assert len(times[0]) <= 8
     assert {0.0, 1.0, float(t[z.amax(-1).argmax()])} <= set(times[0].tolist())
 

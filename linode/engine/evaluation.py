@@ -54,7 +54,7 @@ class Planner:
         last = self._last.last
         if last is None or (last.compiled is not None and not small.serves(Xi)):
             return None
-        plan = self._last.known(Xi if Xi.ndim == 3 else Xi[None])
+        plan = self._last.known(Xi if Xi.ndim == 3 else Xi.unsqueeze(0))
         return plan if plan is None or t_max is None or plan.t_needed <= t_max <= plan.t_most else None
 
     def plan(self, Xi: Tensor, work: Workload) -> Plan:
