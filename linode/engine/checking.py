@@ -74,7 +74,7 @@ def relative_error(z: Tensor, t: Tensor, comparisons: Iterable[Compare]) -> list
     """The error of z (*batch, T, n) in its norm over all times, relative to that norm, estimated; of every trajectory.
 
     comparisons: cheap ones first, see `compared`. The error is infinite where z is not finite, 0 where z is exactly 0,
-    and elsewhere at least some units of rounding.
+    and elsewhere at least some units of rounding: of the smallest float, where z is below the normal ones.
     """
     rank, (T, n), kind = z.ndim - 2, z.shape[-2:], torch.finfo(z.dtype)
     if z.numel() == 0:
@@ -87,17 +87,15 @@ def relative_error(z: Tensor, t: Tensor, comparisons: Iterable[Compare]) -> list
             places = _places(t, own, n_times)
             own, times = own[..., places, :], t[..., places]
     weight, floor = SAFETY * math.sqrt(T / own.shape[-2]), ROUNDINGS * kind.eps / 2
-    nothing = kind.tiny * math.sqrt(own.shape[-2] * n)  # states below the least normal float count as 0
-    lost = 16 * kind.eps * nothing  # by underflow
+    least = kind.tiny * kind.eps * math.sqrt(own.shape[-2] * n)  # error of numbers below the least normal float
     errors = [math.inf] * math.prod(z.shape[:-2])
     for compare in comparisons:
         for i, (difference, size) in enumerate(compare(own, times)):
             size = size if sizes is None else sizes[i]
-            difference = weight * max(difference - lost, 0.0)
-            if size <= nothing:
-                error = math.inf if difference > weight * nothing else 0.0
+            if size > 0:
+                error = max(weight * difference / size, least / size, floor)
             else:
-                error = max(difference / size, floor)
+                error = math.inf if difference > 0 else 0.0
             errors[i] = min(errors[i], error) if error == error else errors[i]
         if max(errors) <= max(SMALL, 2 * floor):
             break

@@ -75,6 +75,6 @@ def _positive(x: Tensor) -> Tensor:
 
 def norms(x: Tensor, rank: int) -> Tensor:
     """2-norm over all but the first `rank` dimensions, scaled so that squares neither overflow nor underflow."""
-    flat = x.flatten(rank)
+    flat = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).flatten(rank)  # a complex quotient underflows
     scale = _positive(flat.abs().amax(-1))
     return scale * torch.linalg.vector_norm(flat / scale[..., None], dim=-1)

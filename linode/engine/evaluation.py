@@ -31,6 +31,8 @@ from .recurrence import is_steady, powers_of, recur
 MOST_STATES, MOST_ENTRIES = 64, 2**19
 # |Xi| |t| up to which exp(|Xi| |t|) |z0| is a number, in double and in single precision, for |z0| up to MODERATE_SIZE
 SPAN, SPAN_OF_FLOATS, MODERATE_SIZE = 600.0, 50.0, 1e15
+# |z0| below which a trajectory is computed for LIFT z0, so that products on the way have all their digits
+TINY, LIFT = 2.0**-900, 2.0**128
 MANY = 1024  # trajectories of one time each, up to which the compiled kernel is faster than products of them all
 
 
@@ -170,6 +172,13 @@ def systems_of(Xi: Tensor, layout: Layout) -> Tensor:
     return layout.systems(widened(Xi))
 
 
+def lift_of(z0: Tensor) -> Tensor | None:
+    """LIFT for trajectories from z0 (*, n) that are smaller than TINY and not 0, else 1, (*, 1); None: all are 1."""
+    size = z0.abs().amax(-1, keepdim=True)
+    is_small = (size > 0) & (size < TINY)
+    return torch.where(is_small, LIFT, torch.ones_like(size)) if bool(is_small.any()) else None
+
+
 def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
     """z (*batch, T, n) from detached tensors, Xi and z0 of one dtype."""
     return Evaluation(planner, Xi, z0, t).states()
@@ -217,6 +226,7 @@ class Evaluation:
     def __init__(self, planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> None:
         self.layout = layout = Layout.of(Xi.shape, z0.shape, t.shape)
         self.device: torch.device | None = None
+        self.lift: Tensor | None = None  # what z0 was multiplied by, (*, 1) for z0 (*, n); None: ones
         self.asked = Xi, z0, t
         self.pullback: Pullback | None = None
         if layout.n_entries == 0:
@@ -232,7 +242,13 @@ class Evaluation:
             starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
         self.question = question = small.Question.of(starts, times)
         sizes = question.sizes(systems) if question is not None else None
-        least, most = sizes[4:] if sizes else extremes(t)
+        if (sizes is None or sizes.smallest < TINY) and z0.dtype in WIDE and z0.is_cpu:
+            self.lift = lift_of(z0)
+        if self.lift is not None:
+            z0 = z0 * self.lift
+            self.asked = Xi, z0, t
+            self.question = question = small.Question.of(layout.trajectories(z0, 1) if layout.batch else z0, times)
+        least, most = (sizes.least, sizes.most) if sizes else extremes(t)
         if not most - least < torch.inf:
             check_finite(t, "t")
         many = None
@@ -289,10 +305,14 @@ class Evaluation:
                 z[s, r, i] = starts[s, r]
             else:  # one more pass over z, but no wait
                 z = torch.where((times == 0)[..., None], starts[:, :, None], z)
+        down = 1.0
+        if self.lift is not None:
+            down = 1 / layout.trajectories(self.lift, 1)  # (S, R, 1)
+            z = z.reshape(layout.S, layout.R, *layout.z_shape[-2:]) * down[:, :, None]
         if not (self.is_moderate or is_finite(z)):
             self._check_finite()
             z = widened(z).reshape(layout.S, layout.R, *layout.z_shape[-2:])
-            z = overflow.states(self.plan.Xi, widened(self.starts), self.times, z)
+            z = overflow.states(self.plan.Xi, widened(self.starts) * down, self.times, z)
         z = layout.batched(z) if layout.batch else z
         return self._handed_over(z, z0.dtype, layout.z_shape)
 
@@ -309,6 +329,7 @@ class Evaluation:
 
     def _gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         layout, (Xi, z0, t) = self.layout, self.asked
+        g = g if self.lift is None else g / self.lift[..., None, :]
         if self.question is not None and self.compiled is not None:
             S, a, is_fine = self.question.vjp(self.compiled, layout.trajectories(g, 2) if layout.batch else g)
         else:
@@ -323,6 +344,7 @@ class Evaluation:
             dt = layout.batched(self._rates(layout.trajectories(widened(g), 2))).sum_to_size(t.shape)
         if layout.batch:
             a = layout.batched(a).sum_to_size(z0.shape)
+        a = a if self.lift is None else a.reshape(z0.shape) * self.lift
         return self._handed_over(S, Xi.dtype, Xi.shape), self._handed_over(a, z0.dtype, z0.shape), dt
 
     def _handed_over(self, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

@@ -583,8 +583,9 @@ static PyObject *extremes(PyObject *self, PyObject *const *values, Py_ssize_t co
     return Py_BuildValue("(dd)", least, most);
 }
 
-/* max |z0|, and min(0, t) and max(0, t), of all trajectories; NaN where there is one. What expand() repeats is read once. */
-static void look_over(const Arguments *task, double *largest, double *least, double *most)
+/* max |z0| of all trajectories, and the smallest of one that is not 0; min(0, t) and max(0, t); NaN where there is one.
+   What expand() repeats is read once. */
+static void look_over(const Arguments *task, double *largest, double *smallest, double *least, double *most)
 {
     double row[2 * MOST_STATES], times[BLOCK], below = 0;
     int has_nan = 0, z_has_nan = 0;
@@ -595,8 +596,11 @@ static void look_over(const Arguments *task, double *largest, double *least, dou
         for (long s = 0; s < S; s++)
             for (long r = 0; r < R; r++) {
                 if (!of_times) {
+                    double own = 0;
                     read_rows(x, s, r, 0, 1, task->n, row, 0);
-                    z_has_nan |= look->sizes(row, n_doubles, &below, largest);
+                    z_has_nan |= look->sizes(row, n_doubles, &below, &own);
+                    *largest = fmax(*largest, own);
+                    *smallest = own > 0 ? fmin(*smallest, own) : *smallest;
                 } else if (x->stride[2] == 1)
                     has_nan |= look->bounds((const double *)x->data + s * x->stride[0] + r * x->stride[1], task->T, least, most);
                 else
@@ -630,7 +634,7 @@ static int has_metzler(const Arguments *task)
 }
 
 /* All that a question is judged by: |Xi|_1, whether all Xi are diagonal, whether one is a Metzler matrix, max |z0|,
-   min(0, t) and max(0, t). */
+   min(0, t) and max(0, t), and the smallest max |z0| of a trajectory that is not 0, infinite where there is none. */
 static PyObject *sizes(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
@@ -639,12 +643,12 @@ static PyObject *sizes(PyObject *self, PyObject *const *values, Py_ssize_t count
     next_matrices(&reader, &of_Xi);
     if (reader.left)
         next_trajectories(&reader, &task);
-    double largest = 0, least = 0, most = 0;
+    double largest = 0, smallest = INFINITY, least = 0, most = 0;
     if (is_wrong(&of_Xi) || (task.n && is_wrong(&task)))
         return NULL;
-    look_over(&task, &largest, &least, &most);
+    look_over(&task, &largest, &smallest, &least, &most);
     PyObject *is_diagonal = structure_of(&of_Xi) == 1 ? Py_True : Py_False, *is_metzler = has_metzler(&of_Xi) ? Py_True : Py_False;
-    return Py_BuildValue("(dOOddd)", one_norm_of(&of_Xi), is_diagonal, is_metzler, largest, least, most);
+    return Py_BuildValue("(dOOdddd)", one_norm_of(&of_Xi), is_diagonal, is_metzler, largest, least, most, smallest);
 }
 
 /* Takes LAPACK's functions from the capsules of scipy.linalg.cython_lapack. */

@@ -82,6 +82,7 @@ class Sizes(NamedTuple):
     start: float  # the largest |z0|
     least: float  # of 0 and all times
     most: float
+    smallest: float  # |z0| of a trajectory, in the largest norm, that is not 0; infinite where there is none
 
 
 class Question:

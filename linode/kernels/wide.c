@@ -20,6 +20,8 @@
 #define LATEST 0x1p95    /* node: of later ones no digit is known, and they count as this one */
 #define MOST_LEVELS 96   /* of a plan: linode/kernels/wide.py */
 #define TANGENT_TERMS 8  /* of a derivative, of which two digits are wanted: 4^-9 / 9! = 1e-11 */
+#define TINY 0x1p-900    /* z0 below which states are those of LIFT z0, so that products have all their digits */
+#define LIFT 0x1p128
 #define MOST_TURNS 20    /* of the power iteration, */
 #define CONVERGED 0.005  /* which ends at this relative change */
 
@@ -167,7 +169,10 @@ static int follow_all(const Question *question, double *z, const double *x, doub
         for (long r = 0; r < question->R; r++) {
             const double *z0 = question->z0 + (s * question->R + r) * n;
             int has_terms[2] = {0, 0};
-            double *own = z ? z : y;
+            double *own = z ? z : y, most = 0, up;
+            for (long k = 0; k < n; k++)
+                most = fmax(most, fabs(z0[k]));
+            up = most < TINY ? LIFT : 1;
             for (long i = 0; i < T; i++, t++) {
                 int which = *t < 0;
                 const Powers *way = question->ways + which;
@@ -180,13 +185,13 @@ static int follow_all(const Question *question, double *z, const double *x, doub
                 if (!has_terms[which]) {
                     memset(v, 0, sizeof(double) * 2 * (size_t)w);
                     for (long k = 0; k < n; k++)
-                        v[k] = z0[place_of(k, n, question->is_complex)] / (D ? D[k] : 1);
+                        v[k] = z0[place_of(k, n, question->is_complex)] * up / (D ? D[k] : 1);
                     kernel.terms(terms[which], plan, v, n, w);
                     has_terms[which] = 1;
                 }
                 kernel.state(v, plan, terms[which], node, fmin((at - node * H) / H, 0.5), n, w, spare);
                 for (long k = 0; k < n; k++)
-                    own[i * n + place_of(k, n, question->is_complex)] = v[k] * (D ? D[k] : 1);
+                    own[i * n + place_of(k, n, question->is_complex)] = v[k] * (D ? D[k] : 1) / up;
             }
             if (z)
                 z += n * T;
