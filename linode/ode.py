@@ -199,8 +199,8 @@ class Solver(ABC):
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        norm, *kinds = measured(systems)
-        work = Workload(layout.S, 1, 0, layout.n, norm, 0.0, systems.is_cpu, *kinds)
+        norm, is_diagonal, has_metzler = measured(systems)
+        work = Workload(layout.S, 1, 0, layout.n, norm, 0.0, systems.is_cpu, is_diagonal, has_metzler)
         return self._planner.plan(systems if systems.ndim > 2 else systems[None], work)
 
     @property

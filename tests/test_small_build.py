@@ -60,16 +60,18 @@ for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
         z0, g = normal(dtype, S, R, n), normal(dtype, S, R, T, n)
         t = rng.uniform(0, 3, (1, 1, T) if shared else (S, R, T))
         t = np.broadcast_to(t, (S, R, T))
+        own_times = rng.uniform(0, 3, S)
         for kind in (0, 1):
-            plans, n_refused, t_needed, structure = small.plan(kind, code, *at(Xi), S, n, 1e9, 3.0, threads)
+            latest = own_times.ctypes.data if kind == 0 and not shared else 0
+            plans, n_refused, t_needed, structure = small.plan(kind, code, *at(Xi), S, n, 1e9, 3.0, latest, threads)
             if structure:  # one state, or repeated eigenvalues: eig leaves these plans to its caller
                 assert (kind, n_refused, len(plans)) == (0, S, 0) and (n == 1 or repeated)
                 continue
             z, of_Xi, of_z0 = np.empty((S, R, T, n), dtype), np.empty((S, n, n), dtype), np.empty((S, R, n), dtype)
             head = (plans, code, S, R, T, n, *at(z0), *at(t))
-            norm, is_diagonal, is_metzler, start, least, most = small.sizes(code, *at(Xi), S, n, *head[1:])
+            norm, is_diagonal, is_metzler, start, least, most, smallest = small.sizes(code, *at(Xi), S, n, *head[1:])
             assert np.isclose(norm, np.abs(Xi).sum(1).max()) and is_diagonal == (n == 1 or repeated)
-            assert (least, most) == (0, t.max(initial=0)) and start > 0
+            assert (least, most) == (0, t.max(initial=0)) and start >= smallest > 0
             assert small.states(*head, z.ctypes.data, threads) == 0
             assert small.vjp(*head, *at(g), of_Xi.ctypes.data, of_z0.ctypes.data, threads) == 0
             assert np.isfinite(z).all() and np.isfinite(of_Xi).all() and np.isfinite(of_z0).all()
@@ -82,14 +84,14 @@ for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
 for value in (np.nan, np.inf, 1e300, 1e-320, 0.0):  # whatever stands in a matrix, memory is not touched
     Xi, t = np.full((1, 4, 4), value), np.linspace(0, 1, 9)[None, None]
     for kind in (0, 1):
-        plans, n_refused, *_ = small.plan(kind, 1, *at(Xi), 1, 4, 1e9, 1.0, 1)
+        plans, n_refused, *_ = small.plan(kind, 1, *at(Xi), 1, 4, 1e9, 1.0, 0, 1)
         assert n_refused in (0, 1)
         if plans:
             z0, z = np.ones((1, 1, 4)), np.empty((1, 1, 9, 4))
             small.states(plans, 1, 1, 1, 9, 4, *at(z0), *at(t), z.ctypes.data, 1)
 for wrong in (0, -1, 65):
     try:
-        small.plan(0, 1, 0, 0, 0, 0, 1, wrong, 1.0, 1.0, 1)
+        small.plan(0, 1, 0, 0, 0, 0, 1, wrong, 1.0, 1.0, 0, 1)
     except ValueError as error:
         assert "beyond" in str(error)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -144,7 +144,7 @@ class CarefulPlan(Plan):
 def shares(*plans: CarefulPlan) -> list[slice]:
     """Of the systems, of which all powers are made at a time."""
     S, most = len(plans[0].H), max(1, MOST_NUMBERS // sum(plan.n_numbers for plan in plans))
-    return [EVERY] if S <= most else [slice(first, first + most) for first in range(0, S, most)]
+    return [EVERY] if most >= S else [slice(first, first + most) for first in range(0, S, most)]
 
 
 def powers_of(plans: list[CarefulPlan], own: slice) -> tuple[wide.Powers, wide.Powers | None]:
@@ -158,8 +158,9 @@ def careful_plans(planner: Planner, Xi: Tensor, layout: Layout, t: Tensor) -> li
     least, most = extremes(t)
     if not most - least < torch.inf:
         check_finite(t, "t")
-    plan: Any = planner.plan_for(layout.systems(Xi) if layout.batch else Xi, layout.R, t.shape[-1], least, most)
-    return [plan.forth, plan.back] if isinstance(plan, BothWays) else [plan]
+    plan = planner.plan_for(layout.systems(Xi) if layout.batch else Xi, layout.R, t.shape[-1], least, most)
+    plans = [plan.forth, plan.back] if isinstance(plan, BothWays) else [plan]
+    return [own for own in plans if isinstance(own, CarefulPlan)]
 
 
 def is_compiled(Xi: Tensor) -> bool:

@@ -1,8 +1,8 @@
 """The relative condition number of a trajectory: |J|_2 |Xi|_F / |z|_F, where J is the derivative of z by Xi.
 
 |J|_2 comes from a power iteration: a lower bound, usually within a few per cent. Small systems without forcing have it
-compiled: one set of powers serves all trajectories of a system, and the check of its errors too. Elsewhere the iteration
-takes the solver's own jvp and vjp.
+compiled: one set of powers serves all trajectories of a system, and the check of their errors too. Elsewhere the
+iteration takes the solver's own jvp and vjp.
 Source: Higham (2008), Functions of Matrices, section 3.1-3.4 and algorithm 3.20.
 """
 
@@ -75,6 +75,8 @@ def _positive(x: Tensor) -> Tensor:
 
 def norms(x: Tensor, rank: int) -> Tensor:
     """2-norm over all but the first `rank` dimensions, scaled so that squares neither overflow nor underflow."""
-    flat = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).flatten(rank)  # a complex quotient underflows
+    flat = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).flatten(
+        rank
+    )  # a complex quotient underflows
     scale = _positive(flat.abs().amax(-1))
     return scale * torch.linalg.vector_norm(flat / scale[..., None], dim=-1)

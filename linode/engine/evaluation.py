@@ -8,8 +8,9 @@ largest float. No autograd here.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -51,13 +52,15 @@ class Planner:
         """Names an equal planner in a call that can only pass plain values."""
         return f"({self.method.key}, {self.rtol!r})"
 
-    def known(self, Xi: Tensor, t_max: float | None = None) -> Plan | None:
+    def known(
+        self, Xi: Tensor, t_max: float | None = None, own_t_max: Callable[[], Tensor] | None = None
+    ) -> Plan | None:
         """The last plan, if it is for Xi (S, n, n), or (n, n) of one system, and good for such times."""
         last = self._last.last
         if last is None or (last.compiled is not None and not small.serves(Xi)):
             return None
         plan = self._last.known(Xi if Xi.ndim == 3 else Xi.unsqueeze(0))
-        return plan if plan is None or t_max is None or plan.t_needed <= t_max <= plan.t_most else None
+        return plan if plan is None or t_max is None or plan.holds(t_max, own_t_max) else None
 
     def plan(self, Xi: Tensor, work: Workload) -> Plan:
         """A new plan for Xi.
@@ -66,7 +69,8 @@ class Planner:
             MethodError: the method cannot be accurate.
         """
         if self.adjoint_of is not None:
-            other = self.adjoint_of.known(Xi.mT.conj_physical(), work.t_max)
+            own_t_max = None if work.own_t_max is None else lambda: work.t_maxes
+            other = self.adjoint_of.known(Xi.mT.conj_physical(), work.t_max, own_t_max)
             if other is not None:
                 return self._last.keep(other.adjoint(), Xi)
         repeated = is_repeated(Xi)
@@ -85,27 +89,46 @@ class Planner:
         return self._last.keep(plan, own.expand(Xi.shape) if repeated else own, are_own=True)
 
     def plan_for(
-        self, Xi: Tensor, n_trajectories: int, n_times: int, least: float, most: float, size: Size | None = None
+        self,
+        Xi: Tensor,
+        n_trajectories: int,
+        n_times: int,
+        least: float,
+        most: float,
+        size: Size | None = None,
+        times: Tensor | None = None,
     ) -> Plan:
         """A plan for Xi (S, n, n), or (n, n) of one system, and times from least to most: a series where the one time
-        is short enough for it, the plan that is known, or a new one. size: of Xi, where it is known.
+        is short enough for it, the plan that is known, or a new one. size: of Xi, where it is known. times: (S, R, T),
+        where each system is to be judged by its own.
         """
         t_max = most if most > -least else -least
         if n_times == 1 and isinstance(self.method, Auto) and not is_for_kernel(Xi, n_trajectories):
             size = size or measured(Xi)
             if size[0] * t_max <= THETA / 2:
                 return Short(Xi if Xi.ndim == 3 else Xi[None])
-        plan = self.known(Xi, t_max)
+        if times is not None and (times.stride(0) == 0 or len(times) == 1 or is_repeated(Xi)):
+            times = None
+        own_t_max = None if times is None else partial(latest_of, times)
+        plan = self.known(Xi, t_max, own_t_max)
         if plan is None:
-            norm, *kinds = size or measured(Xi)
+            norm, is_diagonal, has_metzler = size or measured(Xi)
             if not norm < torch.inf:
                 check_finite(Xi[0] if len(Xi) == 1 and Xi.ndim == 3 else Xi, "Xi")
             n_systems, n = 1 if Xi.ndim == 2 or is_repeated(Xi) else len(Xi), Xi.shape[-1]
-            work = Workload(n_systems, n_trajectories, n_times, n, norm, t_max, Xi.is_cpu, *kinds)
+            own = own_t_max() if own_t_max else None
+            work = Workload(
+                n_systems, n_trajectories, n_times, n, norm, t_max, Xi.is_cpu, is_diagonal, has_metzler, own
+            )
             plan = self.plan(Xi, work)
         if least >= 0 or plan.any_sign:
             return plan
-        return BothWays(plan, self.mirrored.plan_for(-Xi, n_trajectories, n_times, 0.0, -least))
+        back = None if times is None else (-times).clamp(min=0)
+        try:
+            mirrored = self.mirrored.plan_for(-Xi, n_trajectories, n_times, 0.0, -least, times=back)
+        except MethodError as error:
+            raise MethodError(f"times before 0 take -Xi in the place of Xi, and there {error}") from None
+        return BothWays(plan, mirrored)
 
     @cached_property
     def mirrored(self) -> Planner:
@@ -155,6 +178,11 @@ class BothWays(Plan):
 def is_for_kernel(Xi: Tensor, n_trajectories: int) -> bool:
     """Whether so many trajectories of one time each are better left to the compiled kernel."""
     return n_trajectories <= MANY and small.serves(Xi)
+
+
+def latest_of(t: Tensor) -> Tensor:
+    """The largest |t| of each system, (S,), on the CPU, of t (S, R, T)."""
+    return t.abs().amax((1, 2)).cpu()
 
 
 def is_repeated(Xi: Tensor) -> bool:
@@ -255,7 +283,8 @@ class Evaluation:
         if t.shape[-1] == 1 and 2 * layout.n < layout.R and not is_for_kernel(systems, layout.R):
             many = makes_many(t, layout.n)
         plan = planner.plan_for(
-            systems, layout.n if many else layout.R, t.shape[-1], least, most, Size(*sizes[:3]) if sizes else None
+            *(systems, layout.n if many else layout.R, t.shape[-1], least, most),
+            *(Size(*sizes[:3]) if sizes else None, times if layout.S > 1 and many is None else None),
         )
         self.plan = many(plan) if many else plan
         self.compiled = self.plan.compiled if question is not None else None
@@ -305,14 +334,14 @@ class Evaluation:
                 z[s, r, i] = starts[s, r]
             else:  # one more pass over z, but no wait
                 z = torch.where((times == 0)[..., None], starts[:, :, None], z)
-        down = 1.0
-        if self.lift is not None:
-            down = 1 / layout.trajectories(self.lift, 1)  # (S, R, 1)
+        down = None if self.lift is None else 1 / layout.trajectories(self.lift, 1)  # (S, R, 1)
+        if down is not None:
             z = z.reshape(layout.S, layout.R, *layout.z_shape[-2:]) * down[:, :, None]
         if not (self.is_moderate or is_finite(z)):
             self._check_finite()
             z = widened(z).reshape(layout.S, layout.R, *layout.z_shape[-2:])
-            z = overflow.states(self.plan.Xi, widened(self.starts) * down, self.times, z)
+            starts = widened(self.starts) if down is None else self.starts * down
+            z = overflow.states(self.plan.Xi, starts, self.times, z)
         z = layout.batched(z) if layout.batch else z
         return self._handed_over(z, z0.dtype, layout.z_shape)
 

@@ -86,6 +86,7 @@ typedef struct {
     int is_complex, z_code;
     long S, R, T, n;
     double limit, t_max;
+    const double *latest; /* (S,) the largest time of each system, NULL where it is t_max of all */
     double *plan;
     Strided A, z0, t, g;
     void *z, *S_out, *a;            /* contiguous */
@@ -415,6 +416,7 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
     int is_chain = next_integer(&reader) != 0;
     next_matrices(&reader, &task);
     task.limit = next_number(&reader), task.t_max = next_number(&reader);
+    task.latest = (const double *)(intptr_t)next_integer(&reader);
     long threads = (long)next_integer(&reader), n_refused = 0;
     if (is_wrong(&task))
         return NULL;

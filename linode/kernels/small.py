@@ -200,13 +200,20 @@ class Made(NamedTuple):
     structure: str | None  # what all Xi are, where `EIG` was asked; there are no plans then
 
 
-def make_plans(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> Made | None:
-    """The plans for all Xi (S, n, n); None where the kernel does not take Xi."""
+def make_plans(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0, latest: Tensor | None = None) -> Made | None:
+    """The plans for all Xi (S, n, n); None where the kernel does not take Xi.
+
+    latest: (S,) float64, the largest times of the systems where `EIG` is asked; None: t_max of all.
+    """
     S, n, columns = Xi.shape
     if n != columns or Xi.dtype not in CODES or not serves(Xi):
         return None
     Xi, threads = _plain(Xi), _threads(S * 30.0 * n**3)
-    plans, n_refused, t_needed, found = _small.plan(kind, *_matrices(Xi), limit, t_max, threads)
+    if latest is not None and (latest.shape != (S,) or latest.dtype != torch.float64 or not latest.is_cpu):
+        raise ValueError(f"the compiled kernel does not take latest {tuple(latest.shape)}, {latest.dtype}")
+    latest = None if latest is None else latest.contiguous()  # a name of its own: it must live while its memory is read
+    place = 0 if latest is None else latest.data_ptr()
+    plans, n_refused, t_needed, found = _small.plan(kind, *_matrices(Xi), limit, t_max, place, threads)
     return Made(plans, n_refused, t_needed, STRUCTURES[found])
 
 

@@ -3,11 +3,11 @@
 `solve` compares answers with these to see how large their rounding error is, and takes condition numbers from the same
 powers. Here shapes, types and memory are checked before addresses are handed to C. Where the module was not built, or
 LINODE_COMPILED=0 is set, `is_in_use` is false.
-Cost: about 8 + log2(|A| t) products of n x n, each some 10 times that of one in double; for a trajectory 20 products with
-a vector, and for each of its states one for each binary digit of the number of its step that is 1. A condition number
-takes up to 20 turns of 32 + 4 log2(|A| t) products of n x n in double.
-Shapes: Xi (S, n, n), z0 (S, R, n), t (S, R, T) float64, z (S, R, T, n), all on the CPU; complex128 or float64. A and H are
-real: of complex Xi as `embedding.real_matrix` makes it.
+Cost: about 8 + log2(|A| t) products of n x n, each some 10 times that of one in double; for a trajectory 20 products
+with a vector, and for each of its states one for each binary digit of the number of its step that is 1. A condition
+number takes up to 20 turns of 32 + 4 log2(|A| t) products of n x n in double.
+Shapes: Xi (S, n, n), z0 (S, R, n), t (S, R, T) float64, z (S, R, T, n), all on the CPU; complex128 or float64. A and H
+are real: of complex Xi as `embedding.real_matrix` makes it.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def states(powers: Powers, z0: Tensor, t: Tensor) -> Tensor:
 
 
 def distances_from(forth: Powers, back: Powers | None, z0: Tensor, t: Tensor, z: Tensor) -> list[tuple[float, float]]:
-    """|z - y| and |y| of every trajectory, one system after the other, in the 2-norm over all its times, with the states
-    y at times t. back: powers of -Xi, which times before 0 need.
+    """|z - y| and |y| of every trajectory, one system after the other, in the 2-norm over all its times, with the
+    states y at times t. back: powers of -Xi, which times before 0 need.
     """
     z0, t, z = _row(z0), _row(t), _row(z)
     if z.dtype != z0.dtype or z.numel() != t.numel() * z0.shape[-1]:
