@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .engine.autograd import Map, linearised, trajectory
-from .engine.careful import Careful, is_compiled
+from .engine.careful import CAREFUL, is_compiled
 from .engine.checking import Compare, compared, compared_by_kernel, references, relative_error
 from .engine.conditioning import MOST_ENTRIES, compiled_condition, relative_condition
 from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp
@@ -84,7 +84,7 @@ class Solver(ABC):
     def solve(self, t: Any) -> Solution:
         """As calling, with method, status, statistics, error estimate and condition number.
 
-        Args and Raises as for calling. For a few states and times it takes as long as 5 calls, and as 20 where the
+        Args and Raises as for calling. For a few states and times it takes as long as 4 calls, and as 7 where the
         condition number is asked for.
 
         Example:
@@ -136,8 +136,8 @@ class Solver(ABC):
         """Relative condition number of the trajectory with respect to Xi, (*batch,).
 
         |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi
-        is amplified, to first order. J is formed where a compiled plan gives it at once; elsewhere its norm comes from
-        power iteration with this solver's own derivatives, a lower bound, usually within a few per cent. It is infinite
+        is amplified, to first order. The norm of J comes from a power iteration, a lower bound, usually within a few
+        per cent: compiled for small systems without forcing, elsewhere with this solver's own derivatives. It is infinite
         where z or its derivative grows past the largest float. A result carries about -log10(condition * eps) digits
         that the rounding of Xi leaves meaningful.
 
@@ -304,7 +304,7 @@ class Solver(ABC):
 
     def _errors(self, times: Tensor, z: Tensor) -> list[float]:
         with torch.no_grad():
-            return relative_error(z.detach(), times.detach(), map(self._comparison, references(self.Xi)))
+            return relative_error(z, times, map(self._comparison, references(self.Xi)))
 
     def _comparison(self, method: Method) -> Compare:
         """With the states in double precision by another method."""
@@ -535,7 +535,7 @@ class LinearODE(Solver):
         return trajectory(Xi, z0, times, self._planner)
 
     def _comparison(self, method: Method) -> Compare:
-        if not (self._is_compiled and isinstance(method, Careful)):
+        if not (self._is_compiled and method is CAREFUL):
             return super()._comparison(method)
         return compared_by_kernel(self._other_planner(method), *self._own())
 
@@ -543,7 +543,7 @@ class LinearODE(Solver):
         if not self._is_compiled or times.shape[-1] * self.z0.shape[-1] > MOST_ENTRIES:
             return super()._condition(times)
         with torch.no_grad():
-            return compiled_condition(self._other_planner(Careful()), *self._own(), times.detach())
+            return compiled_condition(self._other_planner(CAREFUL), *self._own(), times.detach())
 
     @property
     def _is_compiled(self) -> bool:
@@ -553,8 +553,8 @@ class LinearODE(Solver):
         return is_plain and is_compiled(z0) and (z0.dtype == Xi.dtype or is_compiled(Xi))
 
     def _own(self) -> tuple[Tensor, Tensor]:
-        """Xi and z0, float64 or complex128 both."""
-        Xi, z0 = self.Xi.detach(), self.z0.detach()
+        """Xi and z0, float64 or complex128 both; where no gradients are recorded."""
+        Xi, z0 = self.Xi, self.z0
         if Xi.dtype == z0.dtype == torch.float64:
             return Xi, z0
         dtype = torch.promote_types(self.dtype, torch.float64)

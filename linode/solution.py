@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -81,6 +81,8 @@ class Solution:
         condition: relative condition number of z(t) with respect to Xi, (*batch,); computed when first asked for.
         stats: a `Stats`; put together when first asked for.
 
+    copy.deepcopy and pickle work, also where z has gradients: the copy is detached from them.
+
     Example:
         >>> import linode
         >>> solution = linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 0.0]).solve([0.0, 1.0])
@@ -112,9 +114,13 @@ class Solution:
         """The states over time; see `linode.plotting.plot_trajectories`. Needs matplotlib."""
         return importlib.import_module("linode.plotting").plot_trajectories(self.t, self.z, ax=ax, **options)
 
+    def __copy__(self) -> Solution:
+        return replace(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        own = self.t, self.z, self.method, self.status, self.error_estimate
-        return _restored, (*own, self.condition, self.stats)
+        """For copy.deepcopy and pickle: as new tensors, which have no history of gradients."""
+        t, z, error = map(_without_history, (self.t, self.z, self.error_estimate))
+        return _restored, (t, z, self.method, self.status, error, self.condition, self.stats)
 
     def to_dataframe(self, names: Sequence[str] | None = None) -> Any:
         """The states as a pandas DataFrame: a column for each state, the times as its index.
@@ -156,6 +162,11 @@ class Solution:
             ("relative error", f"about {error.max():.1e}" if error.size else "-"),
         ]
         return html_table("Solution of a linear ODE", rows)
+
+
+def _without_history(x: Any) -> Any:
+    """A tensor detached from what it was computed from; anything else as it is."""
+    return x.detach() if hasattr(x, "detach") else x
 
 
 def _restored(*values: Any) -> Solution:

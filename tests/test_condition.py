@@ -189,6 +189,24 @@ def test_a_solution_survives_copies_with_its_condition_number():
         assert np.array_equal(other.z, solution.z)
 
 
+def test_a_deep_copy_of_a_solution_with_gradients_is_detached_and_a_copy_is_not():
+    Xi = torch.tensor([[-1.0, 0.5], [0.0, -2.0]], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    for n_systems in (None, 3):  # one system; a batch of them
+        systems = Xi if n_systems is None else Xi.expand(n_systems, 2, 2) * 1.0
+        solution = LinearODE(systems, torch.ones(2, dtype=torch.float64)).solve(t)
+        for other in (copy.deepcopy(solution), pickle.loads(pickle.dumps(solution))):
+            assert torch.equal(other.z, solution.z)
+            assert torch.equal(other.condition, solution.condition)
+            assert not any(x.requires_grad for x in (other.z, other.t, other.error_estimate))
+            assert other.z.data_ptr() != solution.z.data_ptr()
+        same = copy.copy(solution)
+        assert same.z is solution.z
+        assert same.status is solution.status
+        (gradient,) = torch.autograd.grad(same.z.sum(), Xi)
+        assert bool((gradient != 0).any())
+
+
 def test_the_condition_of_a_forced_system_is_that_of_its_samples_then():
     values = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
     u = ZeroOrderHold(torch.tensor([0.0, 0.5], dtype=torch.float64), values)

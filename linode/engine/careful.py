@@ -141,6 +141,9 @@ class CarefulPlan(Plan):
         return wide.make_powers(self.A[own], None if self.D is None else self.D[own], self.H[own], self.levels)
 
 
+AGAIN, CAREFUL = Again(), Careful()
+
+
 def shares(*plans: CarefulPlan) -> list[slice]:
     """Of the systems, of which all powers are made at a time."""
     S, most = len(plans[0].H), max(1, MOST_NUMBERS // sum(plan.n_numbers for plan in plans))

@@ -17,7 +17,7 @@ from ..kernels import wide
 from ..kernels.tensors import is_finite, widened
 from ..methods import Method
 from ..methods.propagator import EXTENDED_MAX_N
-from .careful import EVERY, MOST_STATES, Again, Careful, careful_plans, is_compiled, powers_of, shares
+from .careful import AGAIN, CAREFUL, EVERY, MOST_STATES, careful_plans, is_compiled, powers_of, shares
 from .conditioning import norms
 from .evaluation import Planner
 from .problem import Layout
@@ -32,9 +32,9 @@ SAFETY = 4.0  # times the difference: the other answer may have half of the erro
 def references(Xi: Tensor) -> tuple[Method, ...]:
     """What to compare with, in this order, as long as the difference is not small."""
     n = Xi.shape[-1]
-    if is_compiled(Xi) and n <= EXTENDED_MAX_N:
-        return (Careful(),)
-    return (Again(), Careful()) if n <= MOST_STATES else (Again(),)
+    if n <= EXTENDED_MAX_N and is_compiled(Xi):
+        return (CAREFUL,)
+    return (AGAIN, CAREFUL) if n <= MOST_STATES else (AGAIN,)
 
 
 Compare = Callable[[Tensor, Tensor], Sequence[Sequence[float]]]

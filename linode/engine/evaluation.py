@@ -127,7 +127,7 @@ class Planner:
         try:
             mirrored = self.mirrored.plan_for(-Xi, n_trajectories, n_times, 0.0, -least, times=back)
         except MethodError as error:
-            raise MethodError(f"times before 0 take -Xi in the place of Xi, and there {error}") from None
+            raise MethodError(f"times before 0 take -Xi in the place of Xi, and with -Xi {error}") from None
         return BothWays(plan, mirrored)
 
     @cached_property

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..errors import MethodError, OptionError, meant
 from .base import ROUNDINGS, Method, Plan, SplitPlan, Workload, classes, default, register, registry
-from .propagator import CEILING, EXTENDED_MAX_N, Propagator
+from .propagator import CEILING, EXTENDED_MAX_N, FEW_STATES, Propagator
 
-FEW_STATES = 16  # asked for, up to which digits count for more than time
 LARGEST = 1e300  # costs of larger spans are those of this one
 
 
