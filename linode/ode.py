@@ -137,7 +137,7 @@ class Solver(ABC):
 
         |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi
         is amplified, to first order. The norm of J comes from a power iteration, a lower bound, usually within a few
-        per cent: compiled for small systems without forcing, elsewhere with this solver's own derivatives. It is infinite
+        per cent: compiled for small systems without forcing, else with this solver's own derivatives. It is infinite
         where z or its derivative grows past the largest float. A result carries about -log10(condition * eps) digits
         that the rounding of Xi leaves meaningful.
 

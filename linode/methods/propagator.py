@@ -256,7 +256,7 @@ class PropagatorPlan(Plan):
 
 
 def loses_digits(S: Tensor, D: Tensor, t: Tensor) -> bool:
-    """Whether a gradient S by Xi, at few times t, is large where that by D^-1 Xi D, from which it was computed, is small
+    """Whether a gradient S by Xi, at few times t, is large where that by D^-1 Xi D, which it came from, is small
     beside others: it has the rounding errors of these.
     """
     spread = D.amax(-1) / D.amin(-1)
