@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .display import columns_of, states_of
 from .engine.autograd import Map, linearised, trajectory
-from .engine.checking import MOST_WORK, Careful, is_compiled, references, relative_error
-from .engine.conditioning import condition_of, derivative, relative_condition
-from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp, systems_of
+from .engine.careful import CAREFUL, is_compiled
+from .engine.checking import Compare, compared, compared_by_kernel, references, relative_error
+from .engine.conditioning import MOST_ENTRIES, compiled_condition, relative_condition
+from .engine.evaluation import Planner, columns, evaluate, evaluate_vjp
 from .engine.held import Held, is_being_made
 from .engine.problem import (
     Layout,
@@ -33,9 +34,10 @@ from .engine.tracing import untraced
 from .errors import OptionError, ShapeError, UnresolvedInputWarning
 from .forcing.block import Planners
 from .forcing.total import Forcing
+from .kernels.private import is_transforming
 from .kernels.tensors import is_finite, measured, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
-from .solution import Explanation, Solution, Stats, Status
+from .solution import Explanation, Solution, Stats, Status, largest, short, unit
 from .statespace import make_state_space, matrices_of
 
 ENOUGH = 1e-6  # relative error of z above which the status is ILL_CONDITIONED; or UNRESOLVED_INPUT, by sampling
@@ -85,7 +87,7 @@ class Solver(ABC):
     def solve(self, t: Any) -> Solution:
         """As calling, with method, status, statistics, error estimate and condition number.
 
-        Args and Raises as for calling. For a few states and times it takes as long as 5 calls, and as 20 where the
+        Args and Raises as for calling. For a few states and times it takes as long as 4 calls, and as 7 where the
         condition number is asked for.
 
         Example:
@@ -99,15 +101,17 @@ class Solver(ABC):
         plan = self.decomposition
         errors = self._errors(times, z)
         input_error = self._input_error(times, z)
-        if not is_finite(z.detach()):
+        worst = max(errors, default=0.0)
+        if worst == torch.inf and not is_finite(z.detach()):
             status = Status.OVERFLOW
         elif input_error is not None and not input_error <= ENOUGH:
             status = Status.UNRESOLVED_INPUT
-        elif errors and max(errors) > ENOUGH:
+        elif worst > ENOUGH:
             status = Status.ILL_CONDITIONED
         else:
             status = Status.OK
-        error = torch.tensor(errors, dtype=torch.float64, device=z.device).reshape(z.shape[:-2])
+        error = torch.tensor(errors if z.ndim > 2 else worst, dtype=torch.float64, device=z.device)
+        error = error.reshape(z.shape[:-2]) if z.ndim > 2 else error
         snapshot, at = self._snapshot(), times.detach().clone()
 
         def stats() -> Stats:
@@ -136,8 +140,8 @@ class Solver(ABC):
         """Relative condition number of the trajectory with respect to Xi, (*batch,).
 
         |J|_2 |Xi|_F / |z|_F with J the derivative of all of z(t) with respect to Xi: how much a relative change of Xi
-        is amplified, to first order. J is formed where a compiled plan gives it at once; elsewhere its norm comes from
-        power iteration with this solver's own derivatives, a lower bound, usually within a few per cent. It is infinite
+        is amplified, to first order. The norm of J comes from a power iteration, a lower bound, usually within a few
+        per cent: compiled for small systems without forcing, else with this solver's own derivatives. It is infinite
         where z or its derivative grows past the largest float. A result carries about -log10(condition * eps) digits
         that the rounding of Xi leaves meaningful.
 
@@ -193,14 +197,15 @@ class Solver(ABC):
         if self._held is not None:
             self._held.check()
         layout = Layout.of(self.Xi.shape, self.Xi.shape[-1:], torch.Size([0]))
-        systems = systems_of(self.Xi.detach(), layout)
+        systems = widened(self.Xi.detach())
+        systems = layout.systems(systems) if systems.ndim > 2 else systems
         known = self._planner.known(systems)
         if known is not None:
             return known
         check_finite(self.Xi, "Xi")
-        norm, *kinds = measured(systems)
-        work = Workload(layout.S, 1, 0, layout.n, norm, 0.0, systems.is_cpu, *kinds)
-        return self._planner.plan(systems, work)
+        norm, is_diagonal, has_metzler = measured(systems)
+        work = Workload(layout.S, 1, 0, layout.n, norm, 0.0, systems.is_cpu, is_diagonal, has_metzler)
+        return self._planner.plan(systems if systems.ndim > 2 else systems[None], work)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -235,11 +240,11 @@ class Solver(ABC):
             f"method: {plan.method}, because {plan.reason}",
             f"evaluated by: {plan.evaluated_by}",
             *(f"passed over: {reason}" for reason in plan.rejected),
-            *(f"{name}{_unit(name)}: {_short(value)}" for name, value in plan.details.items()),
+            *(f"{name}{unit(name)}: {short(value)}" for name, value in plan.details.items()),
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
-            condition, error = (_largest(x) for x in (solution.condition, solution.error_estimate))
+            condition, error = (largest(x) for x in (solution.condition, solution.error_estimate))
             lines += [
                 f"condition: {condition:.3g} (relative, of z(t) with respect to Xi)",
                 f"error estimate: {error:.3g} (relative, of z(t) for Xi as it is)",
@@ -294,29 +299,30 @@ class Solver(ABC):
     def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         """Xi, one for each trajectory, and the derivative of z by it and the adjoint of that, as functions."""
 
-    def _derivative(self, times: Tensor, z: Tensor) -> Tensor | None:
-        """The derivative of z by Xi as a matrix, where that is fast; else None."""
-        return None
-
     def _condition(self, times: Tensor) -> Tensor:
         with torch.no_grad():
             times = times.detach()
             z = self._evaluate(times).detach().to(torch.promote_types(self.dtype, torch.float64))
             if not is_finite(z):  # states beyond the largest float have no condition: leave them out
                 times = torch.where(torch.isfinite(z).all(-1), times, 0)
-            J = self._derivative(times, z)
-            return relative_condition(z, *self._derivatives(times, z)) if J is None else condition_of(J, self.Xi, z)
+            return relative_condition(z, *self._derivatives(times, z))
 
     def _errors(self, times: Tensor, z: Tensor) -> list[float]:
         with torch.no_grad():
-            answers = (self._by(method)._evaluate for method in references(self.Xi))
-            return relative_error(z.detach(), times.detach(), answers)
+            return relative_error(z, times, map(self._comparison, references(self.Xi)))
+
+    def _comparison(self, method: Method) -> Compare:
+        """With the states in double precision by another method."""
+        return compared(self._by(method)._evaluate)
+
+    def _other_planner(self, method: Method) -> Planner:
+        if method.name not in self._others:
+            self._others[method.name] = Planner(method)
+        return self._others[method.name]
 
     def _by(self, method: Method) -> Solver:
         """The same problem in double precision, by another method."""
-        if method.name not in self._others:
-            self._others[method.name] = Planner(method)
-        planner = self._others[method.name]
+        planner = self._other_planner(method)
         planners = self._others.setdefault(f"{method.name}, forced", Planners(planner, planner.fresh()))
         other = object.__new__(type(self))
         Xi, z0 = widened(self.Xi.detach()), widened(self.z0.detach())
@@ -537,12 +543,31 @@ class LinearODE(Solver):
             Xi, z0 = Xi.to(self.dtype), z0.to(self.dtype)
         return trajectory(Xi, z0, times, self._planner)
 
-    def _derivative(self, times: Tensor, z: Tensor) -> Tensor | None:
-        if not self.forcing.is_nothing or z.ndim > 2 or z.shape[0] == 0:
-            return None
-        plan = self.decomposition
-        is_within = plan.any_sign or (float(times.min()) >= 0 and float(times.max()) <= plan.t_most)
-        return derivative(plan, self.z0.detach().to(z.dtype), times) if is_within else None
+    def _comparison(self, method: Method) -> Compare:
+        if not (self._is_compiled and method is CAREFUL):
+            return super()._comparison(method)
+        return compared_by_kernel(self._other_planner(method), *self._own())
+
+    def _condition(self, times: Tensor) -> Tensor:
+        if not self._is_compiled or times.shape[-1] * self.z0.shape[-1] > MOST_ENTRIES:
+            return super()._condition(times)
+        with torch.no_grad():
+            return compiled_condition(self._other_planner(CAREFUL), *self._own(), times.detach())
+
+    @property
+    def _is_compiled(self) -> bool:
+        """Whether the compiled double-double arithmetic takes it as it is."""
+        z0, Xi = self.z0, self.Xi
+        is_plain = self.forcing.is_nothing and not is_transforming()
+        return is_plain and is_compiled(z0) and (z0.dtype == Xi.dtype or is_compiled(Xi))
+
+    def _own(self) -> tuple[Tensor, Tensor]:
+        """Xi and z0, float64 or complex128 both; where no gradients are recorded."""
+        Xi, z0 = self.Xi, self.z0
+        if Xi.dtype == z0.dtype == torch.float64:
+            return Xi, z0
+        dtype = torch.promote_types(self.dtype, torch.float64)
+        return Xi.to(dtype), z0.to(dtype)
 
     def _derivatives(self, times: Tensor, z: Tensor) -> tuple[Tensor, Map, Map]:
         n, batch = self.Xi.shape[-1], z.shape[:-2]
@@ -550,8 +575,7 @@ class LinearODE(Solver):
         if not self.forcing.is_nothing:
             planners, forcing = self._planners.child("condition"), self.forcing.fixed()
             return Xi, *linearised(lambda A: forcing.states(A[..., None, :, :], z0, times, planners), Xi)
-        is_small = is_compiled(Xi, 2 * n) and n * z.numel() <= MOST_WORK
-        blocks = Planner(Careful() if is_small else DOUBLE)
+        blocks = Planner(DOUBLE)
         zeros = torch.zeros_like(Xi), torch.zeros_like(z0)
 
         def jvp(dXi: Tensor) -> Tensor:  # the lower half of the block system [[Xi, 0], [dXi, Xi]] (Van Loan 1978)
@@ -566,17 +590,3 @@ def exponential(Xi: Tensor, times: Tensor, planner: Planner) -> Tensor:
     Xi = widened(Xi)
     starts = columns(Xi.shape[-1], max(Xi.ndim - 2, times.ndim - 1), Xi)
     return trajectory(Xi, starts, times, planner).movedim(0, -1)
-
-
-def _largest(x: Any) -> float:
-    return max(x.flatten().tolist(), default=0.0)
-
-
-def _unit(name: str) -> str:
-    """The unit of a figure of a plan, where it has one."""
-    return {"step": " (time)", "shift": " (1/time)", "eigenvalues": " (1/time)", "rates": " (1/time)"}.get(name, "")
-
-
-def _short(value: Any, most: int = 8) -> str:
-    text = str(value)
-    return text if len(text) <= 24 * most else text[: 24 * most] + " ..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -81,6 +81,8 @@ class Solution:
         condition: relative condition number of z(t) with respect to Xi, (*batch,); computed when first asked for.
         stats: a `Stats`; put together when first asked for. names: of the states, where Xi or z0 came with labels.
 
+    copy.deepcopy and pickle work, also where z has gradients: the copy is detached from them.
+
     Example:
         >>> import linode
         >>> solution = linode.LinearODE([[-1.0, 0.0], [0.0, -2.0]], [1.0, 0.0]).solve([0.0, 1.0])
@@ -114,9 +116,13 @@ class Solution:
         labelled = {"labels": list(self.names) or None} | options
         return importlib.import_module("linode.plotting").plot_trajectories(self.t, self.z, ax=ax, **labelled)
 
+    def __copy__(self) -> Solution:
+        return replace(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        own = self.t, self.z, self.method, self.status, self.error_estimate
-        return _restored, (*own, self.condition, self.stats, self.names)
+        """For copy.deepcopy and pickle: as new tensors, which have no history of gradients."""
+        t, z, error = map(_without_history, (self.t, self.z, self.error_estimate))
+        return _restored, (t, z, self.method, self.status, error, self.condition, self.stats, self.names)
 
     def to_dataframe(self, names: Sequence[str] | None = None) -> Any:
         """The states as a pandas DataFrame: a column for each state, the times as its index.
@@ -161,6 +167,11 @@ class Solution:
         return html_table("Solution of a linear ODE", rows)
 
 
+def _without_history(x: Any) -> Any:
+    """A tensor detached from what it was computed from; anything else as it is."""
+    return x.detach() if hasattr(x, "detach") else x
+
+
 def _restored(*values: Any) -> Solution:
     t, z, method, status, error_estimate, condition, stats, names = values
     return Solution(t, z, method, status, error_estimate, lambda: condition, lambda: stats, names)
@@ -180,3 +191,19 @@ class Explanation(str):
     def _repr_html_(self) -> str:
         parts = (line.partition(": ") for line in self.splitlines())
         return html_table("Explanation", [(name, value) for name, _, value in parts])
+
+
+def largest(x: Any) -> float:
+    """The largest entry, 0 of none."""
+    return max(x.flatten().tolist(), default=0.0)
+
+
+def unit(name: str) -> str:
+    """The unit of a figure of a plan, where it has one."""
+    return {"step": " (time)", "shift": " (1/time)", "eigenvalues": " (1/time)", "rates": " (1/time)"}.get(name, "")
+
+
+def short(value: Any, most: int = 8) -> str:
+    """A text of it, cut where it is long."""
+    text = str(value)
+    return text if len(text) <= 24 * most else text[: 24 * most] + " ..."

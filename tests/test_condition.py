@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from linode import LinearODE, Solution, Status, ZeroOrderHold
-from linode.engine.checking import relative_error
+from linode.engine.checking import Compare, compared, relative_error
 from linode.kernels import wide
 from tests import oracles
 from tests.accuracy import EPS, norm, truth_of
@@ -190,6 +189,24 @@ def test_a_solution_survives_copies_with_its_condition_number():
         assert np.array_equal(other.z, solution.z)
 
 
+def test_a_deep_copy_of_a_solution_with_gradients_is_detached_and_a_copy_is_not():
+    Xi = torch.tensor([[-1.0, 0.5], [0.0, -2.0]], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    for n_systems in (None, 3):  # one system; a batch of them
+        systems = Xi if n_systems is None else Xi.expand(n_systems, 2, 2) * 1.0
+        solution = LinearODE(systems, torch.ones(2, dtype=torch.float64)).solve(t)
+        for other in (copy.deepcopy(solution), pickle.loads(pickle.dumps(solution))):
+            assert torch.equal(other.z, solution.z)
+            assert torch.equal(other.condition, solution.condition)
+            assert not any(x.requires_grad for x in (other.z, other.t, other.error_estimate))
+            assert other.z.data_ptr() != solution.z.data_ptr()
+        same = copy.copy(solution)
+        assert same.z is solution.z
+        assert same.status is solution.status
+        (gradient,) = torch.autograd.grad(same.z.sum(), Xi)
+        assert bool((gradient != 0).any())
+
+
 def test_the_condition_of_a_forced_system_is_that_of_its_samples_then():
     values = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
     u = ZeroOrderHold(torch.tensor([0.0, 0.5], dtype=torch.float64), values)
@@ -229,7 +246,7 @@ def test_zeros_in_place_of_states_are_an_error():
     errors = relative_error(
         torch.zeros(1, 2, dtype=torch.float64),
         torch.ones(1, dtype=torch.float64),
-        [lambda t: torch.ones(1, 2, dtype=torch.float64)],
+        [compared(lambda t: torch.ones(1, 2, dtype=torch.float64))],
     )
     assert errors[0] >= 1
 
@@ -237,8 +254,8 @@ def test_zeros_in_place_of_states_are_an_error():
 def test_two_answers_that_agree_are_enough_and_the_first_is_the_cheap_one():
     asked: list[str] = []
 
-    def answer(name: str, value: float) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda t: (asked.append(name), torch.full((1, 2), value, dtype=torch.float64))[1]
+    def answer(name: str, value: float) -> Compare:
+        return compared(lambda t: (asked.append(name), torch.full((1, 2), value, dtype=torch.float64))[1])
 
     z, t = torch.ones(1, 2, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     assert relative_error(z, t, [answer("cheap", 1.0), answer("dear", 1.0)])[0] < 1e-15
@@ -250,7 +267,7 @@ def test_two_answers_that_agree_are_enough_and_the_first_is_the_cheap_one():
 def test_of_many_times_some_are_compared():
     times = []
     z, t = torch.rand(500, 2, dtype=torch.float64), torch.linspace(0, 1, 500, dtype=torch.float64)
-    relative_error(z, t, [lambda s: (times.append(s), torch.ones(len(s), 2, dtype=torch.float64))[1]])
+    relative_error(z, t, [compared(lambda s: (times.append(s), torch.ones(len(s), 2, dtype=torch.float64))[1])])
     assert len(times[0]) <= 8
     assert {0.0, 1.0, float(t[z.amax(-1).argmax()])} <= set(times[0].tolist())
 

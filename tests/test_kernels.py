@@ -192,7 +192,7 @@ def test_a_delicate_pair_is_divided_analytically_and_keeps_its_digits():
     V[:, 1] = V[:, 0] + 0.02 * normal(rng, 3)
     Xi = V * np.array([-1.0, -1.3, -2.0]) @ np.linalg.inv(V)
     A = torch.tensor(Xi)[None]
-    pairs = eigenpairs(A, one_norm(A), 1000.0, 0.4)
+    pairs = eigenpairs(A, one_norm(A), 1000.0, torch.full((len(A),), 0.4, dtype=torch.float64))
     assert pairs.accepted.all()
     assert pairs.modes.delicate.any()
     z0, t, g = np.ones(3), np.linspace(0.05, 0.4, 6), normal(rng, 6, 3)

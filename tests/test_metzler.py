@@ -431,3 +431,12 @@ def test_gradients_agree_with_the_engine_where_times_have_them():
     true = oracles.gradients(case.Xi, case.z0, case.t, case.g)
     for got, expected in zip((S, a, dt), true):
         assert np.linalg.norm(got - expected) <= 1e-11 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("method", ["metzler", Auto(candidates=("metzler",))], ids=["by name", "auto"])
+def test_that_negative_times_are_what_is_refused_is_said(method: object):
+    """-Xi has negative entries off its diagonal: Xi itself is not to blame."""
+    ode = LinearODE([[-1.0, 1.0], [1.0, -1.0]], [1.0, 0.0], method=method)
+    with pytest.raises(MethodError, match=r"times before 0 take -Xi in the place of Xi, and with -Xi .* is"):
+        ode([-1.0, 1.0])
+    assert ode([1.0]).shape == (1, 2)

@@ -114,16 +114,19 @@ for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
         z0, g = Array(normal(dtype, S, R, n)), Array(normal(dtype, S, R, T, n))
         t = rng.uniform(0, 3, (1, 1, T) if shared else (S, R, T))
         t = Array(np.broadcast_to(t, (S, R, T)))
+        own_times = Array(rng.uniform(0, 3, S))
         for kind in (0, 1):
-            plans, n_refused, t_needed, structure = small.plan(kind, Xi, 1e9, 3.0)
+            latest = own_times if kind == 0 and not shared else None
+            assert raises(ValueError, small.plan, kind, Xi, 1e9, 3.0, Array(np.ones(S + 1)))
+            plans, n_refused, t_needed, structure = small.plan(kind, Xi, 1e9, 3.0, latest)
             if structure:  # one state, or repeated eigenvalues: eig leaves these plans to its caller
                 assert (kind, n_refused, len(plans)) == (0, S, 0) and (n == 1 or repeated)
                 continue
             z, of_Xi, of_z0 = (Array(np.empty(shape, dtype)) for shape in ((S, R, T, n), (S, n, n), (S, R, n)))
-            *places, norm, is_diagonal, is_metzler, start, least, most = small.look(Xi, z0, t)
+            *places, norm, is_diagonal, is_metzler, start, least, most, smallest = small.look(Xi, z0, t)
             assert places == [z0.x.ctypes.data, t.x.ctypes.data] and small.look(None, z0, t) == tuple(places)
             assert np.isclose(norm, np.abs(Xi.x).sum(1).max()) and is_diagonal == (n == 1 or repeated)
-            assert (least, most) == (0, t.x.max(initial=0)) and start > 0
+            assert (least, most) == (0, t.x.max(initial=0)) and start >= smallest > 0
             assert small.sizes(Xi) == (norm, is_diagonal, is_metzler)
             assert small.states(plans, z0, t, z) == 0
             head = plans, z0, t, *places
@@ -145,7 +148,7 @@ for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
                 for times in (short[1], Array(np.ascontiguousarray(short[1].x[0]))) if shared else short[1:2]:
                     assert small.states(plans, short[0], times, own[0]) == 0
                     assert (own[0].x == short[2].x).all()
-                    *places, norm, _, _, _, _, _ = small.look(Xi, short[0], times)
+                    places = small.look(Xi, short[0], times)[:2]
                     assert small.vjp(plans, short[0], times, *places, short[3], *own[1:]) == 0
                     assert (own[1].x == of_Xi.x).all() and (own[2].x.ravel() == of_z0.x.ravel()).all()
             if kind == 1 and T:  # times that no plan has room for
@@ -157,16 +160,17 @@ for i, (dtype, n, (S, R, T), shared) in enumerate(cases):
 for value in (np.nan, np.inf, 1e300, 1e-320, 0.0):  # whatever stands in a matrix, memory is not touched
     Xi, t = Array(np.full((1, 4, 4), value)), Array(np.linspace(0, 1, 9)[None, None])
     for kind in (0, 1):
-        plans, n_refused, *_ = small.plan(kind, Xi, 1e9, 1.0)
+        plans, n_refused, *_ = small.plan(kind, Xi, 1e9, 1.0, None)
         assert n_refused in (0, 1)
         if plans:
             small.states(plans, Array(np.ones((1, 1, 4))), t, Array(np.empty((1, 1, 9, 4))))
 negated = Array(np.ones((2, 2)))
 negated.is_negated = True
 for wrong in (np.ones((0, 0)), np.ones((65, 65)), np.ones((2, 3)), np.ones(3), np.ones((2, 2), np.int64)):
-    assert small.plan(0, Array(wrong), 1.0, 1.0) is None and not small.serves(Array(wrong))
+    assert small.plan(0, Array(wrong), 1.0, 1.0, None) is None and not small.serves(Array(wrong))
 for wrong in (negated, 1.0, None, np.ones((2, 2))):
-    assert small.plan(0, wrong, 1.0, 1.0) is None and small.largest(wrong) is None and not small.is_system(wrong, wrong)
+    assert small.plan(0, wrong, 1.0, 1.0, None) is None and small.largest(wrong) is None
+    assert not small.is_system(wrong, wrong)
 one = Array(np.ones(2))
 assert small.is_system(Array(np.eye(2)), one) and not small.is_system(Array(np.eye(2) * np.inf), one)
 assert (small.rank_of_times(one), small.rank_of_times(Array(np.ones(2, "f4"))), small.extremes(one)) == (1, 0, (0, 1))

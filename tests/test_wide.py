@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import linode
-from linode.engine.checking import Careful
+from linode.engine.careful import Careful
 from linode.kernels import wide
 from linode.methods import Workload
 from tests import oracles
@@ -64,7 +64,7 @@ def test_a_batch_is_that_of_its_elements_however_it_is_divided(monkeypatch: pyte
     t = torch.tensor(rng.uniform(0, 3, (5, 2, 4)))
     plan = Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0))
     whole = plan.evaluate(z0, t)
-    monkeypatch.setattr("linode.engine.checking.MOST_NUMBERS", 2000)
+    monkeypatch.setattr("linode.engine.careful.MOST_NUMBERS", 2000)
     assert torch.equal(Careful().plan(Xi, work=Workload.of(Xi)._replace(t_max=3.0)).evaluate(z0, t), whole)
     for i in range(5):
         alone = plan.subset(torch.tensor([i])).evaluate(z0[i : i + 1], t[i : i + 1])
@@ -85,24 +85,47 @@ def test_times_beyond_the_powers_are_refused():
 @needs_kernel
 def test_what_the_kernel_cannot_read_is_refused():
     A, H = torch.eye(2, dtype=torch.float64)[None], torch.ones(1, dtype=torch.float64)
-    with pytest.raises(ValueError, match="does not take A"):
-        wide.make_plan(A.float(), H, 1)
-    plan = wide.make_plan(A, H, 1)
-    with pytest.raises(ValueError, match="does not take z0"):
-        wide.states(plan, H, torch.ones(1, 1, 3, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64))
-    with pytest.raises(ValueError, match="does not take"):
-        wide.distances(torch.ones(2), torch.ones(2))
+    for wrong in ((A.float(), None, H, 1), (A, None, H.expand(2), 1), (A, A, H, 1), (A, None, H, 0)):
+        with pytest.raises(ValueError, match="does not take A"):
+            wide.make_powers(*wrong)
+    powers = wide.make_powers(A, None, H, 1)
+    for z0 in (torch.ones(1, 1, 3).double(), torch.ones(1, 1, 2), torch.ones(2, 1, 2).double()):
+        with pytest.raises(ValueError, match="does not take z0"):
+            wide.states(powers, z0, torch.ones(1, 1, 1, dtype=torch.float64))
+    start, t = torch.ones(1, 1, 2, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="does not compare"):
+        wide.distances_from(powers, None, start, t, torch.ones(1, 1, 2, 2, dtype=torch.float64))
 
 
 @needs_kernel
-def test_distances_of_huge_tiny_and_infinite_vectors():
-    x = torch.tensor([[3e300, 4e300], [3e-300, 4e-300], [1, 1], [np.inf, 1], [np.nan, 1]], dtype=torch.float64)
-    y = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    got = wide.distances(x, y)
-    assert got[:3, 0].tolist() == pytest.approx([5e300, 5e-300, 0.0], rel=1e-15)
-    assert got[:, 1].tolist() == pytest.approx([0.0, 0.0, 2**0.5, 2**0.5, 2**0.5], rel=1e-15)
-    assert got[3, 0] == np.inf
-    assert got[4, 0].isnan()
+def test_distances_from_huge_tiny_infinite_and_later_states():
+    """One step is 1, and A is 0, so that states are z0."""
+    powers = wide.make_powers(torch.zeros(1, 2, 2).double(), None, torch.ones(1).double(), 1)
+    y = torch.tensor([[3e300, 4e300], [3e-300, 4e-300], [0, 0], [1, 1], [1, 1]], dtype=torch.float64)
+    x = torch.tensor([[0, 0], [0, 0], [0, 0], [np.inf, 1], [np.nan, 1]], dtype=torch.float64)
+    t = torch.zeros(1, 5, 1, dtype=torch.float64)
+    got = wide.distances_from(powers, None, y[None], t, x[None, :, None])
+    for (difference, size), own in zip(got[:3], (5e300, 5e-300, 0.0)):
+        assert difference == size == pytest.approx(own, rel=1e-15)
+    assert got[3][0] == np.inf
+    assert np.isnan(got[4][0])
+    with pytest.raises(ValueError, match="beyond"):
+        wide.distances_from(powers, None, y[None], t - 1, x[None, :, None])  # there are no powers of -A
+
+
+@needs_kernel
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("is_graded", [False, True])
+def test_condition_numbers_are_those_of_ball_arithmetic(is_complex: bool, is_graded: bool):
+    """Times of both signs; graded Xi has a late time, for which it is balanced."""
+    rng = generator(f"wide condition {is_complex} {is_graded}")
+    Xi, z0 = normal(rng, 4, 4, is_complex=is_complex), normal(rng, 4, is_complex=is_complex)
+    t = np.array([0.0, 0.7, -1.3, 2.9])
+    if is_graded:
+        Xi = np.triu(Xi * 1e9, 1) + np.diag(1j * rng.uniform(1, 2, 4) if is_complex else -rng.uniform(1, 2, 4))
+        t = np.array([0.0, 0.7, 300.0])
+    true = oracles.condition(Xi, z0, t).normwise
+    assert float(linode.LinearODE(Xi, z0).condition(t)) == pytest.approx(true, rel=0.02)
 
 
 # ---- C --------------------------------------------------------------------------------------------------------------
@@ -117,17 +140,27 @@ spec.loader.exec_module(wide)
 rng = np.random.default_rng(0)
 for n in (1, 3, 4, 9):
     for levels in (1, 5):
-        plan = np.zeros((2, levels + 1, 2, n, -(-n // 4) * 4))
-        plan[:, 0, 0, :, :n] = rng.standard_normal((2, n, n)) / (8 * n)
-        z0, t, H = rng.standard_normal((2, 3, n)), rng.uniform(0, 0.9, (2, 3, 5)), np.ones(2)
-        z, out = np.empty((2, 3, 5, n)), np.empty((2, 2))
-        wide.plan(plan.ctypes.data, 2, n, levels)
-        own = plan.ctypes.data, 2, n, levels, 3, 5, z0.ctypes.data, t.ctypes.data, H.ctypes.data, z.ctypes.data
-        assert wide.states(*own) == 0 and np.isfinite(z).all()
-        t[:] = 1e9
-        assert wide.states(*own) == 1
-        wide.distances(z.ctypes.data, z.ctypes.data, 2, z.size // 2, out.ctypes.data)
-        assert (out[:, 0] == 0).all() and (out[:, 1] > 0).all()
+        powers = np.zeros((2, levels + 1, 2, n, -(-n // 4) * 4))
+        powers[:, 0, 0, :, :n] = rng.standard_normal((2, n, n)) / (8 * n)
+        z0, t, H, D = rng.standard_normal((2, 3, n)), rng.uniform(-0.9, 0.9, (2, 3, 5)), np.ones(2), np.ones((2, n))
+        z, out = np.empty((2, 3, 5, n)), np.empty((2, 3))
+        wide.plan(powers.ctypes.data, 2, n, levels)
+        places = powers.ctypes.data, H.ctypes.data, D.ctypes.data, levels
+        for back, is_complex in ((places, 0), (places, n % 2 == 0)):
+            own = places, back, is_complex, 2, 3, 5, n, z0.ctypes.data, t.ctypes.data
+            wide.states(*own, z.ctypes.data)
+            assert np.isfinite(z).all()
+            assert [pair[0] for pair in wide.distances_from(*own, z.ctypes.data)] == [0.0] * 6
+            wide.conditions(*own, out.ctypes.data)
+            assert (out > 0).all()
+        t[1, 2, 4] = -1e9
+        for function, to in ((wide.states, z), (wide.distances_from, z), (wide.conditions, out)):
+            for other in (back, (0, 0, 0, 0)):
+                try:
+                    function(places, other, 0, 2, 3, 5, n, z0.ctypes.data, t.ctypes.data, to.ctypes.data)
+                except ValueError:
+                    continue
+                raise AssertionError(function)
 print("calls")
 """
 

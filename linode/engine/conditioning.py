@@ -1,7 +1,8 @@
 """The relative condition number of a trajectory: |J|_2 |Xi|_F / |z|_F, where J is the derivative of z by Xi.
 
-Where a compiled plan gives all rows of J in one call and they are few, J is formed. Else its norm comes from a power
-iteration with the solver's own jvp and vjp: a lower bound, usually within a few per cent.
+|J|_2 comes from a power iteration: a lower bound, usually within a few per cent. Small systems without forcing have it
+compiled: one set of powers serves all trajectories of a system, and the check of their errors too. Elsewhere the
+iteration takes the solver's own jvp and vjp.
 Source: Higham (2008), Functions of Matrices, section 3.1-3.4 and algorithm 3.20.
 """
 
@@ -10,15 +11,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import small
-from ..kernels.tensors import is_finite
-from ..methods import Plan
-from ..methods.base import CompiledPlan
+from ..kernels import wide
 from .autograd import Map
+from .careful import careful_plans, powers_of, shares
+from .evaluation import Planner
+from .problem import Layout
 
-MOST_ROWS = 64  # of J, up to which it is formed
+MOST_ENTRIES = 2**17  # of a trajectory, up to which its condition is compiled: it takes each of them one by one
 N_ITERATIONS = 8
 CONVERGED = 0.02  # relative change of the estimate
+
+
+def compiled_condition(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
+    """|J|_2 |Xi|_F / |z|_F, (*batch,), by a planner of `Careful` where `careful.is_compiled`; float64 or complex128."""
+    layout = Layout.of(Xi.shape, z0.shape, t.shape)
+    if layout.n_entries == 0:
+        return torch.zeros(layout.batch, dtype=torch.float64, device="cpu")
+    ways = careful_plans(planner, Xi, layout, t)
+    starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
+    found = [wide.conditions(*powers_of(ways, own), starts[own], times[own]) for own in shares(*ways)]
+    return layout.batched(torch.cat(found))
 
 
 def relative_condition(z: Tensor, Xi: Tensor, jvp: Map, vjp: Map) -> Tensor:
@@ -48,32 +60,6 @@ def relative_condition(z: Tensor, Xi: Tensor, jvp: Map, vjp: Map) -> Tensor:
     return torch.where(is_finite & ~relative.isnan(), relative, torch.inf)
 
 
-def derivative(plan: Plan, z0: Tensor, t: Tensor) -> Tensor | None:
-    """J (T n, n^2) for one trajectory, z0 (n,) and t (T,), by a compiled plan; None where there is none, or J is large.
-
-    Its rows are the gradients of the entries of z: as many copies of the system, each with another cotangent.
-    """
-    n, T = z0.shape[-1], t.shape[-1]
-    count = n * T
-    if not isinstance(plan, CompiledPlan) or z0.ndim != 1 or t.ndim != 1 or len(plan.Xi) != 1 or count > MOST_ROWS:
-        return None
-    unit = torch.eye(count, dtype=z0.dtype, device=z0.device).reshape(count, 1, T, n)
-    copies = small.asked(z0.expand(count, 1, n), t.expand(count, 1, T))
-    return copies.vjp(plan.compiled * count, unit)[0].reshape(count, n * n)
-
-
-def condition_of(J: Tensor, Xi: Tensor, z: Tensor) -> Tensor:
-    """|J|_2 |Xi|_F / |z|_F of one trajectory z (T, n)."""
-    scale = _positive(J.abs().amax())
-    rows = J / scale
-    squared = rows @ rows.mH
-    if not is_finite(squared):
-        return torch.full_like(scale, torch.inf)
-    change = torch.linalg.eigvalsh(squared)[-1].clamp(min=0).sqrt() * scale * norms(Xi, 0)
-    relative = torch.where(change == 0, 0, change / norms(z, 0))
-    return torch.where(relative.isnan(), torch.inf, relative)
-
-
 def _unit(x: Tensor, rank: int) -> Tensor:
     return x / _like(_positive(norms(x, rank)), x)
 
@@ -89,6 +75,8 @@ def _positive(x: Tensor) -> Tensor:
 
 def norms(x: Tensor, rank: int) -> Tensor:
     """2-norm over all but the first `rank` dimensions, scaled so that squares neither overflow nor underflow."""
-    flat = x.flatten(rank)
+    flat = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).flatten(
+        rank
+    )  # a complex quotient underflows
     scale = _positive(flat.abs().amax(-1))
     return scale * torch.linalg.vector_norm(flat / scale[..., None], dim=-1)

@@ -8,8 +8,9 @@ largest float. No autograd here.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from .recurrence import is_steady, powers_of, recur
 MOST_STATES, MOST_ENTRIES = 64, 2**19
 # |Xi| |t| up to which exp(|Xi| |t|) |z0| is a number, in double and in single precision, for |z0| up to MODERATE_SIZE
 SPAN, SPAN_OF_FLOATS, MODERATE_SIZE = 600.0, 50.0, 1e15
+# |z0| below which a trajectory is computed for LIFT z0, so that products on the way have all their digits
+TINY, LIFT = 2.0**-900, 2.0**128
 MANY = 1024  # trajectories of one time each, up to which the compiled kernel is faster than products of them all
 
 
@@ -51,13 +54,15 @@ class Planner:
         """Names an equal planner in a call that can only pass plain values."""
         return f"({self.method.key}, {self.rtol!r})"
 
-    def known(self, Xi: Tensor, t_max: float | None = None) -> Plan | None:
+    def known(
+        self, Xi: Tensor, t_max: float | None = None, own_t_max: Callable[[], Tensor] | None = None
+    ) -> Plan | None:
         """The last plan, if it is for Xi (S, n, n), or (n, n) of one system, and good for such times."""
         last = self._last.last
         if last is None or (last.compiled is not None and not small.serves(Xi)):
             return None
-        plan = self._last.known(Xi if Xi.ndim == 3 else Xi[None])
-        return plan if plan is None or t_max is None or plan.t_needed <= t_max <= plan.t_most else None
+        plan = self._last.known(Xi if Xi.ndim == 3 else Xi.unsqueeze(0))
+        return plan if plan is None or t_max is None or plan.holds(t_max, own_t_max) else None
 
     def plan(self, Xi: Tensor, work: Workload) -> Plan:
         """A new plan for Xi.
@@ -66,7 +71,8 @@ class Planner:
             MethodError: the method cannot be accurate.
         """
         if self.adjoint_of is not None:
-            other = self.adjoint_of.known(Xi.mT.conj_physical(), work.t_max)
+            own_t_max = None if work.own_t_max is None else lambda: work.t_maxes
+            other = self.adjoint_of.known(Xi.mT.conj_physical(), work.t_max, own_t_max)
             if other is not None:
                 return self._last.keep(other.adjoint(), Xi)
         repeated = is_repeated(Xi)
@@ -85,27 +91,46 @@ class Planner:
         return self._last.keep(plan, own.expand(Xi.shape) if repeated else own, are_own=True)
 
     def plan_for(
-        self, Xi: Tensor, n_trajectories: int, n_times: int, least: float, most: float, size: Size | None = None
+        self,
+        Xi: Tensor,
+        n_trajectories: int,
+        n_times: int,
+        least: float,
+        most: float,
+        size: Size | None = None,
+        times: Tensor | None = None,
     ) -> Plan:
         """A plan for Xi (S, n, n), or (n, n) of one system, and times from least to most: a series where the one time
-        is short enough for it, the plan that is known, or a new one. size: of Xi, where it is known.
+        is short enough for it, the plan that is known, or a new one. size: of Xi, where it is known. times: (S, R, T),
+        where each system is to be judged by its own.
         """
         t_max = most if most > -least else -least
         if n_times == 1 and isinstance(self.method, Auto) and not is_for_kernel(Xi, n_trajectories):
             size = size or measured(Xi)
             if size[0] * t_max <= THETA / 2:
                 return Short(Xi if Xi.ndim == 3 else Xi[None])
-        plan = self.known(Xi, t_max)
+        if times is not None and (times.stride(0) == 0 or len(times) == 1 or is_repeated(Xi)):
+            times = None
+        own_t_max = None if times is None else partial(latest_of, times)
+        plan = self.known(Xi, t_max, own_t_max)
         if plan is None:
-            norm, *kinds = size or measured(Xi)
+            norm, is_diagonal, has_metzler = size or measured(Xi)
             if not norm < torch.inf:
                 check_finite(Xi[0] if len(Xi) == 1 and Xi.ndim == 3 else Xi, "Xi")
             n_systems, n = 1 if Xi.ndim == 2 or is_repeated(Xi) else len(Xi), Xi.shape[-1]
-            work = Workload(n_systems, n_trajectories, n_times, n, norm, t_max, Xi.is_cpu, *kinds)
+            own = own_t_max() if own_t_max else None
+            work = Workload(
+                n_systems, n_trajectories, n_times, n, norm, t_max, Xi.is_cpu, is_diagonal, has_metzler, own
+            )
             plan = self.plan(Xi, work)
         if least >= 0 or plan.any_sign:
             return plan
-        return BothWays(plan, self.mirrored.plan_for(-Xi, n_trajectories, n_times, 0.0, -least))
+        back = None if times is None else (-times).clamp(min=0)
+        try:
+            mirrored = self.mirrored.plan_for(-Xi, n_trajectories, n_times, 0.0, -least, times=back)
+        except MethodError as error:
+            raise MethodError(f"times before 0 take -Xi in the place of Xi, and with -Xi {error}") from None
+        return BothWays(plan, mirrored)
 
     @cached_property
     def mirrored(self) -> Planner:
@@ -157,6 +182,11 @@ def is_for_kernel(Xi: Tensor, n_trajectories: int) -> bool:
     return n_trajectories <= MANY and small.serves(Xi)
 
 
+def latest_of(t: Tensor) -> Tensor:
+    """The largest |t| of each system, (S,), on the CPU, of t (S, R, T)."""
+    return t.abs().amax((1, 2)).cpu()
+
+
 def is_repeated(Xi: Tensor) -> bool:
     """One system, repeated by expand()."""
     return Xi.ndim == 3 and Xi.shape[0] > 1 and Xi.stride(0) == 0
@@ -170,6 +200,13 @@ def columns(n: int, rank: int, like: Tensor) -> Tensor:
 def systems_of(Xi: Tensor, layout: Layout) -> Tensor:
     """Xi (S, n, n), wide."""
     return layout.systems(widened(Xi))
+
+
+def lift_of(z0: Tensor) -> Tensor | None:
+    """LIFT for trajectories from z0 (*, n) that are smaller than TINY and not 0, else 1, (*, 1); None: all are 1."""
+    size = z0.abs().amax(-1, keepdim=True)
+    is_small = (size > 0) & (size < TINY)
+    return torch.where(is_small, LIFT, torch.ones_like(size)) if bool(is_small.any()) else None
 
 
 def evaluate(planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> Tensor:
@@ -219,6 +256,7 @@ class Evaluation:
     def __init__(self, planner: Planner, Xi: Tensor, z0: Tensor, t: Tensor) -> None:
         self.layout = layout = Layout.of(Xi.shape, z0.shape, t.shape)
         self.device: torch.device | None = None
+        self.lift: Tensor | None = None  # what z0 was multiplied by, (*, 1) for z0 (*, n); None: ones
         self.asked = Xi, z0, t
         self.pullback: Pullback | None = None
         if layout.n_entries == 0:
@@ -234,18 +272,27 @@ class Evaluation:
             starts, times = layout.trajectories(z0, 1), layout.trajectories(t, 1)
         question = small.Question.of(starts, times, systems)
         size = question.size if question is not None else None
+        if (question is None or not question.smallest >= TINY) and z0.dtype in WIDE and z0.is_cpu:
+            self.lift = lift_of(z0)
+        if self.lift is not None:
+            z0 = z0 * self.lift
+            self.asked = Xi, z0, t
+            question = small.Question.of(z0 if layout.is_plain else layout.trajectories(z0, 1), times, systems)
         least, most = extremes(t) if size is None or question is None else (question.least, question.most)
         if not most - least < torch.inf:
             check_finite(t, "t")
         many = None
         if t.shape[-1] == 1 and 2 * layout.n < layout.R and not is_for_kernel(systems, layout.R):
             many = makes_many(t, layout.n)
-        plan = planner.plan_for(systems, layout.n if many else layout.R, t.shape[-1], least, most, size)
+        plan = planner.plan_for(
+            *(systems, layout.n if many else layout.R, t.shape[-1], least, most, size),
+            self.times if layout.S > 1 and t.ndim > 1 and many is None else None,
+        )
         self.plan = many(plan) if many else plan
         self.compiled = self.plan.compiled if question is not None else None
         self.question: Any = question  # there is one where `compiled` is not None
         # the kernel writes and reads what is asked in its shapes
-        self.is_direct = self.compiled is not None and layout.is_plain and self.device is None
+        self.is_direct = self.compiled is not None and layout.is_plain and self.device is None and self.lift is None
         # |z| <= exp(|Xi| |t|) |z0|: where this is moderate, z need not be looked at
         growth, span = plan.one_norm * (most - least), SPAN if z0.dtype in WIDE else SPAN_OF_FLOATS
         self.is_moderate = growth < span and question is not None and question.start < MODERATE_SIZE
@@ -294,10 +341,14 @@ class Evaluation:
                 z[s, r, i] = starts[s, r]
             else:  # one more pass over z, but no wait
                 z = torch.where((times == 0)[..., None], starts[:, :, None], z)
+        down = None if self.lift is None else 1 / layout.trajectories(self.lift, 1)  # (S, R, 1)
+        if down is not None:
+            z = z.reshape(layout.S, layout.R, *layout.z_shape[-2:]) * down[:, :, None]
         if not (self.is_moderate or is_finite(z)):
             self._check_finite()
             z = widened(z).reshape(layout.S, layout.R, *layout.z_shape[-2:])
-            z = overflow.states(self.plan.Xi, widened(self.starts), self.times, z)
+            starts = widened(self.starts) if down is None else self.starts * down
+            z = overflow.states(self.plan.Xi, starts, self.times, z)
         z = layout.batched(z) if layout.batch else z
         return self._handed_over(z, z0.dtype, layout.z_shape)
 
@@ -318,6 +369,7 @@ class Evaluation:
 
     def _gradients(self, g: Tensor, want_t: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         layout, (Xi, z0, t) = self.layout, self.asked
+        g = g if self.lift is None else g / self.lift[..., None, :]
         if self.compiled is not None:
             S, a, is_fine = self.question.vjp(self.compiled, g if layout.is_plain else layout.trajectories(g, 2))
             S, a = layout.systems(S), a.reshape(layout.S, layout.R, layout.n)
@@ -333,6 +385,7 @@ class Evaluation:
             dt = layout.batched(self._rates(layout.trajectories(widened(g), 2))).sum_to_size(t.shape)
         if layout.batch:
             a = layout.batched(a).sum_to_size(z0.shape)
+        a = a if self.lift is None else a.reshape(z0.shape) * self.lift
         return self._handed_over(S, Xi.dtype, Xi.shape), self._handed_over(a, z0.dtype, z0.shape), dt
 
     def _handed_over(self, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

@@ -69,9 +69,9 @@ class Eigenpairs:
     amplification: Tensor
 
 
-def eigenpairs(A: Tensor, size: Tensor, limit: float, t_max: float = 0.0) -> Eigenpairs:
-    """Of A (S, n, n), of 1-norms size (S,), for times up to t_max: accepted where kappa_1(V) is below the limit, and
-    the amplification of rounding in dL/dXi below GRADIENT_SLACK times that.
+def eigenpairs(A: Tensor, size: Tensor, limit: float, t_max: Tensor) -> Eigenpairs:
+    """Of A (S, n, n), of 1-norms size (S,), for times up to t_max (S,): accepted where kappa_1(V) is below the limit,
+    and the amplification of rounding in dL/dXi below GRADIENT_SLACK times that.
 
     For modes j and k, cancellation in V^-H M V^H costs a gradient the factor s_j s_k, s the conditions of eigenvalues,
     and before that the division of a difference by the gap costs 1 / (gap t). Pairs for which the product is too large
@@ -86,7 +86,7 @@ def eigenpairs(A: Tensor, size: Tensor, limit: float, t_max: float = 0.0) -> Eig
     t_needed, accepted = torch.zeros_like(kappa), (kappa <= limit) & (amplification <= GRADIENT_SLACK * limit)
     if not bool(accepted.all()):
         i = (~accepted).nonzero()[:, 0]
-        kappa[i], amplification[i], accepted[i], t_needed[i], delicate = _judged(A, modes, s, limit, t_max, i)
+        kappa[i], amplification[i], accepted[i], t_needed[i], delicate = _judged(A, modes, s, limit, t_max[i], i)
         if delicate is not None:
             modes = replace(modes, delicate=delicate)
     graded = size[:, None] * s > modes.lam.abs() * GRADED
@@ -97,7 +97,7 @@ def eigenpairs(A: Tensor, size: Tensor, limit: float, t_max: float = 0.0) -> Eig
 
 
 def _judged(
-    A: Tensor, modes: Modes, s: Tensor, limit: float, t_max: float, index: Tensor
+    A: Tensor, modes: Modes, s: Tensor, limit: float, t_max: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """kappa, amplification, accepted and t_needed of some systems, pair by pair of eigenvalues; and which pairs are
     delicate, of all systems, or None.
@@ -112,7 +112,9 @@ def _judged(
     gap = (lam[:, :p, None] - lam[:, None]).abs()
     pairs = _finite(s[:, :p, None] * s[:, None])
     t_short = t_max / REACH
-    loss = torch.where(gap > 0, 1 / (gap * t_short).clamp(NEAR, 1), 1.0)  # equal eigenvalues are not subtracted at all
+    loss = torch.where(
+        gap > 0, 1 / (gap * t_short[:, None, None]).clamp(NEAR, 1), 1.0
+    )  # equal eigenvalues are not subtracted at all
     is_delicate, delicate = pairs * loss > GRADIENT_SLACK * limit, None
     if bool(is_delicate.any()):
         delicate = torch.zeros(n_systems, *is_delicate.shape[1:], dtype=torch.bool, device="cpu")
@@ -129,7 +131,7 @@ def _judged(
     late = worst.clamp(max=1e100) / explained
     decay = (-lam.real.amax(-1)).clamp(min=TINY)  # of the slowest mode: later states are too small to matter
     by_condition = ~accepted & (worst <= MAX_EXPLAINED) & (late <= t_max) & (late * decay <= 1)
-    t_needed = torch.where(accepted, t_needed, late.clamp(min=t_short))
+    t_needed = torch.where(accepted, t_needed, torch.maximum(late, t_short))
     return kappa, amplification, accepted | by_condition, t_needed, delicate
 
 

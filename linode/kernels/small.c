@@ -86,6 +86,7 @@ typedef struct {
     int is_complex, z_code;
     long S, R, T, n;
     double limit, t_max;
+    const double *latest; /* (S,) the largest time of each system, NULL where it is t_max of all */
     double *plan;
     Strided A, z0, t, g;
     void *z, *S_out, *a;            /* contiguous */
@@ -457,12 +458,13 @@ static long plan_numbers(const Arguments *task, int is_chain)
 
 /* The plans of all systems, one after the other, as a bytearray; how many the method's own check refuses; the time that
    its check holds from; and the structure of Xi, if `eig` is asked and there is one: then the plans are empty.
-   None where Xi is not taken. Arguments: the method, Xi, its limit, t_max. */
+   None where Xi is not taken. Arguments: the method, Xi, its limit,
+   t_max, and the largest time of each system, or None. */
 static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
     Arguments task = {0};
-    if (!has_arguments(count, 4))
+    if (!has_arguments(count, 5))
         return NULL;
     int is_chain = PyLong_AsLong(values[0]) != 0;
     task.limit = PyFloat_AsDouble(values[2]), task.t_max = PyFloat_AsDouble(values[3]);
@@ -470,6 +472,13 @@ static PyObject *make_plan(PyObject *self, PyObject *const *values, Py_ssize_t c
         return NULL;
     if (!has_matrices(values[1], &task) || task.S < 1 || is_watched())
         Py_RETURN_NONE;
+    View latest;
+    int code;
+    if (values[4] != Py_None) {
+        if (!is_plain(values[4], &latest, &code) || code != DOUBLE || !is_in_a_row(&latest) || entries_of(&latest) != task.S)
+            return refused("latest times: one double for each system");
+        task.latest = latest.data;
+    }
     long threads = threads_for((double)task.S * 30.0 * pow((double)task.n, 3)), n_refused = 0;
     int has_memory = 1, kind = is_chain ? 0 : structure_of(&task);
     long numbers = plan_numbers(&task, is_chain);
@@ -665,8 +674,9 @@ static PyObject *extremes(PyObject *self, PyObject *x)
     return Py_BuildValue("(dd)", least, most);
 }
 
-/* max |z0|, and min(0, t) and max(0, t), of all trajectories; NaN where there is one. What expand() repeats is read once. */
-static void look_over(const Arguments *task, double *largest, double *least, double *most)
+/* max |z0| of all trajectories, and the smallest of one that is not 0; min(0, t) and max(0, t); NaN where there is one.
+   What expand() repeats is read once. */
+static void look_over(const Arguments *task, double *largest, double *smallest, double *least, double *most)
 {
     double row[2 * MOST_STATES], times[BLOCK], below = 0;
     int has_nan = 0, z_has_nan = 0;
@@ -677,8 +687,11 @@ static void look_over(const Arguments *task, double *largest, double *least, dou
         for (long s = 0; s < S; s++)
             for (long r = 0; r < R; r++) {
                 if (!of_times) {
+                    double own = 0;
                     read_rows(x, s, r, 0, 1, task->n, row, 0);
-                    z_has_nan |= look->sizes(row, n_doubles, &below, largest);
+                    z_has_nan |= look->sizes(row, n_doubles, &below, &own);
+                    *largest = fmax(*largest, own);
+                    *smallest = own > 0 ? fmin(*smallest, own) : *smallest;
                 } else if (x->stride[2] == 1)
                     has_nan |= look->bounds((const double *)x->data + s * x->stride[0] + r * x->stride[1], task->T, least, most);
                 else
@@ -722,7 +735,8 @@ static PyObject *sizes(PyObject *self, PyObject *Xi)
 }
 
 /* Where z0 and t lie; and, if Xi is no None and both are small enough to be looked at here, all that a question is judged
-   by: what `sizes` tells, max |z0|, min(0, t) and max(0, t). None where z0 and t are not taken. Arguments: Xi, z0, t. */
+   by: what `sizes` tells, max |z0|, min(0, t) and max(0, t), and the smallest max |z0| of a trajectory that is not 0,
+   infinite where there is none. None where z0 and t are not taken. Arguments: Xi, z0, t. */
 static PyObject *look_at(PyObject *self, PyObject *const *values, Py_ssize_t count)
 {
     (void)self;
@@ -735,10 +749,10 @@ static PyObject *look_at(PyObject *self, PyObject *const *values, Py_ssize_t cou
     void *starts = (void *)(intptr_t)task.z0.data, *times = (void *)(intptr_t)task.t.data;
     if (!has_Xi || of_Xi.n != task.n || (int64_t)task.S * task.R * task.T > MOST_ENTRIES)
         return Py_BuildValue("(NN)", PyLong_FromVoidPtr(starts), PyLong_FromVoidPtr(times));
-    double largest = 0, least = 0, most = 0;
-    look_over(&task, &largest, &least, &most);
-    return Py_BuildValue("(NNdOOddd)", PyLong_FromVoidPtr(starts), PyLong_FromVoidPtr(times), one_norm_of(&of_Xi),
-                         structure_of(&of_Xi) == 1 ? Py_True : Py_False, has_metzler(&of_Xi) ? Py_True : Py_False, largest, least, most);
+    double largest = 0, smallest = INFINITY, least = 0, most = 0;
+    look_over(&task, &largest, &smallest, &least, &most);
+    return Py_BuildValue("(NNdOOdddd)", PyLong_FromVoidPtr(starts), PyLong_FromVoidPtr(times), one_norm_of(&of_Xi),
+                         structure_of(&of_Xi) == 1 ? Py_True : Py_False, has_metzler(&of_Xi) ? Py_True : Py_False, largest, least, most, smallest);
 }
 
 /* Whether Xi (n, n) or (S, n, n), and z0 (n,), (S, n) or (R, n), are plain, and all sums of their moduli are numbers. */
@@ -756,10 +770,10 @@ static PyObject *is_system(PyObject *self, PyObject *const *values, Py_ssize_t c
     int64_t R = z0.n_dims == 2 ? z0.shape[0] : 1;
     if ((z0.n_dims == 2 && R != task.S && n_dims_of(values[0]) == 3) || (task.S + R / task.n) * task.n * task.n > MOST_ENTRIES)
         Py_RETURN_FALSE;
-    double largest = 0, least = 0, most = 0, norm = one_norm_of(&task);
+    double largest = 0, smallest = INFINITY, least = 0, most = 0, norm = one_norm_of(&task);
     Strided start = {z0.data, {0, z0.n_dims == 2 ? z0.strides[0] : 0, 0, z0.strides[z0.n_dims - 1]}, code};
     task.z0 = start, task.S = 1, task.R = (long)R, task.T = 0, task.is_complex = code >= COMPLEX_FLOAT;
-    look_over(&task, &largest, &least, &most);
+    look_over(&task, &largest, &smallest, &least, &most);
     return PyBool_FromLong(isfinite(largest) && isfinite(norm));
 }
 

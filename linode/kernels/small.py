@@ -98,7 +98,8 @@ class Question:
     system as z0 (n,), t (T,); and, beside Xi, one of each as z0 (S, n), t (T,) or (S, T), or all of one as z0 (R, n),
     t (T,) or (R, T). States and gradients then have such shapes.
 
-    size: of Xi; start: the largest |z0|; least, most: of 0 and all times; NaN where there is one. No size: Xi was not
+    size: of Xi; start, smallest: the largest |z0|, and that of the smallest trajectory that is not 0;
+    least, most: of 0 and all times; NaN where there is one. No size: Xi was not
     given, or there is too much to look at: then the others are NaN.
     """
 
@@ -106,12 +107,13 @@ class Question:
     start: float = math.nan
     least: float = math.nan
     most: float = math.nan
+    smallest: float = math.nan
 
     def __init__(self, Xi: Tensor | None, z0: Tensor, t: Tensor, z0_place: int, t_place: int, *sizes: Any) -> None:
         self.z0, self.t, self.places = z0, t, (z0_place, t_place)
         self.Xi_shape = (*z0.shape[:-2], z0.shape[-1], z0.shape[-1]) if Xi is None else Xi.shape
         if sizes:
-            norm, is_diagonal, has_metzler, self.start, self.least, self.most = sizes
+            norm, is_diagonal, has_metzler, self.start, self.least, self.most, self.smallest = sizes
             self.size = Size(norm, is_diagonal, has_metzler)
 
     @classmethod
@@ -192,11 +194,15 @@ class Made(NamedTuple):
     structure: str | None  # what all Xi are, where `EIG` was asked; there are no plans then
 
 
-def make_plans(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0) -> Made | None:
-    """The plans for all Xi (S, n, n); None where the kernel does not take Xi."""
+def make_plans(kind: int, Xi: Tensor, limit: float, t_max: float = 0.0, latest: Tensor | None = None) -> Made | None:
+    """The plans for all Xi (S, n, n); None where the kernel does not take Xi.
+
+    latest: (S,) float64, the largest times of the systems where `EIG` is asked; None: t_max of all.
+    """
     if _small is None:
         return None
-    found = _small.plan(kind, Xi, limit, t_max) or _small.plan(kind, _plain(Xi), limit, t_max)
+    latest = None if latest is None else latest.contiguous()
+    found = _small.plan(kind, Xi, limit, t_max, latest) or _small.plan(kind, _plain(Xi), limit, t_max, latest)
     if found is None:
         return None
     plans, n_refused, t_needed, kind_of_Xi = found

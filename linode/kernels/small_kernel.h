@@ -723,11 +723,11 @@ static void NAME(refine)(long n, long p, int is_complex, const double *A_r, cons
 
 /* The figures of `_judged` in kernels/eigenpairs.py, pair by pair of modes; what needs the condition of the problem is
    left to that. */
-static int NAME(judge)(const Arguments *task, long n, long p, const double *lam, const double *V, const double *V_inv,
+static int NAME(judge)(const Arguments *task, double t_max, long n, long p, const double *lam, const double *V, const double *V_inv,
                        const double *condition, double *header)
 {
     unsigned char *delicate = (unsigned char *)(header + HEADER + 2 * n + 4 * n * n);
-    double basis = 0, inverse = 0, most = 0, worst = 0, t_short = task->t_max / REACH_BACK;
+    double basis = 0, inverse = 0, most = 0, worst = 0, t_short = t_max / REACH_BACK;
     int verdict = ACCEPTED;
     for (long k = 0; k < n; k++) {
         double of_V = 0, of_inverse = 0;
@@ -832,7 +832,7 @@ static void NAME(eig_plan)(const Arguments *task, long s, long part, double *mem
     double kappa = sum * sqrt((double)n); /* a bound of it, and of the amplification whatever the distances are */
     header[KAPPA] = kappa, header[AMPLIFICATION] = largest / NEAR;
     if (!(kappa <= task->limit && largest <= GRADIENT_SLACK * task->limit * NEAR)) {
-        verdict = NAME(judge)(task, n, p, lam, V, V_inv, condition, header);
+        verdict = NAME(judge)(task, task->latest ? task->latest[s] : task->t_max, n, p, lam, V, V_inv, condition, header);
         kappa = header[KAPPA];
         if (verdict == REFUSED)
             return;

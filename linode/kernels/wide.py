@@ -1,10 +1,13 @@
 """The front of the compiled double-double arithmetic (wide.c): states of small systems to about 30 digits.
 
-`solve` compares answers with these to see how large their rounding error is. Here shapes, types and memory are checked
-before addresses are handed to C. Where the module was not built, or LINODE_COMPILED=0 is set, `is_in_use` is false.
-Cost: about 22 + log2(|A| t) products of n x n, each some 10 times that of one in double; for a state 20 products with a
-vector, and one more for each binary digit of the number of its step that is 1.
-Shapes: A (S, n, n), H (S,), z0 (S, R, n), t (S, R, T), z (S, R, T, n); float64 on the CPU.
+`solve` compares answers with these to see how large their rounding error is, and takes condition numbers from the same
+powers. Here shapes, types and memory are checked before addresses are handed to C. Where the module was not built, or
+LINODE_COMPILED=0 is set, `is_in_use` is false.
+Cost: about 8 + log2(|A| t) products of n x n, each some 10 times that of one in double; for a trajectory 20 products
+with a vector, and for each of its states one for each binary digit of the number of its step that is 1. A condition
+number takes up to 20 turns of 32 + 4 log2(|A| t) products of n x n in double.
+Shapes: Xi (S, n, n), z0 (S, R, n), t (S, R, T) float64, z (S, R, T, n), all on the CPU; complex128 or float64. A and H
+are real: of complex Xi as `embedding.real_matrix` makes it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,47 +48,85 @@ def n_levels(t_max: float, H: float) -> int:
     return max(1, math.frexp(min(t_max / H + 0.5, 2.0 ** (MOST_LEVELS - 1)))[1])
 
 
-def make_plan(A: Tensor, H: Tensor, levels: int) -> Tensor:
-    """A H and exp(2^k A H) for k < levels, transposed, (S, levels + 1, 2, n, w): hi, lo, rows padded to w entries.
+class Powers(NamedTuple):
+    """A H and exp(2^k A H) for k < levels, of systems with A = D^-1 Xi D, real."""
 
-    H: powers of two with |A| H <= 1/4, in the sense of powers.
-    """
+    numbers: Tensor  # (S, levels + 1, 2, n, w), transposed: hi and lo, rows padded to w entries
+    H: Tensor  # (S,) powers of two
+    D: Tensor | None  # (S, n), where Xi is complex twice; None: ones
+
+    def fits(self, S: int, n: int) -> bool:
+        """Whether they are those of S systems of n real states."""
+        return (self.numbers.shape[0], self.numbers.shape[3]) == (S, n)
+
+    @property
+    def places(self) -> tuple[int, int, int, int]:
+        """As the compiled functions read them."""
+        at_D = 0 if self.D is None else self.D.data_ptr()
+        return self.numbers.data_ptr(), self.H.data_ptr(), at_D, self.numbers.shape[1] - 1
+
+
+NO_POWERS = 0, 0, 0, 0
+
+
+def make_powers(A: Tensor, D: Tensor | None, H: Tensor, levels: int) -> Powers:
+    """Of A (S, n, n) with |A| H <= 1/4, in the sense of powers."""
     S, n, columns = A.shape
-    if _wide is None or n != columns or A.dtype != torch.float64 or not A.is_cpu or not 0 < n <= MOST_STATES:
+    are_plain = all(x.dtype == torch.float64 and x.is_cpu for x in (A, H, A if D is None else D))
+    fits = n == columns and 0 < n <= MOST_STATES and H.shape == (S,) and (D is None or D.shape == (S, n))
+    if _wide is None or not are_plain or not fits or not 0 < levels <= MOST_LEVELS:
         raise ValueError(f"the compiled arithmetic does not take A {tuple(A.shape)}, {A.dtype} on {A.device}")
-    plan = torch.zeros(S, levels + 1, 2, n, -(-n // 4) * 4, dtype=torch.float64, device="cpu")
-    torch.mul(A.mT, H[:, None, None], out=plan[:, 0, 0, :, :n])
-    _wide.plan(plan.data_ptr(), S, n, levels)
-    return plan
+    numbers = torch.zeros(S, levels + 1, 2, n, -(-n // 4) * 4, dtype=torch.float64, device="cpu")
+    torch.mul(A.mT, H[:, None, None], out=numbers[:, 0, 0, :, :n])
+    _wide.plan(numbers.data_ptr(), S, n, levels)
+    return Powers(numbers, _row(H), None if D is None else _row(D))
 
 
-def states(plan: Tensor, H: Tensor, z0: Tensor, t: Tensor) -> Tensor:
-    """exp(A t) z0, rounded to float64, for t >= 0 within the powers of the plan."""
-    S, levels, parts, n, width = plan.shape
-    z0, t, H = (_row(x) for x in (z0, t, H))
-    fits = z0.ndim == t.ndim == 3 and len(z0) == len(t) == len(H) == S
-    fits = fits and (parts, width) == (2, -(-n // 4) * 4)
-    fits = fits and z0.shape[2] == n and z0.shape[1] == t.shape[1] and plan.is_contiguous()
-    if _wide is None or not fits or any(x.dtype != torch.float64 or not x.is_cpu for x in (plan, H, z0, t)):
-        found = f"z0 {tuple(z0.shape)}, {z0.dtype}, t {tuple(t.shape)}, {t.dtype}, plan {tuple(plan.shape)}"
-        raise ValueError(f"the compiled arithmetic does not take {found}")
-    z = torch.empty(*t.shape, n, dtype=torch.float64, device="cpu")
-    own = plan.data_ptr(), S, n, levels - 1, *t.shape[1:], z0.data_ptr(), t.data_ptr(), H.data_ptr(), z.data_ptr()
-    if _wide.states(*own):
-        raise ValueError("times are negative or beyond those of the plan")
+def states(powers: Powers, z0: Tensor, t: Tensor) -> Tensor:
+    """exp(Xi t) z0, rounded to double, for t >= 0 within the powers.
+
+    Raises, as all functions here:
+        ValueError: times beyond the powers, or tensors that do not fit.
+    """
+    z0, t = _row(z0), _row(t)
+    z = z0.new_empty((*t.shape, z0.shape[-1]))
+    _wide.states(*_question(powers, None, z0, t), z.data_ptr())
     return z
 
 
-def _row(x: Tensor) -> Tensor:
-    """Numbers in a row, without a sign that torch has put off."""
-    return x.resolve_neg().contiguous()
+def distances_from(forth: Powers, back: Powers | None, z0: Tensor, t: Tensor, z: Tensor) -> list[tuple[float, float]]:
+    """|z - y| and |y| of every trajectory, one system after the other, in the 2-norm over all its times, with the
+    states y at times t. back: powers of -Xi, which times before 0 need.
+    """
+    z0, t, z = _row(z0), _row(t), _row(z)
+    if z.dtype != z0.dtype or z.numel() != t.numel() * z0.shape[-1]:
+        raise ValueError(f"the compiled arithmetic does not compare with z {tuple(z.shape)}, {z.dtype}")
+    return _wide.distances_from(*_question(forth, back, z0, t), z.data_ptr())
 
 
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x - y| and |y| in the 2-norm, (..., 2), for x and y (..., size), float64."""
-    if _wide is None or x.shape != y.shape or any(a.dtype != torch.float64 or not a.is_cpu for a in (x, y)):
-        raise ValueError(f"the compiled arithmetic does not take {tuple(x.shape)}, {x.dtype} and {tuple(y.shape)}")
-    x, y = _row(x), _row(y)
-    out = torch.empty(*x.shape[:-1], 2, dtype=torch.float64, device="cpu")
-    _wide.distances(x.data_ptr(), y.data_ptr(), out.numel() // 2, x.shape[-1], out.data_ptr())
+def conditions(forth: Powers, back: Powers | None, z0: Tensor, t: Tensor) -> Tensor:
+    """Relative condition numbers (S, R) of the states with respect to Xi, see `engine.conditioning`."""
+    z0, t = _row(z0), _row(t)
+    out = t.new_empty(t.shape[:2])
+    _wide.conditions(*_question(forth, back, z0, t), out.data_ptr())
     return out
+
+
+def _question(forth: Powers, back: Powers | None, z0: Tensor, t: Tensor) -> tuple[Any, ...]:
+    """Checked, as the compiled functions read it; z0 (n,) and t (T,) are one trajectory of one system."""
+    S, R = t.shape[:-1] or (1, 1)
+    is_complex, n = z0.dtype == torch.complex128, z0.shape[-1] << (z0.dtype == torch.complex128)
+    fits = z0.shape[:-1] == t.shape[:-1] and t.dtype == torch.float64 and (is_complex or z0.dtype == torch.float64)
+    fits = fits and forth.fits(S, n) and (back is None or back.fits(S, n))
+    if _wide is None or not (fits and z0.is_cpu and t.is_cpu):
+        found = f"z0 {tuple(z0.shape)}, {z0.dtype}, t {tuple(t.shape)}, {t.dtype} on {t.device}"
+        raise ValueError(f"the compiled arithmetic does not take {found}")
+    places = forth.places, NO_POWERS if back is None else back.places
+    return *places, is_complex, S, R, t.shape[-1], n, z0.data_ptr(), t.data_ptr()
+
+
+def _row(x: Tensor) -> Tensor:
+    """Numbers in a row, without a conjugation or a sign that torch has put off."""
+    if x.is_contiguous() and not (x.is_neg() or x.is_conj()):
+        return x
+    return x.resolve_conj().resolve_neg().contiguous()

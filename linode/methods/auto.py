@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..errors import MethodError, OptionError, meant
 from .base import ROUNDINGS, Method, Plan, SplitPlan, Workload, classes, default, is_known, register, registry
-from .propagator import CEILING, EXTENDED_MAX_N, Propagator
+from .propagator import CEILING, EXTENDED_MAX_N, FEW_STATES, Propagator
 
-FEW_STATES = 16  # asked for, up to which digits count for more than time
 LARGEST = 1e300  # costs of larger spans are those of this one
 
 
@@ -66,7 +65,7 @@ class Auto(Method):
                 return first
         choice = Choice(Xi, rtol, work, ranked)
         for method in special:
-            suited = method.suits(Xi if choice.todo is None else Xi[choice.todo], work)
+            suited = method.suits(Xi if choice.todo is None else Xi[choice.todo], choice.work)
             if suited is False or (suited is not True and not bool(suited.any())):
                 continue
             if (seconds := method.cost(work)) > method.most_seconds:
@@ -99,7 +98,12 @@ class Choice:
     """Systems with the plans that were accepted for them, and what was passed over."""
 
     def __init__(self, Xi: Tensor, rtol: float | None, work: Workload, candidates: list[Method]) -> None:
-        self.Xi, self.rtol, self.work = Xi, rtol, work
+        self.Xi, self.rtol, self.whole_work, self.work = (
+            Xi,
+            rtol,
+            work,
+            work,
+        )  # of all, and of the systems that are left
         is_few = work.n_systems * work.n_rows <= FEW_STATES and work.n <= EXTENDED_MAX_N
         has_careful = is_few and any(isinstance(method, Propagator) for method in candidates)
         self.ceiling = max(CEILING, rtol or 0.0) if has_careful else math.inf  # of rounding, which `propagator` keeps
@@ -124,10 +128,10 @@ class Choice:
             self.tried.add(method)
         else:
             index = self.indices[suited]
-        work = self.work if index is None else self.work._replace(n_systems=len(index))
+        work = self.work if index is None else self.whole_work.some(index)
         if plan is None:
             plan = method.plan(self.Xi if index is None else self.Xi[index], self.rtol, work)
-        accepted = self.judged(plan, method.name)
+        accepted = self.judged(plan, method.name, work)
         if index is None:
             if accepted is None:
                 self.whole = plan
@@ -143,16 +147,16 @@ class Choice:
             index = index[:0]
         left = self.indices
         self.todo = left[~torch.isin(left, index)]
-        self.work = self.work._replace(n_systems=len(self.todo))
+        self.work = self.whole_work.some(self.todo)
         return len(self.todo) == 0
 
-    def judged(self, plan: Plan, name: str) -> Tensor | None:
+    def judged(self, plan: Plan, name: str, work: Workload) -> Tensor | None:
         """(S,) bool: whether the plan is accepted for each system; None: for all. Others are noted with the reason."""
         accepted = None if plan.is_accepted else plan.accepted
         if accepted is not None:
             self.rejected.append(f"{name}: {plan.reason}")
         if self.work.span * ROUNDINGS > self.ceiling:  # else no plan has so much rounding
-            rounding = plan.rounding(self.work.t_max)
+            rounding = plan.rounding(work.t_maxes)
             if rounding is not None and not bool((rounding <= self.ceiling).all()):
                 self.rejected.append(f"{name}: rounding of {float(rounding.max()):.1g} > {self.ceiling:.1g}")
                 accepted = plan.accepted & (rounding <= self.ceiling).to(self.Xi.device)

@@ -54,16 +54,30 @@ class Workload(NamedTuple):
     is_on_host: bool = True  # Xi is on the CPU
     is_diagonal: bool = False  # every Xi is
     has_metzler: bool = False  # an Xi has no negative entry off its diagonal
+    own_t_max: Tensor | None = None  # (S,) of each system, on the CPU, where they differ
 
     @classmethod
     def of(cls, Xi: Tensor) -> Workload:
         """One trajectory of each system, at one time: that in which the largest of them turns or decays once."""
-        norm, *kinds = measured(Xi)
-        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, 1 / norm if norm > SMALLEST else 1.0, Xi.is_cpu, *kinds)
+        norm, is_diagonal, has_metzler = measured(Xi)
+        t_max = 1 / norm if norm > SMALLEST else 1.0
+        return cls(len(Xi), 1, 1, Xi.shape[-1], norm, t_max, Xi.is_cpu, is_diagonal, has_metzler)
 
     @property
     def span(self) -> float:
         return self.norm * self.t_max
+
+    @property
+    def t_maxes(self) -> Tensor:
+        """Largest |t| of each system, (S,), on the CPU: a system is judged by its own times."""
+        if self.own_t_max is not None:
+            return self.own_t_max
+        return torch.full((self.n_systems,), self.t_max, dtype=torch.float64, device="cpu")
+
+    def some(self, index: Tensor) -> Workload:
+        """Of some of the systems."""
+        own = None if self.own_t_max is None else self.own_t_max[index.cpu()]
+        return self._replace(n_systems=len(index), own_t_max=own)
 
     @property
     def n_rows(self) -> int:
@@ -125,6 +139,9 @@ class Plan(ABC):
     one_norm: float = torch.inf  # the largest |Xi|_1, where the engine has found it
     t_needed: float = 0.0  # the check holds if the largest time is at least this
     t_most: float = torch.inf  # and at most this
+    t_ranges: tuple[Tensor, Tensor] | None = (
+        None  # (S,) both of each system, on the CPU, where it was judged by its own
+    )
     any_sign: bool = False  # times t < 0 are evaluated as accurately as others
     single_from: float = torch.inf  # entries of z from which on float32 and complex64 z0 and g may come as they are
     compiled: bytearray | None = None  # what the compiled kernel needs, if it evaluates the plan
@@ -146,8 +163,8 @@ class Plan(ABC):
         """Figures of the decomposition, for `explain` and `Stats`."""
         return {}
 
-    def rounding(self, t_max: float) -> Tensor | None:
-        """Relative errors of states up to t_max that rounding may leave though Xi determines more digits, (S,).
+    def rounding(self, t_max: Tensor) -> Tensor | None:
+        """Relative errors of states up to t_max (S,) that rounding may leave though Xi determines more digits, (S,).
 
         None: no more than a few roundings, or than the condition explains. At most ROUNDINGS times |Xi| t_max.
         """
@@ -177,6 +194,14 @@ class Plan(ABC):
     def is_accepted(self) -> bool:
         """For every system."""
         return bool(self.accepted.all())
+
+    def holds(self, t_max: float, own_t_max: Callable[[], Tensor] | None = None) -> bool:
+        """Whether the check holds for times up to t_max, or up to those (S,) of each system."""
+        if self.t_ranges is None and (own_t_max is None or self.t_needed == 0):
+            return self.t_needed <= t_max <= self.t_most
+        least, most = self.t_ranges or (self.t_needed, self.t_most)
+        own = torch.tensor(t_max, dtype=torch.float64, device="cpu") if own_t_max is None else own_t_max()
+        return bool(((own >= least) & (own <= most)).all())
 
 
 class CompiledPlan(Plan):
@@ -305,6 +330,11 @@ class SplitPlan(Plan):
         self.method = "+".join(dict.fromkeys(plan.method for plan in plans))
         self.t_needed = max(plan.t_needed for plan in plans)
         self.t_most = min(plan.t_most for plan in plans)
+        if any(plan.t_ranges for plan in plans):
+            least, most = (torch.zeros(len(self.Xi), dtype=torch.float64, device="cpu") for _ in range(2))
+            for index, plan in self.parts:
+                least[index.cpu()], most[index.cpu()] = plan.t_ranges or (plan.t_needed, plan.t_most)
+            self.t_ranges = least, most
         self.any_sign = all(plan.any_sign for plan in plans)
         self.evaluated_by = " and ".join(dict.fromkeys(plan.evaluated_by for plan in plans))
 

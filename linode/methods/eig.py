@@ -74,7 +74,7 @@ class Eig(Method):
         plan = _plan(Xi.cpu(), limit, work)
         if not Xi.is_cpu:
             plan = (plan.twin if isinstance(plan, CompiledEigPlan) else plan).to(Xi)
-        plan.t_asked = (work or Workload.of(Xi)).t_max
+        plan.t_asked = (work or Workload.of(Xi)).t_maxes
         return plan
 
     def cost(self, work: Workload) -> float:
@@ -99,10 +99,22 @@ class Eig(Method):
 
 def _plan(Xi: Tensor, limit: float, work: Workload | None) -> EigPlan | CompiledEigPlan:
     """On the CPU."""
-    made = small.make_plans(small.EIG, Xi, limit, (work or Workload.of(Xi)).t_max)
+    work = work or Workload.of(Xi)
+    made = small.make_plans(small.EIG, Xi, limit, work.t_max, work.own_t_max)
     if made and made.n_refused == 0 and made.structure is None:
-        return CompiledEigPlan(Xi, made.plans, limit, t_needed=made.t_needed)
-    return _compiled(_plan_by_torch(Xi, made.structure if made else structure(Xi), limit, work))
+        plan: EigPlan | CompiledEigPlan = CompiledEigPlan(Xi, made.plans, limit, t_needed=made.t_needed)
+    else:
+        plan = _compiled(_plan_by_torch(Xi, made.structure if made else structure(Xi), limit, work))
+    if plan.t_needed > 0 and work.own_t_max is not None:
+        plan.t_ranges = _ranges(plan)
+    return plan
+
+
+def _ranges(plan: EigPlan | CompiledEigPlan) -> tuple[Tensor, Tensor]:
+    """Of times up to which each system may be asked, (S,)."""
+    check = (plan.twin if isinstance(plan, CompiledEigPlan) else plan).check
+    least = torch.zeros(len(plan.Xi), dtype=torch.float64, device="cpu") if isinstance(check, str) else check.t_needed
+    return least, torch.full_like(least, torch.inf)
 
 
 def _compiled(plan: EigPlan) -> EigPlan | CompiledEigPlan:
@@ -114,7 +126,7 @@ def _compiled(plan: EigPlan) -> EigPlan | CompiledEigPlan:
     return plan
 
 
-def _plan_by_torch(Xi: Tensor, kind: str | None, limit: float, work: Workload | None) -> EigPlan:
+def _plan_by_torch(Xi: Tensor, kind: str | None, limit: float, work: Workload) -> EigPlan:
     """kind: the structure of Xi that makes its eigenvectors unitary."""
     if kind:
         return EigPlan(Xi, unitary_modes(Xi, kind), torch.ones(len(Xi), device="cpu").double(), f"Xi is {kind}")
@@ -125,7 +137,7 @@ def _plan_by_torch(Xi: Tensor, kind: str | None, limit: float, work: Workload | 
     if bool(((Xi != 0) & (Xi.abs() < SMALLEST * sizes[:, None, None])).any()):
         return _rejected(Xi, f"entries of Xi lie below {SMALLEST:g} of |Xi|")
     try:
-        pairs = eigenpairs(Xi, sizes, limit, (work or Workload.of(Xi)).t_max)
+        pairs = eigenpairs(Xi, sizes, limit, work.t_maxes)
     except LinAlgError as error:
         return _rejected(Xi, f"LAPACK did not converge ({error})")
     t_needed = torch.where(pairs.accepted, pairs.t_needed, 0.0)
@@ -146,7 +158,7 @@ class EigPlan(Plan):
     passed: Tensor | None = None  # (S,) bool: accepted; None: all
     method = "eig"
     any_sign = True
-    t_asked = 0.0  # the largest time asked for when it was made
+    t_asked: Tensor | None = None  # (S,) the largest time of each system asked for when it was made
 
     @property
     def accepted(self) -> Tensor:
@@ -159,7 +171,7 @@ class EigPlan(Plan):
     @property
     def reason(self) -> str:
         """The check, and what was traded for speed."""
-        rounding = self.rounding(self.t_asked)
+        rounding = None if self.t_asked is None else self.rounding(self.t_asked)
         worst = 0.0 if rounding is None or len(rounding) == 0 else float(rounding.max())
         traded = f"; rounding may leave {worst:.1g}, 'propagator' leaves less" if worst > CEILING else ""
         return f"{self.check}{traded}"
@@ -168,12 +180,12 @@ class EigPlan(Plan):
     def details(self) -> dict[str, Any]:
         return {"kappa_V": self.kappa.tolist(), "eigenvalues": self.modes.lam.tolist()}
 
-    def rounding(self, t_max: float) -> Tensor | None:
+    def rounding(self, t_max: Tensor) -> Tensor | None:
         """Of eigenvalues, at the time up to which their modes last."""
         if self.check == "Xi is diagonal":
             return None
         lam = self.modes.lam if self.modes.on_host is None else self.modes.on_host
-        lasts = (1 / (-lam.real).clamp(min=SMALLEST)).clamp(max=t_max).amax(-1)
+        lasts = (1 / (-lam.real).clamp(min=SMALLEST)).amax(-1).minimum(t_max)
         return ROUNDINGS * one_norm(self.Xi).cpu() * lasts
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
@@ -188,7 +200,7 @@ class EigPlan(Plan):
     def to(self, Xi: Tensor) -> EigPlan:
         """The same for Xi where it is on another device."""
         plan = EigPlan(Xi, self.modes.to(Xi.device), self.kappa, self.check, self.passed)
-        plan.t_needed = self.t_needed
+        plan.t_needed, plan.t_ranges = self.t_needed, self.t_ranges
         return plan
 
     def subset(self, index: Tensor) -> Plan:
@@ -196,12 +208,14 @@ class EigPlan(Plan):
         check = self.check if isinstance(self.check, str) else self.check.subset(host)
         passed = None if self.passed is None else self.passed[host]
         plan = EigPlan(self.Xi[index], self.modes.subset(index), self.kappa[host], check, passed)
-        plan.t_needed, plan.t_asked = self.t_needed, self.t_asked
-        return _compiled(plan)
+        plan.t_needed, plan.t_asked = self.t_needed, None if self.t_asked is None else self.t_asked[host]
+        found = _compiled(plan)
+        found.t_ranges = None if self.t_ranges is None else (self.t_ranges[0][host], self.t_ranges[1][host])
+        return found
 
     def adjoint(self) -> EigPlan:
         plan = EigPlan(self.Xi.mT.conj_physical(), self.modes.adjoint(), self.kappa, self.check, self.passed)
-        plan.t_needed = self.t_needed
+        plan.t_needed, plan.t_ranges = self.t_needed, self.t_ranges
         return plan
 
 
@@ -210,7 +224,7 @@ class CompiledEigPlan(CompiledPlan):
 
     method = "eig"
     any_sign = True
-    t_asked = 0.0
+    t_asked: Tensor | None = None
 
     def __init__(
         self,
@@ -245,15 +259,18 @@ class CompiledEigPlan(CompiledPlan):
     def details(self) -> dict[str, Any]:
         return self.twin.details
 
-    def rounding(self, t_max: float) -> Tensor | None:
+    def rounding(self, t_max: Tensor) -> Tensor | None:
         return self.twin.rounding(t_max)
 
     def subset(self, index: Tensor) -> Plan:
+        self.twin.t_asked, self.twin.t_ranges = self.t_asked, self.t_ranges
         return self.twin.subset(index)
 
     def adjoint(self) -> Plan:
         twin = self.twin.adjoint()
-        return CompiledEigPlan(twin.Xi, _compiled_modes(twin.modes), twin=twin)
+        plan = CompiledEigPlan(twin.Xi, _compiled_modes(twin.modes), twin=twin)
+        plan.t_ranges = self.t_ranges
+        return plan
 
 
 def _compiled_modes(modes: Modes) -> bytearray:

@@ -68,13 +68,14 @@ class Metzler(Method):
     most_seconds: ClassVar[float] = 0.1
 
     def plan(self, Xi: Tensor, rtol: float | None = None, work: Workload | None = None) -> MetzlerPlan:
-        t_max = (work or Workload.of(Xi)).t_max
+        work = work or Workload.of(Xi)
+        t_max = work.t_maxes
         host = Xi.cpu()
         applies = host.abs().amax((1, 2)) <= LARGEST
         if host.is_complex() or host.shape[-1] > 1:
             applies &= False if host.is_complex() else off_diagonal(host).amin((1, 2)) >= 0
         systems = Closed.of(host.real if host.is_complex() else host, applies, t_max)
-        return MetzlerPlan(Xi, systems.map(lambda x: x.to(Xi.device)), t_max)
+        return MetzlerPlan(Xi, systems.map(lambda x: x.to(Xi.device)), t_max, work.own_t_max is not None)
 
     def suits(self, Xi: Tensor, work: Workload) -> Tensor | bool:
         """Where components may be so small, or modes so slow beside others, that other methods lose their digits."""
@@ -88,7 +89,7 @@ class Metzler(Method):
             return False
         matters = are_small_parts(Xi, flows)
         if may_be_stiff:
-            matters |= one_norm(Xi) * work.t_max * ROUNDINGS > ENOUGH
+            matters |= one_norm(Xi) * work.t_maxes * ROUNDINGS > ENOUGH
         return matters & (least >= 0) & (flows.amax((1, 2)) > 0)
 
     def cost(self, work: Workload) -> float:
@@ -143,8 +144,8 @@ class Closed:
     t_most: Tensor
 
     @classmethod
-    def of(cls, Xi: Tensor, applies: Tensor, t_max: float) -> Closed:
-        """On the CPU."""
+    def of(cls, Xi: Tensor, applies: Tensor, t_max: Tensor) -> Closed:
+        """On the CPU, for times up to t_max (S,)."""
         A = torch.where(applies[:, None, None], Xi, 0)
         sums, t_least, t_most = losses_of(A, t_max)
         is_turned = torch.zeros_like(applies)
@@ -157,7 +158,7 @@ class Closed:
         c = sums.amax(-1).clamp(min=0)
         D, excess, losses = torch.ones_like(sums), c.clone(), c[:, None] - sums
         for s in (c * t_max > LITTLE).nonzero()[:, 0].tolist():
-            w, own_c, own_losses, growth = weighed(A[s], t_max)
+            w, own_c, own_losses, growth = weighed(A[s], float(t_max[s]))
             if own_c < c[s]:
                 D[s], c[s], losses[s] = 1 / w, own_c, own_losses
             excess[s] = (c[s] - growth).clamp(min=0)
@@ -176,7 +177,7 @@ class Closed:
         return Closed(*(f(getattr(self, field.name)) for field in fields(self)))
 
 
-def losses_of(A: Tensor, t_max: float) -> tuple[Tensor, Tensor, Tensor]:
+def losses_of(A: Tensor, t_max: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Column sums (S, n) of A, exact, and the times from which on and up to which they hold, (S,).
 
     A sum that is no larger than what rounding does to a diagonal entry is what rounding did to 0: it becomes 0 for
@@ -223,10 +224,13 @@ class MetzlerPlan(Plan):
 
     method = "metzler"
 
-    def __init__(self, Xi: Tensor, systems: Closed, t_asked: float) -> None:
-        self.Xi, self.systems, self.t_asked = Xi, systems, t_asked
+    def __init__(self, Xi: Tensor, systems: Closed, t_asked: Tensor, has_own_times: bool) -> None:
+        """t_asked (S,): the largest times of the systems, on the CPU."""
+        self.Xi, self.systems, self.t_asked, self.has_own_times = Xi, systems, t_asked, has_own_times
         if len(Xi):
             self.t_needed, self.t_most = float(systems.t_least.max()), float(systems.t_most.min())
+        if has_own_times:
+            self.t_ranges = systems.t_least.cpu(), systems.t_most.cpu()
 
     @cached_property
     def step(self) -> Stepper:
@@ -235,7 +239,7 @@ class MetzlerPlan(Plan):
 
     @property
     def accepted(self) -> Tensor:
-        return self.systems.t_most >= self.t_asked  # a NaN is not
+        return self.systems.t_most >= self.t_asked.to(self.Xi.device)  # a NaN is not
 
     @property
     def reason(self) -> str:
@@ -250,11 +254,14 @@ class MetzlerPlan(Plan):
         return {"step": self.step.H.tolist(), "shift": self.systems.c.tolist()}
 
     def subset(self, index: Tensor) -> Plan:
-        return MetzlerPlan(self.Xi[index], self.systems.map(lambda x: x[index]), self.t_asked)
+        return MetzlerPlan(
+            self.Xi[index], self.systems.map(lambda x: x[index]), self.t_asked[index.cpu()], self.has_own_times
+        )
 
     def adjoint(self) -> Plan:
         own = self.systems
-        return MetzlerPlan(self.Xi.mT, replace(own, is_turned=~own.is_turned, D=1 / own.D), self.t_asked)
+        turned = replace(own, is_turned=~own.is_turned, D=1 / own.D)
+        return MetzlerPlan(self.Xi.mT, turned, self.t_asked, self.has_own_times)
 
     def evaluate(self, z0: Tensor, t: Tensor) -> Tensor:
         D, c = self.systems.D[:, None], self.systems.c[:, None, None]

@@ -39,6 +39,8 @@ N_PROBES = 16  # times at which rounding is measured
 FLOOR = 2e-14  # relative errors below it always pass
 SLACK = 3.0  # larger ones pass up to this multiple of the effect of perturbed data,
 CEILING = 1e-10  # and up to this
+FEW_STATES = 16  # asked for, up to which digits count for more than time
+MOST_LOSS = 64.0  # units of rounding that balancing may cost a gradient
 CHUNK_ENTRIES = 2**13  # of a T x n array at a time in double-double
 DENSE_NODES = 0.25  # times are dense where there are at most this many steps a time
 N_WAITS = 18  # of a step on a device, beside those of the engine: see tests/second_device.py
@@ -146,7 +148,8 @@ class PropagatorPlan(Plan):
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
         if self.precision == "auto":
-            return self._chosen(z0, t).vjp(z0, t, g)
+            S, a = self._chosen(z0, t).vjp(z0, t, g)
+            return self.carefully.vjp(z0, t, g) if loses_digits(S, self.D, t) else (S, a)
         D = self.D[:, None]
         y0, h = z0 / D, g * D[..., None, :]
         if self.precision == "double":
@@ -186,6 +189,11 @@ class PropagatorPlan(Plan):
         if len(parts) > 1:
             return SplitPlan(self.Xi, [(index, self.subset(index)._in(precision)) for index, precision in parts])
         return self._in(parts[0][1])
+
+    @property
+    def carefully(self) -> PropagatorPlan:
+        """The same plan in double-double."""
+        return self._in("double-double")
 
     def _in(self, precision: Precision) -> PropagatorPlan:
         """The same plan in one arithmetic, with the powers that are known."""
@@ -245,6 +253,17 @@ class PropagatorPlan(Plan):
             S, a = (S_part, a_part) if S is None else (S + S_part, a + a_part)
         S, a = S.round(), a.round()
         return (complex_gradient(S), complex_vector(a)) if y0.is_complex() else (S, a)
+
+
+def loses_digits(S: Tensor, D: Tensor, t: Tensor) -> bool:
+    """Whether a gradient S by Xi, at few times t, is large where that by D^-1 Xi D, which it came from, is small
+    beside others: it has the rounding errors of these.
+    """
+    spread = D.amax(-1) / D.amin(-1)
+    if t.numel() > FEW_STATES or D.shape[-1] > EXTENDED_MAX_N or not bool((spread > MOST_LOSS).any()):
+        return False
+    balanced = (S * (D[:, :, None] / D[:, None, :])).abs().amax((1, 2))
+    return bool((balanced / S.abs().amax((1, 2)) * spread > MOST_LOSS).any())
 
 
 def _rounded(x: Any) -> Tensor:

@@ -30,7 +30,7 @@ from ..kernels.taylor import DOUBLE
 from ..kernels.triangular import ClosedForms
 from .base import Gradients, Method, Plan, SplitPlan, Workload, register
 from .costs import GEES
-from .propagator import CEILING, EXTENDED_MAX_N, N_PROBES, SLACK, Propagator, PropagatorPlan
+from .propagator import CEILING, EXTENDED_MAX_N, N_PROBES, SLACK, Propagator, PropagatorPlan, loses_digits
 
 # of |Xi|: balancing that leaves more may hide a defective Xi in D (Watkins 2006, A case where balancing is harmful)
 WORTH_BALANCING = 0.1
@@ -163,7 +163,8 @@ class SchurPlan(Plan):
         return self._chosen(z0, t).evaluate(z0, t)
 
     def vjp(self, z0: Tensor, t: Tensor, g: Tensor) -> Gradients:
-        return self._chosen(z0, t).vjp(z0, t, g)
+        S, a = self._chosen(z0, t).vjp(z0, t, g)
+        return self.whole.carefully.vjp(z0, t, g) if loses_digits(S, self.form.D, t) else (S, a)
 
     def _chosen(self, z0: Tensor, t: Tensor) -> Plan:
         """The plan, or plans, that are accurate for these trajectories."""
