@@ -23,6 +23,7 @@ from ..kernels.small import PLAIN
 from ..kernels.tensors import is_deferred, is_finite
 
 HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
+LARGE = ("scipy.sparse", "linode.operators")  # modules of what Xi may be beside a dense array
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -58,6 +59,13 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None, bes
     if x.dtype not in SUPPORTED:
         raise DtypeError(f"{name} is {x.dtype}; linode works in float32, float64, complex64 and complex128")
     return x
+
+
+def is_dense(x: Any) -> bool:
+    """Whether x is no sparse tensor, no sparse array of scipy and no operator; scipy.sparse is not imported for it."""
+    if isinstance(x, Tensor):
+        return x.layout is torch.strided
+    return not any(kind.__module__.startswith(LARGE) for kind in type(x).__mro__)
 
 
 def _common_dtype(xs: tuple[Any, ...]) -> torch.dtype | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,18 @@ def is_traced() -> bool:
 def is_readable(x: Tensor) -> bool:
     """Whether a tensor of some subclass has values, and all of them."""
     return not isinstance(x, (FakeTensor, MaskedTensor))
+
+
+def will_accumulate(node: Any) -> bool:
+    """Whether the backward pass that is running adds to the .grad of the leaf with this node: not torch.autograd.grad,
+    which hands the gradient over instead.
+    """
+    if getattr(node, "variable", None) is None:
+        return False
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # it knows no answer within torch.autograd.grad
+        return False
 
 
 def forward_mode_depth() -> int:
