@@ -33,11 +33,11 @@ from .solution import Solution, Stats, Status
 from .switching import PiecewiseLinearODE
 
 if TYPE_CHECKING:
-    from .operators import Operator, SparseMatrix
-    from .sparse_ode import SparseLinearODE
     from .fitting.estimate import FitStatus
     from .fitting.fit import fit
     from .fitting.result import FitResult
+    from .operators import Operator, SparseMatrix
+    from .sparse_ode import SparseLinearODE
 
 __version__ = "0.1.0"
 
@@ -63,6 +63,7 @@ __all__ = [
     "ShapeError",
     "Smooth",
     "Solution",
+    "SparseLinearODE",
     "SparseMatrix",
     "StaleError",
     "Stats",

@@ -86,7 +86,7 @@ def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, method: str | Method = "auto"
     if not is_dense(matrix):
         own = vectors.mT if isinstance(v, Tensor) else vectors.mT.numpy()
         ode = LinearODE(matrix, own, method=method, names=("A", "v"))
-        return _as_columns(ode, times, ode.is_numpy and not isinstance(t, Tensor))
+        return _as_columns(ode, times, ode._is_numpy and not isinstance(t, Tensor))
     if shape == tuple(matrix.shape[:-1]):
         raise ShapeError(
             f"v has shape {shape} and A {tuple(matrix.shape)}: v could be one vector for each matrix, or columns for "

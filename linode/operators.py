@@ -129,8 +129,10 @@ class SparseMatrix:
         self.is_numpy = not isinstance(values, Tensor)
         self.values = as_values(values, "values")
         if self.values.shape != (places.shape[1],):
-            raise ShapeError(f"values has shape {tuple(self.values.shape)}; it must be ({places.shape[1]},), as indices")
-        self.pattern = Pattern.of(*places.astype(np.int64), int(n), "indices: Xi")
+            raise ShapeError(
+                f"values has shape {tuple(self.values.shape)}; it must be ({places.shape[1]},), as indices"
+            )
+        self.pattern = Pattern.of(places[0].astype(np.int64), places[1].astype(np.int64), int(n), "Xi")
 
     @classmethod
     def on(cls, pattern: Pattern, values: Tensor, is_numpy: bool = False) -> SparseMatrix:
@@ -379,11 +381,13 @@ def check_tensor(Xi: Tensor, name: str) -> None:
     if Xi.layout not in (torch.sparse_coo, *COMPRESSED):
         raise DtypeError(
             f"{name} has layout {Xi.layout}; dense, torch.sparse_csr, torch.sparse_coo and torch.sparse_csc are read: "
-            f"use {name}.to_sparse_csr()"
+            f"use {name}.to_sparse_csr() or {name}.to_dense()"
         )
     check_square(Xi.shape, name)
     if Xi.dense_dim():
-        raise ShapeError(f"{name} is a hybrid tensor with {Xi.dense_dim()} dense dimensions; its entries must be numbers")
+        raise ShapeError(
+            f"{name} is a hybrid tensor with {Xi.dense_dim()} dense dimensions; its entries must be numbers"
+        )
     if not (Xi.is_floating_point() or Xi.is_complex()) and Xi.requires_grad:
         raise DtypeError(f"{name} is {Xi.dtype}, which has no gradient")
     if Xi.is_meta:
@@ -410,7 +414,7 @@ def pattern_of(Xi: Tensor, name: str) -> Pattern:
     """The pattern of a checked sparse tensor."""
     n, index = Xi.shape[0], [x.cpu().numpy() for x in coordinates(Xi)]
     if Xi.layout == torch.sparse_coo:
-        return Pattern.of(*index[0], n, name)
+        return Pattern.of(index[0][0], index[0][1], n, name)
     pointers, inner = index
     if len(pointers) != n + 1 or pointers[0] != 0 or pointers[-1] != len(inner) or (np.diff(pointers) < 0).any():
         raise ShapeError(f"{name} has pointers that do not rise from 0 to its {len(inner)} entries in {n} steps")
@@ -428,7 +432,7 @@ def with_values(Xi: Tensor, entries: Tensor, pattern: Pattern) -> Tensor:
         warnings.filterwarnings("ignore", ".*in beta state.*", UserWarning)
         warnings.filterwarnings("ignore", ".*[Ii]nvariant checks.*", UserWarning)
         if Xi.layout != torch.sparse_coo:
-            make = torch.sparse_csr_tensor if Xi.layout == torch.sparse_csr else torch.sparse_csc_tensor
+            make: Any = torch.sparse_csr_tensor if Xi.layout == torch.sparse_csr else torch.sparse_csc_tensor
             return make(*coordinates(Xi), values, Xi.shape, check_invariants=False)
         index, is_coalesced = Xi.detach()._indices(), Xi.is_coalesced()
         if len(values) != pattern.nnz:

@@ -38,8 +38,8 @@ class Status(Enum):
         "recurrence grows and loses digits. Give linode.Operator(..., bounds=...) or dissipative=True where it holds"
     )
     DECAY = (
-        "the states decay by so much within one step that no digit of the latest is left. Ask for more times in between, "
-        "or for shorter ones; states this small may as well be 0"
+        "the states decay by so much within one step that no digit of the latest is left. Ask for more times in "
+        "between, or for shorter ones; states this small may as well be 0"
     )
     NOT_CONVERGED = (
         "the series did not reach the tolerance within the largest number of products. Use a larger rtol or shorter "

@@ -29,7 +29,6 @@ from .engine.problem import (
     check_same_device,
     check_tolerance,
     is_known,
-    make_times,
 )
 from .engine.tracing import untraced
 from .errors import DtypeError, InaccurateWarning, MethodError, ShapeError
@@ -37,7 +36,6 @@ from .forcing.block import Planners
 from .forcing.large import forced_states
 from .forcing.total import Forcing
 from .kernels.tensors import is_finite
-from .large.linear import Linear
 from .methods import Method, make_method
 from .methods.large import LargeMethod, LargePlan, Task
 from .ode import ENOUGH, NOTHING, LinearODE
@@ -96,6 +94,7 @@ class SparseLinearODE(LinearODE):
     """
 
     Xi: Any  # as it was given
+    _large: LargePlanner  # where there are more than 256 states, or an operator
 
     def __init__(
         self,
@@ -128,23 +127,19 @@ class SparseLinearODE(LinearODE):
         self._is_numpy = operand.is_numpy and not isinstance(z0, Tensor)
         made = make_method(method)
         self._is_small = isinstance(operand, SparseMatrix) and n <= MOST_DENSE and not isinstance(made, LargeMethod)
-        self._planner: Any = Planner(made, rtol) if self._is_small else LargePlanner(made, rtol)
+        planner: Any = Planner(made, rtol) if self._is_small else LargePlanner(made, rtol)
+        self._planner = self._large = planner
         self.forcing = NOTHING
         if b is not None or B is not None or u is not None:
             self.forcing, is_numpy = Forcing.make(b, B, u, like.expand(n, n))
             self._is_numpy = self._is_numpy and is_numpy
             broadcast({names[1]: shape[:-1], **self.forcing.batches})
             if self._is_small:
-                self._planners = Planners.of(self._planner)
+                self._planners = Planners.of(planner)
         if not (self.z0 is z0 and self.forcing.is_nothing) or isinstance(Xi, Tensor) or is_being_made():
             own = Xi.values if isinstance(Xi, SparseMatrix) else Xi
             kept = {names[0]: own, names[1]: self.z0, "b": self.forcing.b, "B": self.forcing.B}
             self._held = Held({names[0]: own, names[1]: z0, "b": b, "B": B}, kept)
-
-    @property
-    def is_numpy(self) -> bool:
-        """Whether answers are NumPy arrays, for times that are no tensor."""
-        return self._is_numpy
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,7 +158,7 @@ class SparseLinearODE(LinearODE):
         found = torch.zeros((), dtype=torch.float64) if report.error is None else report.error
         error = found.to(z.device).expand(z.shape[:-2]).contiguous()
         input_error = self._input_error(times, z)
-        enough = max(ENOUGH, 10 * self._planner.rtol)
+        enough = max(ENOUGH, 10 * self._large.rtol)
         if not is_finite(z.detach()):
             status = Status.OVERFLOW
         elif input_error is not None and not input_error <= ENOUGH:
@@ -239,10 +234,10 @@ class SparseLinearODE(LinearODE):
             return self._dense().decomposition
         operand = self._read()
         leaves = (operand.entries,) if isinstance(operand, SparseMatrix) else operand.parameters
-        systems: Systems = self._planner.systems(operand, tuple(x.detach() for x in leaves))
+        systems: Systems = self._large.systems(operand, tuple(x.detach() for x in leaves))
         last = systems.plans.get(False) or systems.plans.get(True)
-        task = Task(1.0, 1, 1, self._planner.rtol, False)
-        plan: LargePlan = last[1] if last else systems.plan(False, task, self._planner.method)
+        task = Task(1.0, 1, 1, self._large.rtol, False)
+        plan: LargePlan = last[1] if last else systems.plan(False, task, self._large.method)
         return plan
 
     def explain(self, t: Any | None = None) -> str:
@@ -255,14 +250,12 @@ class SparseLinearODE(LinearODE):
     def _explained(self, t: Any | None) -> str:
         operand = self._read()
         solution = self._solved(t) if t is not None else None
-        plan = None
         if solution is None:
             plan = self.decomposition
-        method, reason, rejected, details = (
-            (plan.method, plan.reason, plan.rejected, plan.details)
-            if solution is None
-            else (solution.method, solution.stats.reason, solution.stats.rejected, solution.stats.details)
-        )
+            method, reason, rejected, details = plan.method, plan.reason, plan.rejected, plan.details
+        else:
+            stats = solution.stats
+            method, reason, rejected, details = solution.method, stats.reason, stats.rejected, stats.details
         known = f"{operand.pattern.nnz} entries" if isinstance(operand, SparseMatrix) else "known by its products"
         lines = [
             f"Xi: 1 system of {self._n} x {self._n}, {known}, {operand.dtype}",
@@ -346,7 +339,7 @@ class SparseLinearODE(LinearODE):
 
     def _states_of(self, operand: SparseMatrix | Operator, times: Tensor, report: Report | None = None) -> Tensor:
         def solve(kinds: Any, vectors: Any, t: Tensor) -> Tensor:
-            return large_states(self._planner, operand, kinds, vectors, t, report)
+            return large_states(self._large, operand, kinds, vectors, t, report)
 
         dtype = self.forcing.dtype(torch.promote_types(operand.result_dtype, self.z0.dtype))
         z = forced_states(self.forcing, self.z0, times, operand.result_dtype.is_complex, solve)
@@ -368,7 +361,7 @@ class SparseLinearODE(LinearODE):
             else:
                 x, made = operand.as_vector()
             times = times.detach()
-            other = self._with(self.forcing.fixed())
+            other: Any = self._with(self.forcing.fixed())
 
             def states(v: Tensor) -> Tensor:
                 return other._of_operand(made(v), times).to(z.dtype)
@@ -423,10 +416,9 @@ class FromTensor:
         self.Xi, self.name = Xi, name
         self.mark: Any = None
         self.pattern: Pattern
+        self.integers_become: torch.dtype | None = None
         if not (Xi.is_floating_point() or Xi.is_complex()):  # what integers become depends on z0
             self.integers_become = as_tensor(torch.zeros(1, dtype=Xi.dtype), name, beside=(z0,)).dtype
-        else:
-            self.integers_become = None
 
     def __call__(self) -> SparseMatrix:
         index = coordinates(self.Xi)

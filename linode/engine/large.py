@@ -181,9 +181,7 @@ class LargeTangent(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, question: Question, count: int, *tensors: Any) -> Any:
         own = in_dims[2:]
-        return mapped(
-            lambda *x: (LargeTangent.apply(question, count, *x),), info.batch_size, own, tensors, is_one=True
-        )
+        return mapped(lambda *x: (LargeTangent.apply(question, count, *x),), info.batch_size, own, tensors, is_one=True)
 
 
 def mapped(function: Any, size: int, dims: Sequence[int | None], tensors: Sequence[Any], is_one: bool = False) -> Any:

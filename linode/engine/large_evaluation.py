@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import MethodError
 from ..kernels.memory import Memory
-from ..kernels.tensors import extremes, widened
+from ..kernels.tensors import extremes
 from ..large.linear import Linear
 from ..methods import Auto, Method
 from ..methods.base import default, registry
@@ -33,9 +33,7 @@ RTOL = 1e-10  # of states and gradients, where none is asked for
 MOST_NUMBERS = 2**22  # of states in one product, for derivatives with respect to times: 32 MB
 
 
-def result_type(
-    operand: SparseMatrix | Operator, vectors: Sequence[Tensor], kinds: Sequence[Kind]
-) -> torch.dtype:
+def result_type(operand: SparseMatrix | Operator, vectors: Sequence[Tensor], kinds: Sequence[Kind]) -> torch.dtype:
     """Of states: that of Xi and all vectors together."""
     dtype = reduce(torch.promote_types, [x.dtype for x in vectors], operand.result_dtype)
     is_complex = any(kind.is_complex for kind in kinds)
@@ -100,7 +98,9 @@ class Report:
                 if known is None or isinstance(value, (str, bool)) or not isinstance(value, (int, float)):
                     self.details[name] = value if known is None else known
                 else:
-                    self.details[name] = known + value if name.startswith("n_") or name == "steps" else max(known, value)
+                    self.details[name] = (
+                        known + value if name.startswith("n_") or name == "steps" else max(known, value)
+                    )
 
 
 class LargePlanner:
@@ -182,22 +182,23 @@ def choose(A: Linear, task: Task, method: Method) -> LargePlan:
         MethodError: the method refuses this Xi; or all do.
     """
     if isinstance(method, LargeMethod):
-        plan = method.plan_large(A, task)
-        if not plan.is_accepted:
-            raise MethodError(f"method {method.name!r} cannot be used for this Xi: {plan.reason}; use method='auto'")
-        return plan
+        only = method.plan_large(A, task)
+        if not only.is_accepted:
+            raise MethodError(f"method {method.name!r} cannot be used for this Xi: {only.reason}; use method='auto'")
+        return only
     assert isinstance(method, Auto)
     names = [name for name in names_of_large() if method.candidates is None or name in method.candidates]
-    ranked = sorted(((*default(name).cost_large(A, task), name) for name in names), key=lambda x: x[0])
-    rejected = []
-    for i, (seconds, _, name) in enumerate(ranked):
-        plan = default(name).plan_large(A, task)
+    candidates: list[Any] = [default(name) for name in names]
+    ranked = sorted(((*x.cost_large(A, task), x) for x in candidates), key=lambda x: x[0])
+    rejected: list[str] = []
+    for i, (seconds, _, candidate) in enumerate(ranked):
+        plan: LargePlan = candidate.plan_large(A, task)
         if plan.is_accepted:
-            others = [f"{other}: {words}" for _, words, other in ranked[i + 1 :]]
+            others = [f"{other.name}: {words}" for _, words, other in ranked[i + 1 :]]
             plan.rejected = (*rejected, *others)
             plan.reason = f"{plan.reason}; estimated {seconds:.2g} s" if len(ranked) > 1 else plan.reason
             return plan
-        rejected.append(f"{name}: {plan.reason}")
+        rejected.append(f"{candidate.name}: {plan.reason}")
     raise MethodError(f"no method can be used for this Xi: {'; '.join(rejected)}")
 
 
@@ -242,9 +243,9 @@ class Columns:
     def _back(self, x: Tensor, own: tuple[int, ...]) -> Tensor:
         """(*batch, own) of (R, M * own[0], ...)."""
         order = [*self.columns, *self.others]
-        x = x.reshape(*(self.batch[d] for d in order), *own)
+        x = x.reshape([*(self.batch[d] for d in order), *own])
         inverse = sorted(range(len(order)), key=order.__getitem__)
-        return x.permute(*inverse, *range(len(order), x.ndim))
+        return x.permute([*inverse, *range(len(order), x.ndim)])
 
     def states(self, z: np.ndarray) -> Tensor:
         return self._back(torch.from_numpy(z), (self.T, self.n))
@@ -263,8 +264,6 @@ class Columns:
         order = [*self.columns, *self.others]
         inverse = sorted(range(len(order)), key=order.__getitem__)
         return x.permute(*inverse, len(order)).sum_to_size(shape)
-
-
 
 
 @dataclass
@@ -410,11 +409,11 @@ class LargeEvaluation:
     def _velocity(self, z: np.ndarray) -> np.ndarray:
         """z'(t), (R, T, n), from the states."""
         R, T, n = z.shape
-        rows, out = z.reshape(-1, n), np.empty_like(z).reshape(-1, n)
+        rows, found = z.reshape(-1, n), np.empty_like(z).reshape(-1, n)
         size = max(1, MOST_NUMBERS // n)
         for i in range(0, len(rows), size):
-            out[i : i + size] = self.linear.times(np.ascontiguousarray(rows[i : i + size].T)).T
-        out = out.reshape(R, T, n)
+            found[i : i + size] = self.linear.times(np.ascontiguousarray(rows[i : i + size].T)).T
+        out = found.reshape(R, T, n)
         for v, kind in zip(self.vectors, self.kinds):
             rate = kind.rate(self.t)
             if rate is not None:
@@ -430,7 +429,7 @@ class LargeEvaluation:
             np.zeros_like(v) if d is None else layout.vectors(d).astype(v.dtype, copy=False)
             for v, d in zip(self.vectors, dvectors)
         ]
-        dz = np.zeros((layout.R, self.t.shape[1], layout.n), dtype=self.kind)
+        dz: Any = np.zeros((layout.R, self.t.shape[1], layout.n), dtype=self.kind)
         z = np.zeros_like(dz)
         for side in self.sides:
             dXi: Any = None

@@ -78,14 +78,14 @@ class Called:
         """The change of Xi X along changes of the parameters."""
         changes = [torch.from_numpy(np.ascontiguousarray(d)).to(x) for d, x in zip(tangents, self.parameters)]
         v = self._vectors(X)
+        function = self.operator.matvec
         if self.operator.takes_parameters:
-            function = self.operator.matvec
             own = tuple(x.detach() for x in self.parameters)
-            _, dy = torch.func.jvp(lambda *p: function(v, *p), own, tuple(changes))
+            dy: Tensor = torch.func.jvp(lambda *p: function(v, *p), own, tuple(changes))[1]
         else:  # the derivative of <g, Xi X> by the parameters, differentiated by g, in which it is linear
             with torch.enable_grad():
                 named = [(x, d) for x, d in zip(self.parameters, changes) if x.requires_grad]
-                y = self.operator.matvec(v)
+                y = function(v)
                 g = torch.zeros_like(y, requires_grad=True)
                 if not (named and y.requires_grad):
                     return np.zeros_like(X)
@@ -141,8 +141,8 @@ def check_differentiable(operator: Operator, needs_adjoint: bool, in_transform: 
     """
     if needs_adjoint and operator.rmatvec is None:
         raise NotDifferentiableError(
-            "a gradient needs products with Xi^H, and this operator has none: give linode.Operator(..., rmatvec=...), or "
-            "hermitian=True; for states only use torch.no_grad()"
+            "a gradient needs products with Xi^H, and this operator has none: give linode.Operator(..., rmatvec=...) "
+            "or hermitian=True; for states only use torch.no_grad()"
         )
     if operator.takes_parameters:
         return
