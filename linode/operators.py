@@ -262,6 +262,7 @@ class Operator:
         self.bounds = None if bounds is None else checked_bounds(bounds)
         self.is_numpy = False
         self.takes_parameters = takes_parameters(matvec, len(self.parameters))
+        self.undeclared: list[str] | None = None  # tensors that matvec depends on beside these; None: not looked at
 
     @property
     def shape(self) -> torch.Size:
@@ -340,6 +341,7 @@ def as_values(values: Any, name: str) -> Tensor:
 def from_scipy(Xi: Any, name: str) -> SparseMatrix:
     """A scipy.sparse array or matrix of any format. Its values are copied."""
     check_square(Xi.shape, name)
+    as_values(np.zeros(0, Xi.dtype), name)  # scipy fails at formats of objects, without a name
     if Xi.format == "csr":
         rows, columns, values = np.repeat(np.arange(Xi.shape[0]), np.diff(Xi.indptr)), Xi.indices, Xi.data
         if len(rows) != len(columns):  # scipy allows room beyond the last entry
@@ -383,11 +385,11 @@ def check_tensor(Xi: Tensor, name: str) -> None:
             f"{name} has layout {Xi.layout}; dense, torch.sparse_csr, torch.sparse_coo and torch.sparse_csc are read: "
             f"use {name}.to_sparse_csr() or {name}.to_dense()"
         )
-    check_square(Xi.shape, name)
-    if Xi.dense_dim():
+    if Xi.layout == torch.sparse_coo and Xi.dense_dim():
         raise ShapeError(
             f"{name} is a hybrid tensor with {Xi.dense_dim()} dense dimensions; its entries must be numbers"
         )
+    check_square(Xi.shape, name)
     if not (Xi.is_floating_point() or Xi.is_complex()) and Xi.requires_grad:
         raise DtypeError(f"{name} is {Xi.dtype}, which has no gradient")
     if Xi.is_meta:

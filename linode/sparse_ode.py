@@ -20,7 +20,7 @@ from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner
 from .engine.held import Held, is_being_made
 from .engine.large import entries_of, large_states
-from .engine.large_evaluation import MOST_DENSE, LargePlanner, Report, Systems
+from .engine.large_evaluation import MOST_DENSE, LargePlanner, Report, Systems, make_large_method
 from .engine.problem import (
     as_tensor,
     broadcast,
@@ -37,7 +37,7 @@ from .forcing.large import forced_states
 from .forcing.total import Forcing
 from .kernels.tensors import is_finite
 from .methods import Method, make_method
-from .methods.large import LargeMethod, LargePlan, Task
+from .methods.large import LargeMethod, LargePlan, Task, large_registry
 from .ode import ENOUGH, NOTHING, LinearODE
 from .operators import (
     Operator,
@@ -125,9 +125,13 @@ class SparseLinearODE(LinearODE):
         check_same_device({names[0]: like, names[1]: self.z0})
         check_finite_anywhere(self.z0, names[1])
         self._is_numpy = operand.is_numpy and not isinstance(z0, Tensor)
-        made = make_method(method)
-        self._is_small = isinstance(operand, SparseMatrix) and n <= MOST_DENSE and not isinstance(made, LargeMethod)
-        planner: Any = Planner(made, rtol) if self._is_small else LargePlanner(made, rtol)
+        is_named = isinstance(method, LargeMethod) or (isinstance(method, str) and method in large_registry())
+        self._is_small = isinstance(operand, SparseMatrix) and n <= MOST_DENSE and not is_named
+        planner: Any = None
+        if self._is_small:
+            planner = Planner(make_method(method), rtol)
+        else:
+            planner = LargePlanner(make_large_method(method), rtol)
         self._planner = self._large = planner
         self.forcing = NOTHING
         if b is not None or B is not None or u is not None:
@@ -449,6 +453,6 @@ def reader_of(Xi: Any, name: str, z0: Any) -> Any:
 def check_values(matrix: SparseMatrix) -> None:
     values = matrix.values
     if is_known(values):
-        check_finite(values, "the values of Xi")
+        check_finite(values, "Xi.values")
     else:
-        check_finite_anywhere(values, "the values of Xi")
+        check_finite_anywhere(values, "Xi.values")

@@ -10,7 +10,6 @@ import numpy as np
 import scipy.linalg
 
 from linode.large.linear import Linear
-from linode.methods.base import Method
 from linode.methods.large import Answer, LargeMethod, LargePlan, Task, Term
 
 
@@ -113,19 +112,12 @@ class FormedPlan(LargePlan):
 
 
 @dataclass(frozen=True)
-class Formed(Method, LargeMethod):
+class Formed(LargeMethod):
     """expm of all entries."""
 
     trouble: str | None = None
     name: ClassVar[str] = "formed"
     summary: ClassVar[str] = "all entries, for tests"
-    by_name_only: ClassVar[bool] = True
-
-    def plan(self, Xi: Any, rtol: Any = None, work: Any = None) -> Any:
-        raise TypeError("formed is for large Xi")
-
-    def cost(self, work: Any) -> float:
-        return 1.0
 
     def plan_large(self, A: Linear, task: Task) -> LargePlan:
         return FormedPlan(A, self.trouble)

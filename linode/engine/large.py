@@ -16,6 +16,7 @@ from torch.autograd.function import Function
 
 from ..errors import NotDifferentiableError
 from ..kernels.private import (
+    OutsideTransforms,
     forward_mode_depth,
     has_derivative,
     is_in_forward_mode,
@@ -64,18 +65,16 @@ def large_states(
     """
     leaves = (operand.entries,) if isinstance(operand, SparseMatrix) else operand.parameters
     tensors = (*leaves, t, *vectors)
-    in_transform = is_transforming()
-    in_forward = in_transform or is_in_forward_mode()
+    in_forward = is_transforming() or is_in_forward_mode()
     if forward_mode_depth() > 1:
         raise NotDifferentiableError(TWICE)
     wants = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if isinstance(operand, Operator) and (wants or in_forward):
-        needs_adjoint = wants and any(x.requires_grad for x in (*leaves, *vectors))
-        check_differentiable(operand, needs_adjoint, in_transform)
+    if isinstance(operand, Operator):
+        check_differentiable(operand, wants and any(x.requires_grad for x in (*leaves, *vectors)))
     question = Question(planner, operand, tuple(kinds), len(leaves), wants or in_forward, report)
     if not (wants or in_forward):
         return question.evaluation([x.detach() for x in tensors]).states(report)
-    z: Tensor = Large.apply(question, *tensors)
+    z: Tensor = (Large if in_forward else EagerLarge).apply(question, *tensors)  # type: ignore[attr-defined]
     return z
 
 
@@ -124,6 +123,28 @@ class Large(Function):
                 x = x.reshape(len(x), *(1,) * (rank + 1 - x.ndim), *x.shape[1:])
             moved.append(x)
         return Large.apply(question, *tensors[: question.n_leaves], *moved), 0
+
+
+class EagerLarge(OutsideTransforms):
+    """The same in reverse mode alone, outside of transforms: backward goes on with what forward kept."""
+
+    @staticmethod
+    def forward(ctx: Any, question: Question, *tensors: Tensor) -> Tensor:
+        ctx.question, ctx.evaluation = question, question.evaluation([x.detach() for x in tensors])
+        ctx.wants_t = ctx.needs_input_grad[1 + question.n_leaves]
+        z = ctx.evaluation.states(question.report, for_gradients=True)
+        ctx.save_for_backward(*tensors, *([z] if ctx.wants_t else []))
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        refuse_batched(g)
+        if torch.is_grad_enabled() or is_transforming():
+            return Large.backward(ctx, g)
+        tensors, wanted, k = ctx.saved_tensors, ctx.needs_input_grad[1:], ctx.question.n_leaves
+        z = tensors[-1] if ctx.wants_t else None
+        grads = ctx.evaluation.gradients(g, z, ctx.wants_t, any(wanted[:k]) or any(wanted[k + 1 :]))
+        return None, *(x if is_wanted else None for x, is_wanted in zip(grads, wanted))
 
 
 class LargeVJP(Function):

@@ -20,9 +20,8 @@ from ..errors import MethodError
 from ..kernels.memory import Memory
 from ..kernels.tensors import extremes
 from ..large.linear import Linear
-from ..methods import Auto, Method
-from ..methods.base import default, registry
-from ..methods.large import LargeMethod, LargePlan, Task, Term
+from ..methods import Auto, make_method
+from ..methods.large import LargeMethod, LargePlan, Pullback, Task, Term, large_registry
 from ..operators import Operator, SparseMatrix
 from .large_products import host, linear_of
 from .problem import check_finite, common_shape
@@ -103,20 +102,33 @@ class Report:
                     )
 
 
+def make_large_method(method: Any) -> LargeMethod | Auto:
+    """A method for large Xi, or `auto`, from a name or a method object.
+
+    Raises:
+        MethodError: there is no such method, or it needs a dense Xi.
+    """
+    if isinstance(method, LargeMethod):
+        return method
+    known = large_registry()
+    if isinstance(method, str) and method in known:
+        return known[method]()
+    names = " or ".join(map(repr, sorted(known)))
+    made = make_method(method)
+    if not isinstance(made, Auto):
+        raise MethodError(
+            f"method {made.name!r} needs Xi as a dense matrix, but Xi is sparse with more than {MOST_DENSE} states or an "
+            f"operator: use 'auto', {names}, or give a dense Xi"
+        )
+    if made.candidates is not None:
+        raise MethodError(f"candidates {made.candidates!r} need a dense Xi: use 'auto' or {names}")
+    return made
+
+
 class LargePlanner:
     """Plans for one solver. They depend on the values of Xi and on what is asked; the last ones are kept."""
 
-    def __init__(self, method: Method, rtol: float | None = None) -> None:
-        """Raises MethodError where the method needs a dense Xi."""
-        large = names_of_large()
-        if isinstance(method, Auto):
-            if method.candidates is not None and not set(large) & set(method.candidates):
-                raise MethodError(f"of candidates {method.candidates!r} none is for large Xi: these are {large}")
-        elif not isinstance(method, LargeMethod):
-            raise MethodError(
-                f"method {method.name!r} needs Xi as a dense matrix, but Xi is sparse with more than {MOST_DENSE} "
-                f"states or an operator: use 'auto' or {' or '.join(map(repr, large))}, or give a dense Xi"
-            )
+    def __init__(self, method: LargeMethod | Auto, rtol: float | None = None) -> None:
         self.method, self.rtol = method, RTOL if rtol is None else rtol
         self._last: Memory[Systems] = Memory()
 
@@ -141,7 +153,7 @@ class LargePlanner:
 def operand_names(operand: SparseMatrix | Operator) -> list[str]:
     """What messages call the leaves."""
     if isinstance(operand, SparseMatrix):
-        return ["values of Xi"]
+        return ["Xi.values"]
     return [f"parameters[{i}]" for i in range(len(operand.parameters))]
 
 
@@ -161,7 +173,7 @@ class Systems:
             self.both[is_mirrored] = self.both[False].negated()
         return self.both[is_mirrored]
 
-    def plan(self, is_mirrored: bool, task: Task, method: Method) -> LargePlan:
+    def plan(self, is_mirrored: bool, task: Task, method: LargeMethod | Auto) -> LargePlan:
         known = self.plans.get(is_mirrored)
         if known is not None and known[0] == task:
             return known[1]
@@ -170,12 +182,7 @@ class Systems:
         return plan
 
 
-def names_of_large() -> list[str]:
-    """Of the methods that take a sparse Xi or an operator."""
-    return [name for name, kind in registry().items() if issubclass(kind, LargeMethod)]
-
-
-def choose(A: Linear, task: Task, method: Method) -> LargePlan:
+def choose(A: Linear, task: Task, method: LargeMethod | Auto) -> LargePlan:
     """The plan of a method chosen by name, or of the cheapest whose own check passes, with reasons.
 
     Raises:
@@ -186,16 +193,13 @@ def choose(A: Linear, task: Task, method: Method) -> LargePlan:
         if not only.is_accepted:
             raise MethodError(f"method {method.name!r} cannot be used for this Xi: {only.reason}; use method='auto'")
         return only
-    assert isinstance(method, Auto)
-    names = [name for name in names_of_large() if method.candidates is None or name in method.candidates]
-    candidates: list[Any] = [default(name) for name in names]
+    candidates = [kind() for kind in large_registry().values()]
     ranked = sorted(((*x.cost_large(A, task), x) for x in candidates), key=lambda x: x[0])
     rejected: list[str] = []
     for i, (seconds, _, candidate) in enumerate(ranked):
-        plan: LargePlan = candidate.plan_large(A, task)
+        plan = candidate.plan_large(A, task)
         if plan.is_accepted:
-            others = [f"{other.name}: {words}" for _, words, other in ranked[i + 1 :]]
-            plan.rejected = (*rejected, *others)
+            plan.rejected = (*rejected, *(f"{other.name}: {words}" for _, words, other in ranked[i + 1 :]))
             plan.reason = f"{plan.reason}; estimated {seconds:.2g} s" if len(ranked) > 1 else plan.reason
             return plan
         rejected.append(f"{candidate.name}: {plan.reason}")
@@ -277,6 +281,8 @@ class Side:
     index: np.ndarray  # of times, (T',)
     t: np.ndarray  # (1 or R, T'), >= 0
     mask: np.ndarray | None  # (R, T'): of times of other signs among them; None: all are of this one
+    progress: Progress
+    pullback: Pullback | None = None
 
     def own(self, x: np.ndarray) -> np.ndarray:
         """The rows of these times of (R, T, n), 0 for others."""
@@ -338,10 +344,12 @@ class LargeEvaluation:
                 factor, seen = kind.mirrored() if is_mirrored else (1.0, kind)
                 terms.append(Term(v if factor == 1.0 else factor * v, seen.name, seen.w))
             mask = None if own.all() else np.broadcast_to(own, (layout.R, len(index)))
-            self.sides.append(Side(plan, systems.linear(is_mirrored), is_mirrored, terms, index, times, mask))
+            self.sides.append(
+                Side(plan, systems.linear(is_mirrored), is_mirrored, terms, index, times, mask, Progress(""))
+            )
 
-    def states(self, report: Report | None = None) -> Tensor:
-        """z (*batch, T, n)."""
+    def states(self, report: Report | None = None, for_gradients: bool = False) -> Tensor:
+        """z (*batch, T, n); for gradients, what they need again may be kept."""
         layout = self.layout
         if self.is_empty:
             if report is not None:
@@ -350,8 +358,12 @@ class LargeEvaluation:
         z = np.zeros((layout.R, self.t.shape[1], layout.n), dtype=self.kind)
         error, trouble = np.zeros(layout.R), None
         for side in self.sides:
-            with Progress("linode: states") as watch:
-                answer = side.plan.states(side.terms, side.t, watch)
+            side.progress.title = "linode: states"
+            with side.progress as watch:
+                if for_gradients:
+                    answer, side.pullback = side.plan.record(side.terms, side.t, watch)
+                else:
+                    answer = side.plan.states(side.terms, side.t, watch)
             if len(self.sides) == 1 and side.mask is None and len(side.index) == z.shape[1]:
                 z = answer.z
             else:
@@ -399,8 +411,11 @@ class LargeEvaluation:
                 if kind.name == "exp":
                     a.T[rows] += g[rows, i]
         for side in self.sides:
-            with Progress("linode: gradient") as watch:
-                of_Xi, parts = side.plan.vjp(side.terms, side.t, side.own(g), watch)
+            side.progress.title = "linode: gradient"
+            with side.progress as watch:
+                own_g = side.own(g)
+                found = side.pullback(own_g) if side.pullback else side.plan.vjp(side.terms, side.t, own_g, watch)
+            of_Xi, parts = found
             for a, part, kind in zip(of_vectors, parts, self.kinds):
                 a += (kind.mirrored()[0] if side.is_mirrored else 1.0) * part
             for x, part in zip(own, [of_Xi] if self.is_matrix else of_Xi or ()):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DtypeError, NotDifferentiableError, ShapeError
-from ..kernels.private import is_wrapped
+from ..kernels.private import has_tangent, is_transforming, is_wrapped
 from ..kernels.tensors import widened
 from ..large.linear import Functions, Linear
 from ..operators import Operator, SparseMatrix
@@ -66,7 +66,7 @@ class Called:
     def vjp(self, Y: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
         """Gradients of Re<Y, Xi X> with respect to the parameters."""
         with torch.enable_grad():
-            wanted = [x.detach().requires_grad_() if self.operator.takes_parameters else x for x in self.parameters]
+            wanted = self._wanted()
             named = [x for x in wanted if x.requires_grad]
             y, G = self._called(self.operator.matvec, "matvec", X, wanted), self._vectors(Y)
             found = torch.autograd.grad(y, named, G, retain_graph=True, allow_unused=True) if y.requires_grad else ()
@@ -75,26 +75,29 @@ class Called:
         return [host(torch.zeros_like(x) if g is None else g) for x, g in zip(wanted, own)]
 
     def jvp(self, tangents: Sequence[np.ndarray], X: np.ndarray) -> np.ndarray:
-        """The change of Xi X along changes of the parameters."""
+        """The change of Xi X along changes of the parameters: the gradient of <g, Xi X> by these, which is linear in g,
+        differentiated by g. (torch does not nest forward mode in itself.)
+        """
         changes = [torch.from_numpy(np.ascontiguousarray(d)).to(x) for d, x in zip(tangents, self.parameters)]
-        v = self._vectors(X)
-        function = self.operator.matvec
-        if self.operator.takes_parameters:
-            own = tuple(x.detach() for x in self.parameters)
-            dy: Tensor = torch.func.jvp(lambda *p: function(v, *p), own, tuple(changes))[1]
-        else:  # the derivative of <g, Xi X> by the parameters, differentiated by g, in which it is linear
-            with torch.enable_grad():
-                named = [(x, d) for x, d in zip(self.parameters, changes) if x.requires_grad]
-                y = function(v)
-                g = torch.zeros_like(y, requires_grad=True)
-                if not (named and y.requires_grad):
-                    return np.zeros_like(X)
-                of = torch.autograd.grad(y, [x for x, _ in named], g, create_graph=True, allow_unused=True)
-                pairs = [(p, d) for p, (_, d) in zip(of, named) if p is not None and p.requires_grad]
-                if not pairs:
-                    return np.zeros_like(X)
-                (dy,) = torch.autograd.grad([p for p, _ in pairs], g, [d for _, d in pairs], retain_graph=True)
+        with torch.enable_grad():
+            own = self._wanted()
+            named = [(x, d) for x, d in zip(own, changes) if x.requires_grad]
+            y = self._called(self.operator.matvec, "matvec", X, own)
+            if not (named and y.requires_grad):
+                return np.zeros_like(X)
+            g = torch.zeros_like(y, requires_grad=True)
+            of = torch.autograd.grad(y, [x for x, _ in named], g, create_graph=True, allow_unused=True)
+            pairs = [(p, d) for p, (_, d) in zip(of, named) if p is not None and p.requires_grad]
+            if not pairs:
+                return np.zeros_like(X)
+            (dy,) = torch.autograd.grad([p for p, _ in pairs], g, [d for _, d in pairs], retain_graph=True)
         return self._columns(dy, X)
+
+    def _wanted(self) -> list[Tensor]:
+        """The parameters to differentiate with respect to."""
+        if not self.operator.takes_parameters:
+            return list(self.parameters)
+        return [x.detach().requires_grad_() if x.is_floating_point() or x.is_complex() else x for x in self.parameters]
 
     def _vectors(self, X: np.ndarray) -> Tensor:
         """(R, n), or (2 R, n) of real and imaginary parts where Xi is real and X is not."""
@@ -133,7 +136,7 @@ class Called:
         return self._columns(self._called(function, name, X, own), X)
 
 
-def check_differentiable(operator: Operator, needs_adjoint: bool, in_transform: bool) -> None:
+def check_differentiable(operator: Operator, needs_adjoint: bool) -> None:
     """Raise where a derivative through the operator is asked for that its functions cannot give.
 
     Raises:
@@ -144,26 +147,27 @@ def check_differentiable(operator: Operator, needs_adjoint: bool, in_transform: 
             "a gradient needs products with Xi^H, and this operator has none: give linode.Operator(..., rmatvec=...) "
             "or hermitian=True; for states only use torch.no_grad()"
         )
-    if operator.takes_parameters:
-        return
-    if in_transform and any(is_wrapped(x) for x in operator.parameters):
+    if not operator.takes_parameters and any(is_wrapped(x) or has_tangent(x) for x in operator.parameters):
         raise NotDifferentiableError(
-            "derivatives in torch.func need the parameters as arguments: write matvec(v, *parameters)"
+            "derivatives in torch.func and in forward mode need the parameters as arguments of the operator's "
+            "functions: write matvec(v, *parameters)"
         )
-    if needs_adjoint and not in_transform:
-        missing = undeclared(operator)
-        if missing:
+    if torch.is_grad_enabled() and not is_transforming():
+        if operator.undeclared is None:  # looked at once: it takes a product
+            operator.undeclared = undeclared(operator)
+        if operator.undeclared:
             raise NotDifferentiableError(
-                f"matvec depends on tensors that need gradients and are not among parameters: {', '.join(missing)}; "
-                "name them, linode.Operator(..., parameters=[...]), or detach them"
+                "matvec depends on tensors that need gradients and are not among parameters, of shapes "
+                f"{', '.join(operator.undeclared)}: name them, linode.Operator(..., parameters=[...]), or detach them"
             )
 
 
 def undeclared(operator: Operator) -> list[str]:
-    """Tensors with gradients that matvec depends on beside the parameters, by their shapes."""
+    """Shapes of the tensors with gradients that matvec depends on beside the parameters."""
     v = torch.zeros(1, operator.n, dtype=operator.dtype, device=operator.device)
+    own = [x.detach() for x in operator.parameters] if operator.takes_parameters else []
     with torch.enable_grad():
-        y = operator.matvec(v)
+        y = operator.matvec(v, *own)
     if not isinstance(y, Tensor) or y.grad_fn is None:
         return []
     known = {x.grad_fn for x in operator.parameters if x.grad_fn is not None}
@@ -174,8 +178,8 @@ def undeclared(operator: Operator) -> list[str]:
         if node in seen:
             continue
         seen.add(node)
-        own = getattr(node, "variable", None)
-        if own is not None and id(own) not in leaves:
-            found.append(str(tuple(own.shape)))
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in leaves:
+            found.append(str(tuple(leaf.shape)))
         todo += [other for other, _ in node.next_functions if other is not None]
     return found

@@ -91,6 +91,12 @@ def _tensor_from_array(x: Any, name: str) -> Tensor:
             f"{name} is an array whose mask hides entries, and the numbers beneath it would be used: fill them first "
             "(x.filled(...)), or leave these rows out"
         )
+    if isinstance(x, (list, tuple)) and x and not is_dense(x[0]):
+        raise ShapeError(
+            f"{name} is a list of sparse matrices or operators, and a sparse {name} has no batch dimensions: solve for "
+            "one at a time, or for all as blocks on the diagonal of one sparse matrix (scipy.sparse.block_diag), or, "
+            f"where n is small, give a dense {name}"
+        )
     try:
         array = np.asarray(x)
     except ValueError as error:  # ragged lists

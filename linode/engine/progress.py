@@ -18,9 +18,10 @@ class Progress:
     def __init__(self, title: str) -> None:
         self.title = title
         self._bar: Any = None
-        self._started = time.monotonic()
+        self._started = 0.0
 
     def __enter__(self) -> Progress | None:
+        self._started = time.monotonic()
         is_shown = sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
         return self if is_shown else None
 
@@ -37,3 +38,4 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None  # it may be entered again

@@ -94,6 +94,11 @@ def is_in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def has_tangent(x: Tensor) -> bool:
+    """Whether anything is differentiated with respect to x in forward mode."""
+    return is_in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None
+
+
 def has_derivative(x: Tensor) -> bool:
     """Whether anything is differentiated with respect to x, in either mode."""
-    return x.requires_grad or (is_in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None)
+    return x.requires_grad or has_tangent(x)
