@@ -21,8 +21,7 @@ MAX_LINES = 600
 
 # What a module may import lies in its own layer or one above it in this list; folders count as one.
 LAYERS = (
-    {"linode.errors", "linode.display", "linode.kernels"},
-    {"linode.large"},
+    {"linode.errors", "linode.display", "linode.kernels", "linode.large"},
     {"linode.solution", "linode.methods", "linode.operators", "linode.matrices", "linode.plotting"},
     {"linode.engine"},
     {"linode.forcing"},
