@@ -69,6 +69,9 @@ def function(kind: str, x: np.ndarray, t: np.ndarray, w: complex = 0.0) -> np.nd
         return np.exp(tx)
     if kind == "phi1":
         return t[:, None] * phi1(tx)
+    if kind == "power":
+        order = int(w.real) + 1
+        return t[:, None] ** order * phi(order, tx)
     tw = t[:, None] * w
     # the factor of larger size outside, so that the other does not overflow
     is_left = (tx - tw).real > 0
@@ -81,6 +84,27 @@ def phi1(y: np.ndarray) -> np.ndarray:
     is_zero = y == 0
     y = np.where(is_zero, 1.0, y)
     return np.where(is_zero, 1.0, np.expm1(y) / y)
+
+
+def phi(k: int, y: np.ndarray) -> np.ndarray:
+    """The integral of e^((1 - s) y) s^(k - 1) / (k - 1)! over s from 0 to 1, for k >= 1.
+
+    phi_(k + 1) = (phi_k - 1 / k!) / y loses no digits where |y| > k + 1; below, terms of the power series, times k!,
+    are at most 1.
+    Source: Hochbruck & Ostermann (2010), Acta Numerica 19, 209, section 2.1.
+    """
+    is_near = np.abs(y) <= k + 1
+    far, near = np.where(is_near, 1.0, y), np.where(is_near, y, 0.0)
+    found = phi1(far)
+    for j in range(1, k):
+        found = (found - 1 / math.factorial(j)) / far
+    term = total = np.ones_like(near)
+    j = k
+    while np.abs(term).max(initial=0.0) > 2.0**-60:
+        j += 1
+        term = term * near / j
+        total = total + term
+    return np.where(is_near, total / math.factorial(k), found)
 
 
 def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms: int, is_real: bool) -> np.ndarray:

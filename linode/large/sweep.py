@@ -278,8 +278,24 @@ class Sweep:
 
     def vectors(self, state: np.ndarray, starts: list[np.ndarray], start: float) -> list[np.ndarray]:
         """v of the series of a piece: the state, and what drives it with its phase at the start of the piece."""
-        driving = [(v, term) for v, term in zip(starts, self.terms) if term.kind != "exp"]
-        return [state] + [v if not term.w else v * np.exp(phase(term, start)) for v, term in driving]
+        driving = [v for v, term in zip(starts, self.terms) if term.kind != "exp"]
+        return [state] + [combined(row, driving) for row in self.drive(start)]
+
+    def drive(self, start: float) -> list[dict[int, complex]]:
+        """Of each input as a function of the time since `start`, the inputs that it is the sum of, with factors:
+        harmonics have another phase, a power (s + start)^q / q! is powers of s up to q.
+        """
+        inputs = [term for term in self.terms if term.kind != "exp"]
+        powers = {0 if term.kind == "phi1" else int(term.w.real): i for i, term in enumerate(inputs) if is_power(term)}
+        found: list[dict[int, complex]] = []
+        for i, term in enumerate(inputs):
+            if not is_power(term):
+                found.append({i: np.exp(phase(term, start)) if term.w else 1.0})
+                continue
+            own = 0 if term.kind == "phi1" else int(term.w.real)
+            above = {j: start ** (q - own) / math.factorial(q - own) for q, j in powers.items() if q >= own}
+            found.append({j: factor for j, factor in above.items() if factor})
+        return found
 
     @property
     def kinds(self) -> list[tuple[str, complex]]:
@@ -385,9 +401,9 @@ class Sweep:
         for done, piece in enumerate(reversed(record.pieces), 1):
             gradients = self.reverse_of_piece(piece, g, carry, dtype, sampler)
             carry = gradients[0]
-            for i, found in zip(others, gradients[1:]):
-                term = self.terms[i]
-                total[i] += found if not term.w else found * np.conj(np.exp(phase(term, piece.start)))
+            for row, found in zip(self.drive(piece.start), gradients[1:]):
+                for j, factor in row.items():
+                    total[others[j]] += found if factor == 1 else found * np.conj(factor)
             if self.watch is not None:
                 self.watch(done / len(record.pieces))
         if d is not None:
@@ -579,6 +595,17 @@ class Group:
                 decay = np.log(sizes.sum(0) / np.maximum(size, 1e-300))
                 fair = np.where(is_lost, times * most / np.maximum(decay, 1e-9), np.inf).min()
             self.shorter = min(self.shorter, min(max(fair, h / 8), h / 2))
+
+
+def is_power(term: Any) -> bool:
+    """Whether a term is an input that is a power of time; a constant is one."""
+    return term.kind in ("phi1", "power")
+
+
+def combined(row: dict[int, complex], vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of vectors with factors."""
+    parts = [vectors[j] if factor == 1 else vectors[j] * factor for j, factor in row.items()]
+    return parts[0] if len(parts) == 1 else np.sum(parts, 0)
 
 
 def phase(term: Any, start: float) -> complex:
