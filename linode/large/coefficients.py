@@ -50,9 +50,9 @@ class Ellipse(NamedTuple):
         """About the real axis, with B real for real Xi: coefficients of real functions are real."""
         return self.angle == 0 and self.c.imag == 0
 
-    def points(self, n: int) -> np.ndarray:
-        """psi at the first n of 2 (n - 1) equidistant points of the unit circle if symmetric, else at n of n."""
-        if self.is_symmetric:
+    def points(self, n: int, is_half: bool = False) -> np.ndarray:
+        """psi at n equidistant points of the unit circle, or at the first n of 2 (n - 1), if symmetric."""
+        if is_half:
             angles = np.linspace(0, math.pi, n)
             across = self.b * np.sin(angles)
             along = self.c.real + self.a * np.cos(angles)
@@ -117,7 +117,7 @@ def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms:
     while True:
         found: np.ndarray
         if ellipse.is_symmetric and is_real:
-            found = np.fft.hfft(values(ellipse.points(half + 1)), 2 * half, axis=-1)[:, :half] / (2 * half)
+            found = np.fft.hfft(values(ellipse.points(half + 1, is_half=True)), 2 * half, axis=-1)[:, :half] / (2 * half)
         else:
             found = np.fft.fft(values(ellipse.points(2 * half)), axis=-1)[:, :half] / (2 * half)
         sizes = np.abs(found)

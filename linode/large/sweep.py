@@ -286,15 +286,17 @@ class Sweep:
         harmonics have another phase, a power (s + start)^q / q! is powers of s up to q.
         """
         inputs = [term for term in self.terms if term.kind != "exp"]
-        powers = {0 if term.kind == "phi1" else int(term.w.real): i for i, term in enumerate(inputs) if is_power(term)}
+        orders = [order_of(term) for term in inputs]
         found: list[dict[int, complex]] = []
-        for i, term in enumerate(inputs):
-            if not is_power(term):
+        for i, (term, own) in enumerate(zip(inputs, orders)):
+            if own is None:
                 found.append({i: np.exp(phase(term, start)) if term.w else 1.0})
                 continue
-            own = 0 if term.kind == "phi1" else int(term.w.real)
-            above = {j: start ** (q - own) / math.factorial(q - own) for q, j in powers.items() if q >= own}
-            found.append({j: factor for j, factor in above.items() if factor})
+            row: dict[int, complex] = {i: 1.0}
+            if start and orders.index(own) == i:  # of several inputs of one power the first takes up the higher ones
+                higher = {j: q - own for j, q in enumerate(orders) if q is not None and q > own}
+                row |= {j: start**p / math.factorial(p) for j, p in higher.items()}
+            found.append(row)
         return found
 
     @property
@@ -597,9 +599,9 @@ class Group:
             self.shorter = min(self.shorter, min(max(fair, h / 8), h / 2))
 
 
-def is_power(term: Any) -> bool:
-    """Whether a term is an input that is a power of time; a constant is one."""
-    return term.kind in ("phi1", "power")
+def order_of(term: Any) -> int | None:
+    """The power of time that a term is as an input, 0 of a constant; None: it is none."""
+    return {"phi1": 0, "power": int(complex(term.w).real)}.get(term.kind)
 
 
 def combined(row: dict[int, complex], vectors: Sequence[np.ndarray]) -> np.ndarray:
