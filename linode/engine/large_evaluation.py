@@ -235,7 +235,7 @@ class Columns:
         """(n, R) of (*batch, n)."""
         x = self._ordered(x, 1)
         x = x[(slice(None),) * len(self.columns) + (0,) * len(self.others)] if self.M else x.new_zeros(0)
-        return host(x.reshape(self.R, self.n)).T
+        return np.ascontiguousarray(host(x.reshape(self.R, self.n)).T)
 
     def times(self, t: Tensor) -> np.ndarray:
         """(1, M T), or (R, M T) where they differ between columns."""
