@@ -214,7 +214,13 @@ class ResolventExpansion:
         w = w if w.imag else w.real
         gamma = self.factored.gamma
         if self.newton is None:
-            return faber(self.ellipse, lambda r: resolved(kind, r.real, t, w, gamma), 40, not complex(w).imag)
+            C = faber(self.ellipse, lambda r: resolved(kind, r.real, t, w, gamma).real, 40, True)
+            if isinstance(w, complex):  # on an interval both parts are functions with real coefficients
+                D = faber(self.ellipse, lambda r: resolved(kind, r.real, t, w, gamma).imag, 40, True)
+                n = max(C.shape[1], D.shape[1])
+                C, D = (np.pad(x, ((0, 0), (0, n - x.shape[1]))) for x in (C, D))
+                C = C + 1j * D
+            return C
         z = self.newton.z
         found = resolved(kind, z, t, w, gamma)
         if self.newton.K.is_symmetric and isinstance(w, complex):  # two functions, conjugate at conjugate points
