@@ -31,8 +31,13 @@ GIVEN_UP = 0.05  # |Xi| h below which a shorter piece is no remedy
 class Expansion(Protocol):
     """A region's polynomials, with the coefficients of functions in them."""
 
-    B: Mapped
-    tau: float
+    @property
+    def B(self) -> Mapped: ...
+
+    @property
+    def tau(self) -> float | np.ndarray:
+        """Of the polynomials of an ellipse; or one for every k, see `tau_at`."""
+
     u: float  # z grows no faster than e^(u t)
     size: float  # |Xi|, about
     norm: float  # in which F_k are bounded
@@ -159,7 +164,7 @@ class Series:
         return block
 
 
-def fill(B: Mapped, tau: float, v: np.ndarray, before: np.ndarray, block: np.ndarray, low: int) -> None:
+def fill(B: Mapped, tau: float | np.ndarray, v: np.ndarray, before: np.ndarray, block: np.ndarray, low: int) -> None:
     """F_k for k from low on into the block (K, n, R); before: F_(low - 2) and F_(low - 1)."""
     last, new = before[0], before[1]
     for i in range(len(block)):
@@ -168,15 +173,22 @@ def fill(B: Mapped, tau: float, v: np.ndarray, before: np.ndarray, block: np.nda
             out[:] = v
         elif low + i == 1:
             out[:] = 0
-            B.add(new, out)
+            B.at(0).add(new, out)
         else:
-            factor = -2 * tau if low + i == 2 else -tau
+            factor = tau_at(tau, low + i - 1)
             if factor:
-                np.multiply(real(last), factor, out=real(out))
+                np.multiply(real(last), -factor, out=real(out))
             else:
                 out[:] = 0
-            B.add(new, out)
+            B.at(low + i - 1).add(new, out)
         last, new = new, out
+
+
+def tau_at(tau: float | np.ndarray, k: int) -> float:
+    """What multiplies F_(k - 1) in F_(k + 1) = B_k F_k - tau_k F_(k - 1)."""
+    if isinstance(tau, np.ndarray):
+        return float(tau[k])
+    return 0.0 if k == 0 else 2 * tau if k == 1 else tau
 
 
 def real(x: np.ndarray) -> np.ndarray:
@@ -457,14 +469,16 @@ class Sweep:
                 images = np.zeros((high - low, *shape), dtype) if B.samples_products else None
                 for k in range(high - low - 1, -1, -1):
                     if not (is_top and k == high - low - 1):
+                        map_k = B.at(low + k)
                         if images is not None:
-                            B.add_adjoint(G[k + 1], images[k])
+                            map_k.add_adjoint(G[k + 1], images[k])
                             G[k] += images[k]
                         else:
-                            B.add_adjoint(G[k + 1], G[k])
-                    if tau:
+                            map_k.add_adjoint(G[k + 1], G[k])
+                    factor = 0.0 if is_top and k >= high - low - 2 else tau_at(tau, low + k + 1)
+                    if factor:
                         last = G[k + 2] if k + 2 < len(G) else after[1]
-                        real(G[k])[...] -= (2 * tau if low + k == 0 else tau) * real(last)
+                        real(G[k])[...] -= factor * real(last)
                 after[0], after[1] = G[0], G[1]
                 before, F = self.block(piece, j, v, i)
                 n_pairs = high - low - is_top
@@ -473,11 +487,9 @@ class Sweep:
                 else:
                     ahead = F[1:] if above is None else np.concatenate([F[1:], above[None]])
                     behind = np.concatenate([before[1:], F[:-1]])[:n_pairs]
-                    factors = np.full((n_pairs, 1, 1), tau)
-                    if low == 0:
-                        factors[:2, 0, 0] = (0, 2 * tau)[:n_pairs]
+                    factors = np.array([tau_at(tau, low + k) for k in range(n_pairs)]).reshape(-1, 1, 1)
                     products = ahead[:n_pairs] + factors * behind
-                    B.sample_products(sampler, G[1 : n_pairs + 1], images[:n_pairs], F[:n_pairs], products)
+                    B.sample_products(sampler, G[1 : n_pairs + 1], images[:n_pairs], F[:n_pairs], products, low)
                     above = F[0].copy()
             found.append(after[0].copy())
         return found
@@ -529,11 +541,11 @@ class Sweep:
                     if k == 0:
                         out[:] = dv
                     else:
-                        B.add(new, out)
+                        B.at(k - 1).add(new, out)
                         if dB is not None:
-                            dB.add(np.ascontiguousarray(F[k - low - 1] if k > low else before[1]), out)
+                            dB.at(k - 1).add(np.ascontiguousarray(F[k - low - 1] if k > low else before[1]), out)
                         if k > 1:
-                            out -= (2 * tau if k == 2 else tau) * last
+                            out -= tau_at(tau, k - 1) * last
                     last, new = new, out
                 for group, C, sums, n in zip(piece.rows, piece.coefficients[j], dZ, active):
                     if n:
