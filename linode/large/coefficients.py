@@ -117,7 +117,9 @@ def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms:
     while True:
         found: np.ndarray
         if ellipse.is_symmetric and is_real:
-            found = np.fft.hfft(values(ellipse.points(half + 1, is_half=True)), 2 * half, axis=-1)[:, :half] / (2 * half)
+            found = np.fft.hfft(values(ellipse.points(half + 1, is_half=True)), 2 * half, axis=-1)[:, :half] / (
+                2 * half
+            )
         else:
             found = np.fft.fft(values(ellipse.points(2 * half)), axis=-1)[:, :half] / (2 * half)
         sizes = np.abs(found)

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.linalg import blas
 
 from .coefficients import function
+from .driving import combined, drive
 from .linear import Linear, Mapped, Sampler
 
 BLOCK = 32  # vectors that one product of matrices adds to the states
@@ -291,25 +292,7 @@ class Sweep:
     def vectors(self, state: np.ndarray, starts: list[np.ndarray], start: float) -> list[np.ndarray]:
         """v of the series of a piece: the state, and what drives it with its phase at the start of the piece."""
         driving = [v for v, term in zip(starts, self.terms) if term.kind != "exp"]
-        return [state] + [combined(row, driving) for row in self.drive(start)]
-
-    def drive(self, start: float) -> list[dict[int, complex]]:
-        """Of each input as a function of the time since `start`, the inputs that it is the sum of, with factors:
-        harmonics have another phase, a power (s + start)^q / q! is powers of s up to q.
-        """
-        inputs = [term for term in self.terms if term.kind != "exp"]
-        orders = [order_of(term) for term in inputs]
-        found: list[dict[int, complex]] = []
-        for i, (term, own) in enumerate(zip(inputs, orders)):
-            if own is None:
-                found.append({i: np.exp(phase(term, start)) if term.w else 1.0})
-                continue
-            row: dict[int, complex] = {i: 1.0}
-            if start and orders.index(own) == i:  # of several inputs of one power the first takes up the higher ones
-                higher = {j: q - own for j, q in enumerate(orders) if q is not None and q > own}
-                row |= {j: start**p / math.factorial(p) for j, p in higher.items()}
-            found.append(row)
-        return found
+        return [state] + [combined(row, driving) for row in drive(self.terms, start)]
 
     @property
     def kinds(self) -> list[tuple[str, complex]]:
@@ -415,7 +398,7 @@ class Sweep:
         for done, piece in enumerate(reversed(record.pieces), 1):
             gradients = self.reverse_of_piece(piece, g, carry, dtype, sampler)
             carry = gradients[0]
-            for row, found in zip(self.drive(piece.start), gradients[1:]):
+            for row, found in zip(drive(self.terms, piece.start), gradients[1:]):
                 for j, factor in row.items():
                     total[others[j]] += found if factor == 1 else found * np.conj(factor)
             if self.watch is not None:
@@ -609,18 +592,3 @@ class Group:
                 decay = np.log(sizes.sum(0) / np.maximum(size, 1e-300))
                 fair = np.where(is_lost, times * most / np.maximum(decay, 1e-9), np.inf).min()
             self.shorter = min(self.shorter, min(max(fair, h / 8), h / 2))
-
-
-def order_of(term: Any) -> int | None:
-    """The power of time that a term is as an input, 0 of a constant; None: it is none."""
-    return {"phi1": 0, "power": int(complex(term.w).real)}.get(term.kind)
-
-
-def combined(row: dict[int, complex], vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """The sum of vectors with factors."""
-    parts = [vectors[j] if factor == 1 else vectors[j] * factor for j, factor in row.items()]
-    return parts[0] if len(parts) == 1 else np.sum(parts, 0)
-
-
-def phase(term: Any, start: float) -> complex:
-    return complex(term.w) * start if complex(term.w).imag else complex(term.w).real * start
