@@ -500,7 +500,7 @@ def test_transforms_of_torch_func():
 def test_batched_cotangents_of_autograd_are_refused():
     z0 = start(N)
     z = states(VALUES, z0, T, Faber())
-    with pytest.raises(linode.NotDifferentiableError, match="func.jacrev"):
+    with pytest.raises(linode.NotDifferentiableError, match=r"func\.jacrev"):
         torch.autograd.grad(z, z0, torch.ones(2, *z.shape, dtype=z.dtype), is_grads_batched=True)
 
 
