@@ -316,6 +316,7 @@ def takes_parameters(function: Callable[..., Any], count: int) -> bool:
     """Whether a function of v takes the parameters too: whether it cannot be called with v alone."""
     if not count:
         return False
+    function = function.forward if isinstance(function, torch.nn.Module) else function
     try:
         kinds = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # of functions written in C
