@@ -76,6 +76,7 @@ class Generator(Entries):
     Source: Norris (1997), Markov Chains, section 2.1 (there with rows and columns exchanged).
     """
 
+    origin: Tensor
     name = "generator"
     summary = "a generator on the pattern (rates >= 0 off the diagonal, columns that sum to 0)"
 
@@ -108,6 +109,8 @@ class Laplacian(Entries):
     The parameters are the logarithms of the weights, one an edge; an edge may be given in one direction or in both.
     """
 
+    low: Tensor
+    high: Tensor
     name = "laplacian"
     summary = "minus a graph Laplacian on the pattern (symmetric, weights >= 0 off the diagonal, columns that sum to 0)"
 
