@@ -10,7 +10,8 @@ from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, norms
 
 ROUNDINGS = 8 * 2.0**-53  # of sum_k |f_k| |v|: what rounding leaves; 1 to 5 units of 2^-53 were seen
 SMALLEST = 1e-290  # states below have no digits to keep
-PROBED, HIGH = 10.0, 200.0  # tolerances of a piece: errors from which on a random vector goes along, and are told
+PROBED, HIGH = 10.0, 200.0  # tolerances of a piece: bounds of errors at which a random vector goes along, and which are told
+TOLD = 1e-6  # smaller ones are left to the estimate
 
 
 class Ledger:
@@ -27,7 +28,7 @@ class Ledger:
 
     @property
     def is_high(self) -> bool:
-        return bool((self.error > HIGH * self.tol).any())
+        return bool((self.error > max(HIGH * self.tol, TOLD)).any())
 
     def add(
         self, expansion: Expansion, piece: Piece, Z: list[np.ndarray], error: np.ndarray, absolute: np.ndarray
@@ -68,14 +69,19 @@ class Ledger:
 class Group:
     """Rows of a piece that share columns, latest first: how many terms each needs, and how good it is."""
 
-    def __init__(self, rows: Rows, tails: np.ndarray, floors: np.ndarray, need: np.ndarray) -> None:
-        self.rows = rows
-        self.tails, self.floors = tails, floors  # (J, T, N), (J, T)
+    def __init__(
+        self, rows: Rows, starts: np.ndarray, coefficients: np.ndarray, tails: np.ndarray, need: np.ndarray
+    ) -> None:
+        self.rows, self.starts, self.tails = rows, starts[:, rows.columns], tails  # sizes (J, R); (J, T, N)
+        found = np.abs(coefficients)
+        # rounding of the FFT is that of the largest value, for every coefficient
+        self.masses = np.maximum(found, found.max(2, keepdims=True, initial=0) / found.shape[2])
+        self.floors = np.zeros((len(rows.local), rows.columns.stop - rows.columns.start))
         self.need = np.maximum.accumulate(need[::-1])[::-1] if len(need) else need  # later rows need no fewer
         self.n_judged = len(need)  # rows from here on are done
         self.error = np.zeros(rows.columns.stop - rows.columns.start)
         self.error_of_good = self.error  # of states that are not lost in rounding
-        self.absolute = self.error
+        self.absolute = self.error  # of the same, not relative
         self.shorter, self.n_lost = np.inf, 0
 
     @property
@@ -85,12 +91,17 @@ class Group:
     def n_active(self, k: int) -> int:
         return int((self.need > k).sum())
 
+    def add_rounding(self, j: int, low: int, high: int, size: np.ndarray) -> None:
+        """What rounding of terms low to high of series j leaves in the states, for |F_k| of size (R,)."""
+        mass = self.masses[j, :, low:high].sum(1)
+        self.floors += ROUNDINGS * np.multiply.outer(mass, size[self.rows.columns])
+
     def judge(
         self, k: int, Z: np.ndarray, sizes: np.ndarray, tol: float, part: float, norm: float, d: np.ndarray | None
     ) -> None:
         """Look at the rows that were to end before k: done, or to be continued.
 
-        sizes (J, R): of the vectors of all terms. part: of the tolerance to which terms are added.
+        sizes (J, R): of the last vectors F_k of all terms. part: of the tolerance to which terms are added.
         """
         low, high = self.n_active(k), self.n_judged
         if low >= high:
@@ -99,7 +110,7 @@ class Group:
         size = norms(states, norm)  # (T, R)
         scale = size if d is None else norms(states * d[:, None], norm) / d.max()
         sizes = sizes[:, self.rows.columns]
-        floor = np.einsum("jt,jr->tr", self.floors[:, low:high], sizes)
+        floor = self.floors[low:high]
         allowed = np.maximum(tol * scale, SMALLEST)
         n_terms = self.tails.shape[2]
         tail = np.einsum("jt,jr->tr", self.tails[:, low:high, k], sizes) if k < n_terms else np.zeros_like(floor)
@@ -122,13 +133,13 @@ class Group:
             is_good = ~is_lost.any(1, keepdims=True)
             self.error_of_good = np.maximum(self.error_of_good, np.where(is_good, error, 0.0).max(0))
         self.error = np.maximum(self.error, error.max(0))
-        self.absolute = np.maximum(self.absolute, (tail + 4 * floor).max(0))
+        self.absolute = np.maximum(self.absolute, np.where(is_good, tail + 4 * floor, 0.0).max(0))
         if is_lost.any():
             self.n_lost = max(self.n_lost, low + int(np.flatnonzero(is_lost.any(1))[-1]) + 1)
             h = float(self.rows.local[0])
             times = self.rows.local[low:high][:, None]
             most = math.log(max(tol / ROUNDINGS, 2.0)) * 0.8  # of the logarithm of |v| / |z|
             with np.errstate(divide="ignore", invalid="ignore"):
-                decay = np.log(sizes.sum(0) / np.maximum(size, 1e-300))
+                decay = np.log(self.starts.sum(0) / np.maximum(size, 1e-300))
                 fair = np.where(is_lost, times * most / np.maximum(decay, 1e-9), np.inf).min()
             self.shorter = min(self.shorter, min(max(fair, h / 8), h / 2))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .coefficients import function
-from .judgement import ROUNDINGS, Group, Ledger
+from .judgement import Group, Ledger
 from .linear import Linear, Sampler
 from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, fill, norms, real
 
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
     n_lost: int  # of the latest rows of the first group, up to the earliest whose state is lost in rounding
     error: np.ndarray  # (R,), relative, the largest over times
     error_of_good: np.ndarray  # (R,), the same over times whose states are not lost
-    absolute: np.ndarray  # (R,), not relative
+    absolute: np.ndarray  # (R,), of these, not relative
 
 
 class Record(NamedTuple):
@@ -205,7 +205,6 @@ class Sweep:
         sizes = np.array([norms(v, norm) for v in vectors])  # (J, R)
         weights = expansion.weights(n_terms) if self.source.wants_gradient else 1.0
         tails = [2 * np.cumsum((np.abs(C) * weights)[:, ::-1], 1)[:, ::-1] for C in found]
-        floors = [ROUNDINGS * np.abs(C).sum(1) for C in found]
         references = [
             np.abs(function(kind, np.array([expansion.u]), local, complex(w).real))[:, 0] for kind, w in self.kinds
         ]
@@ -213,12 +212,9 @@ class Sweep:
         for tail, reference in zip(tails, references):
             need = np.maximum(need, (tail > tol * reference[:, None]).sum(1))
         groups = [
-            Group(group, *parts)
+            Group(group, sizes, *parts)
             for group, *parts in zip(
-                rows,
-                np.split(np.array(tails), cuts, 1),
-                np.split(np.array(floors), cuts, 1),
-                np.split(need, cuts),
+                rows, np.split(np.array(found), cuts, 1), np.split(np.array(tails), cuts, 1), np.split(need, cuts)
             )
         ]
         dtype = vectors[0].dtype
@@ -230,6 +226,7 @@ class Sweep:
         series = [Series(expansion, v, kept) for v in vectors]
         blocks: list[tuple[int, int, list[int]]] = []
         low, is_growing = 0, False
+        reach = sizes.copy()  # of the last vectors
         while True:
             high = min(low + BLOCK, max(group.end for group in groups))
             active = [group.n_active(low) for group in groups]
@@ -242,6 +239,9 @@ class Sweep:
                     is_growing = True
                     break
                 self.growth = max(self.growth, growth)
+                for judged in groups:
+                    judged.add_rounding(j, low, high, np.maximum(reach[j], last))
+                reach[j] = last
                 for group, C, sums, n in zip(rows, coefficients[j], Z, active):
                     if n:
                         part = F if len(rows) == 1 else np.ascontiguousarray(F[:, :, group.columns])
@@ -251,7 +251,9 @@ class Sweep:
             blocks.append((low, high, active))
             low = high
             for judged, sums in zip(groups, Z):
-                judged.judge(low, sums, sizes, tol, SHARP if self.is_sharp else 1.0, norm, expansion.d)
+                judged.judge(
+                    low, sums, np.minimum(reach, sizes), tol, SHARP if self.is_sharp else 1.0, norm, expansion.d
+                )
             end = max(group.end for group in groups)
             if self.watch is not None:
                 done = start + min(low / end, 1.0) * float(local.max())
