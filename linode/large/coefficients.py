@@ -50,13 +50,14 @@ class Ellipse(NamedTuple):
         """About the real axis, with B real for real Xi: coefficients of real functions are real."""
         return self.angle == 0 and self.c.imag == 0
 
-    def points(self, n: int, is_half: bool = False) -> np.ndarray:
-        """psi at n equidistant points of the unit circle, or at the first n of 2 (n - 1), if symmetric."""
-        if is_half:
-            angles = np.linspace(0, math.pi, n)
-            across = self.b * np.sin(angles)
-            along = self.c.real + self.a * np.cos(angles)
-            return along + 1j * across if self.b else along
+    def arc(self, n: int) -> np.ndarray:
+        """psi at n equidistant points of the upper half of the unit circle, both ends included; if symmetric."""
+        angles = np.linspace(0, math.pi, n)
+        along: np.ndarray = self.c.real + self.a * np.cos(angles)
+        return along + 1j * self.b * np.sin(angles) if self.b else along
+
+    def points(self, n: int) -> np.ndarray:
+        """psi at n equidistant points of the unit circle."""
         circle = np.exp(2j * math.pi / n * np.arange(n))
         points: np.ndarray = self.c + self.rho * (circle + self.tau / circle)
         return points
@@ -117,9 +118,7 @@ def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms:
     while True:
         found: np.ndarray
         if ellipse.is_symmetric and is_real:
-            found = np.fft.hfft(values(ellipse.points(half + 1, is_half=True)), 2 * half, axis=-1)[:, :half] / (
-                2 * half
-            )
+            found = np.fft.hfft(values(ellipse.arc(half + 1)), 2 * half, axis=-1)[:, :half] / (2 * half)
         else:
             found = np.fft.fft(values(ellipse.points(2 * half)), axis=-1)[:, :half] / (2 * half)
         sizes = np.abs(found)

@@ -195,6 +195,7 @@ class ResolventExpansion:
     def __init__(self, factored: Factored, h: float, size: float) -> None:
         self.factored, self.h, self.d = factored, h, factored.facts.d
         self.u, self.size = factored.end, size
+        self.is_normal = factored.facts.is_hermitian
         self.error = 0.0
         newton = factored.newton
         self.newton = newton
@@ -215,10 +216,12 @@ class ResolventExpansion:
         w = w if w.imag else w.real
         gamma = self.factored.gamma
         if self.newton is None:
+
+            def part(take: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+                return faber(self.ellipse, lambda r: take(resolved(kind, r.real, t, w, gamma)), 40, True)
+
             # on an interval the real and the imaginary part are functions with real coefficients
-            take = [np.real, np.imag] if isinstance(w, complex) else [np.real]
-            found = [faber(self.ellipse, lambda r, p=p: p(resolved(kind, r.real, t, w, gamma)), 40, True) for p in take]
-            return joined(found)
+            return joined([part(np.real), part(np.imag)] if isinstance(w, complex) else [part(np.real)])
         z = self.newton.z
         values = resolved(kind, z, t, w, gamma)
         parts = [values]
@@ -267,8 +270,8 @@ class Group:
         error: of the longest polynomials used, see `ResolventExpansion`.
     """
 
-    def __init__(self, series: RationalSeries, t_max: float, ratio: float) -> None:
-        self.series, self.step, self.ratio = series, t_max, ratio
+    def __init__(self, series: RationalSeries, factored: Factored, t_max: float) -> None:
+        self.factored, self.step = factored, t_max
         self.tol, self.wants_gradient = SHARE * series.rtol, series.wants_gradient
         self.n_widenings = 0
         self.expansions: list[ResolventExpansion] = []
@@ -279,16 +282,15 @@ class Group:
 
     def expansion(self, h: float) -> ResolventExpansion:
         """With the gamma of the group, also for shorter pieces of it, which need few terms more."""
-        factored = self.series.factored_for(self.step, self.ratio)
         # pieces shorter than a part of the whole are no remedy for decay
-        self.expansions.append(ResolventExpansion(factored, h, GIVEN_UP * MOST_PIECES / self.step))
+        self.expansions.append(ResolventExpansion(self.factored, h, GIVEN_UP * MOST_PIECES / self.step))
         return self.expansions[-1]
 
     def widen(self) -> bool:
         if self.n_widenings == N_WIDENINGS:
             return False
         self.n_widenings += 1
-        self.series.factored_for(self.step, self.ratio).widen()
+        self.factored.widen()
         return True
 
 
@@ -376,7 +378,8 @@ class RationalSeries:
             mask = (t >= a) & (t <= b)
             if i == 0:
                 mask |= t == 0
-            source = Group(self, b, b / a if a > 0 else 1.0)
+            # where all times are 0 there is no solve, and any factors do
+            source = Group(self, self.factored_for(b, b / a), b) if b > 0 else Group(self, self.known[0], 1.0)
             share = None if watch is None else _share(watch, i, len(spans))
             found.append((mask, source, Sweep(source, terms, np.where(mask, t, 0.0), share)))
         return found
