@@ -10,10 +10,7 @@ from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, norms
 
 ROUNDINGS = 8 * 2.0**-53  # of sum_k |f_k| |v|: what rounding leaves; 1 to 5 units of 2^-53 were seen
 SMALLEST = 1e-290  # states below have no digits to keep
-PROBED, HIGH = (
-    10.0,
-    200.0,
-)  # tolerances of a piece: bounds of errors at which a random vector goes along, and which are told
+PROBED, HIGH = 10.0, 200.0  # tolerances: from errors of these on a random vector goes along, and they are told
 TOLD = 1e-6  # smaller ones are left to the estimate
 
 

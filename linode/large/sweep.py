@@ -23,7 +23,7 @@ from .linear import Linear, Sampler
 from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, fill, norms, real, tau_at
 
 GROWTH = 2.5  # of |F_k|: 2 is the most where the region holds the numerical range
-MOST_KEPT = 1e8  # numbers up to which all vectors are kept for the gradient
+MOST_KEPT = 3e7  # numbers up to which all vectors are kept for the gradient
 SHARP = 1e-3  # of the tolerance, where states may decay faster than their errors
 ENOUGH = 0.1  # of a piece, from which on its good part is taken
 GIVEN_UP = 0.05  # |Xi| h below which a shorter piece is no remedy
