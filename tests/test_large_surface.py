@@ -26,7 +26,7 @@ from linode import LinearODE, SparseMatrix
 from linode.engine import progress
 from linode.engine.progress import Progress
 from linode.methods import Faber
-from tests import oracles
+from tests import large_truth, oracles
 from tests.large_stand_in import Formed
 
 pytestmark = pytest.mark.filterwarnings(
@@ -788,3 +788,34 @@ def test_torch_compile_runs_it_outside_of_the_graph(n: int):
     torch._dynamo.reset()
     found = torch.compile(total, backend="eager")(t)
     assert distance(found, 2 * torch.exp(values * 0.5).sum()) < 1e-9
+
+
+# ---- against ball arithmetic -----------------------------------------------------------------------------------------
+
+KINDS = {case.name: case for case in large_truth.systems(60)}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("layout", ["csr", "coo"])
+def test_states_and_gradients_of_all_kinds_are_within_ten_tolerances(name: str, layout: str):
+    case, rtol = KINDS[name], 1e-8
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal((len(case.t), case.n))
+    if np.iscomplexobj(case.dense) or np.iscomplexobj(case.z0):
+        g = g + 1j * rng.standard_normal(g.shape)
+    true = large_truth.truth(case, g)
+    Xi = compressed(case.Xi, "csr") if layout == "csr" else compressed(case.Xi, "csr").to_sparse_coo()
+    Xi, z0 = Xi.detach().requires_grad_(), torch.from_numpy(case.z0).requires_grad_()
+    t = torch.from_numpy(case.t).requires_grad_()
+    z = LinearODE(Xi, z0, method="faber", rtol=rtol)(t)
+    (torch.from_numpy(g).conj() * z).sum().real.backward()
+    for found, exact in zip(z, true.z):
+        assert distance(found, exact) < 10 * rtol
+    assert distance(z0.grad, true.z0) < 10 * rtol
+    assert distance(t.grad, true.dt) < 10 * rtol
+    if layout == "csr":
+        values = Xi.grad.values().clone()
+    else:
+        rows = np.repeat(np.arange(case.n), np.diff(case.Xi.indptr))
+        values = Xi.grad.to_dense()[rows, case.Xi.indices]
+    assert distance(values, true.values) < 10 * rtol
