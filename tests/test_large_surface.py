@@ -27,6 +27,7 @@ from linode.engine import progress
 from linode.engine.progress import Progress
 from linode.methods import Faber
 from tests import large_truth, oracles
+from tests.documents import ROOT
 from tests.large_stand_in import Formed
 
 pytestmark = pytest.mark.filterwarnings(
@@ -819,3 +820,34 @@ def test_states_and_gradients_of_all_kinds_are_within_ten_tolerances(name: str, 
         rows = np.repeat(np.arange(case.n), np.diff(case.Xi.indptr))
         values = Xi.grad.to_dense()[rows, case.Xi.indices]
     assert distance(values, true.values) < 10 * rtol
+
+
+def test_on_another_device_work_is_done_on_the_host_and_handed_back():
+    script = """
+import numpy as np, torch, linode
+from tests import second_device
+second_device.install()
+for n, method in ((5, "auto"), (5, "faber"), (300, "auto")):
+    places, results = np.stack([np.arange(n), np.roll(np.arange(n), 1)]), []
+    for device in ("cpu", second_device.DEVICE):
+        values = torch.linspace(-1, 1, n, dtype=torch.float64).to(device).requires_grad_()
+        z0 = torch.ones(n, dtype=torch.float64).to(device).requires_grad_()
+        t = torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64).to(device).requires_grad_()
+        Xi = linode.SparseMatrix(values, places, n)
+        z = linode.LinearODE(Xi, z0, b=torch.ones_like(z0), method=method)(t)
+        results.append([z, *torch.autograd.grad(z.square().sum(), [values, z0, t])])
+        assert {x.device.type for x in results[-1]} == {device}
+        rate = torch.tensor(-0.5, dtype=torch.float64).to(device).requires_grad_()
+        operator = linode.Operator(lambda v, s: s * v, n, hermitian=True, parameters=[rate])
+        y = linode.LinearODE(operator, z0)(t)
+        assert {y.device.type, torch.autograd.grad(y.sum(), rate)[0].device.type} == {device}
+    for x, y in zip(*results):
+        assert torch.equal(x.detach(), y.detach().cpu())
+    try:
+        linode.LinearODE(Xi, torch.ones(n, dtype=torch.float64))
+    except linode.DeviceError as error:
+        assert "Xi on second" in str(error)
+    else:
+        raise AssertionError("two devices were taken")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
