@@ -11,6 +11,7 @@ from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, norms
 ROUNDINGS = 8 * 2.0**-53  # of sum_k |f_k| |v|: what rounding leaves; 1 to 5 units of 2^-53 were seen
 SMALLEST = 1e-290  # states below have no digits to keep
 PROBED, HIGH = 10.0, 200.0  # tolerances: from errors of these on a random vector goes along, and they are told
+SAFETY = 4.0  # of errors that a random vector stands for
 TOLD = 1e-6  # smaller ones are left to the estimate
 
 
@@ -44,10 +45,10 @@ class Ledger:
         h = float(max(group.local[0] for group in piece.rows if len(group.local)))
         factor = math.exp(min(expansion.u * h, 700.0))
         if self.probe is not None or (self.absolute * factor > PROBED * self.tol * ends).any():
-            factor = min(factor, 2 * self.decay(expansion, piece, h))
+            factor = min(factor, self.decay(expansion, piece, h))
         self.absolute = self.absolute * factor + absolute
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.where(ends > SMALLEST, self.absolute / ends, 0.0)
+            relative = np.where(ends > SMALLEST, (1 if self.probe is None else SAFETY) * self.absolute / ends, 0.0)
         self.error = np.maximum(self.error, np.maximum(error, relative))
 
     def decay(self, expansion: Expansion, piece: Piece, h: float) -> float:
