@@ -60,7 +60,7 @@ def test_states_and_gradients_keep_every_tolerance(name: str):
         assert relative(of_z0[:, 0], true.z0) <= 10 * rtol
         velocity = (case.Xi @ answer.z[0].T).T
         # rounding of z is multiplied by |Xi| here
-        rounding = 10 * EPS * np.abs(case.Xi).sum(1).max() * np.linalg.norm(case.z0) / np.linalg.norm(velocity)
+        rounding = 40 * EPS * np.abs(case.Xi).sum(1).max() * np.linalg.norm(case.z0) / np.linalg.norm(velocity)
         assert relative(np.einsum("tn,tn->t", g.conj(), velocity).real, true.dt) <= 10 * rtol + rounding
 
 

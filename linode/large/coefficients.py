@@ -17,7 +17,7 @@ import numpy as np
 
 RADII = 1 + np.geomspace(1e-3, 30, 64)  # of circles on which coefficients are bounded
 SPARE = 40  # coefficients beyond those expected, to see where they vanish
-NOISE, SMALL = 2e-16, 1e-14  # of the largest coefficient: rounding of the FFT, and what is surely no more than that
+SMALL, TINY = 1e-15, 1e-18  # of the largest value: what may be rounding of the FFT, and what surely is
 MOST_TERMS = 1 << 18
 
 
@@ -93,15 +93,17 @@ def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms:
     half = 1 << max(4, math.ceil(math.log2(n_terms + SPARE)))
     while True:
         found: np.ndarray
-        if ellipse.is_symmetric and is_real:
-            found = np.fft.hfft(values(ellipse.arc(half + 1)), 2 * half, axis=-1)[:, :half] / (2 * half)
+        is_half = ellipse.is_symmetric and is_real
+        sampled = values(ellipse.arc(half + 1) if is_half else ellipse.points(2 * half))
+        if is_half:
+            found = np.fft.hfft(sampled, 2 * half, axis=-1)[:, :half] / (2 * half)
         else:
-            found = np.fft.fft(values(ellipse.points(2 * half)), axis=-1)[:, :half] / (2 * half)
+            found = np.fft.fft(sampled, axis=-1)[:, :half] / (2 * half)
         sizes = np.abs(found)
-        largest = sizes.max(1, keepdims=True)
+        largest = np.abs(sampled).max(1, keepdims=True)
         noise = sizes[:, -half // 8 :].max(1, keepdims=True)  # all that is left there, if the series has ended
         if (noise <= SMALL * largest).all() or half >= MOST_TERMS:
-            beyond = np.maximum.accumulate(sizes[:, ::-1], 1)[:, ::-1] <= np.maximum(6 * noise, NOISE * largest)
+            beyond = np.maximum.accumulate(sizes[:, ::-1], 1)[:, ::-1] <= np.maximum(6 * noise, TINY * largest)
             found[beyond] = 0  # tails must end
             return found
         half *= 2
