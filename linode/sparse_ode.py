@@ -276,30 +276,30 @@ class SparseLinearODE(LinearODE):
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
-            lines += self._savings(operand)
+            lines += self._savings(operand, solution.stats.details.get("n_products", 0))
             lines.append(self._condition_in_words(operand, solution))
             error = max(torch.as_tensor(solution.error_estimate).flatten().tolist(), default=0.0)
             lines.append(f"error estimate: {error:.3g} (relative, of z(t) for Xi as it is)")
             lines.append(f"status: {solution.status}")
         return Explanation("\n".join(lines))
 
-    def _savings(self, operand: SparseMatrix | Operator) -> list[str]:
-        """What an operator would save if more were known of it."""
+    def _savings(self, operand: SparseMatrix | Operator, n_products: int) -> list[str]:
+        """What an operator would save if more were known of its numerical range."""
         systems = self._large.last
         known = None if systems is None else systems.plans.get(False)
-        if systems is None or known is None or isinstance(operand, SparseMatrix):
+        if systems is None or known is None or isinstance(operand, SparseMatrix) or operand.bounds is not None:
             return []
-        if operand.dissipative or operand.bounds is not None:
-            return []
-        task, plan = known
-        better = copy.copy(systems.linear(False))
-        better.is_dissipative = True  # type: ignore[attr-defined]
-        own, other = (x.details for x in (plan, choose(better, task, self._large.method)))
-        counts = [x.get("steps", 1) * x.get("degree", 0) for x in (own, other)]
-        return [
-            f"with dissipative=True, where that holds: some {counts[1]} products instead of {counts[0]} (estimated; "
-            "bounds=(left, right, bottom, top) saves more where they are known)"
-        ]
+        offers = []
+        for hermitian in (operand.hermitian,) if operand.hermitian else (False, True):
+            better: Any = copy.copy(systems.linear(False))
+            better.is_dissipative, better.is_hermitian = True, hermitian
+            details = choose(better, known[0], self._large.method).details
+            count = details.get("steps", 1) * details.get("degree", n_products)
+            words = "dissipative=True" + " and hermitian=True" * (hermitian and not operand.hermitian)
+            if not (operand.dissipative and words == "dissipative=True") and count < n_products:
+                offers.append(f"{words} some {count}")
+        where = "as much as bounds=(left, right, bottom, top) where they are known"
+        return [f"products: {n_products}; with {', with '.join(offers)}, if that holds; {where}"] if offers else []
 
     def _condition_in_words(self, operand: SparseMatrix | Operator, solution: Solution) -> str:
         if isinstance(operand, Operator):

@@ -904,3 +904,11 @@ def test_functions_for_dense_matrices_refuse_sparse_ones(Xi: Any):
     for call in (linode.expm, lambda x: linode.discretize(x, np.eye(2), 0.1), lambda x: LinearODE(np.eye(2), x)):
         with pytest.raises(linode.DtypeError, match="dense"):
             call(Xi)
+
+
+def test_a_state_space_object_may_have_a_sparse_a():
+    B, C, D = np.ones((400, 1)), np.ones((2, 400)), np.ones((2, 1))
+    u = linode.ZeroOrderHold([0.0, 1.0], [[1.0], [-1.0]])
+    sparse, dense = (SimpleNamespace(A=x, B=B, C=C, D=D) for x in (diffusion(), diffusion().toarray()))
+    found, true = (LinearODE.from_statespace(x, u=u).output([0.5, 2.0]) for x in (sparse, dense))
+    assert distance(found, true) < 1e-9
