@@ -195,7 +195,7 @@ class ResolventExpansion:
     def __init__(self, factored: Factored, h: float, size: float) -> None:
         self.factored, self.h, self.d = factored, h, factored.facts.d
         self.u, self.size = factored.end, size
-        self.is_normal = False  # rounding of fast modes leaves slow ones, which stay
+        self.is_normal = factored.facts.is_hermitian
         self.error = 0.0
         newton = factored.newton
         self.newton = newton

@@ -27,7 +27,7 @@ class Expansion(Protocol):
     size: float  # |Xi|, about
     norm: float  # in which F_k are bounded
     d: np.ndarray | None  # z = d y, and the recurrence is that of y
-    is_normal: bool  # errors decay as states do
+    is_normal: bool  # Xi is, or D^-1 Xi D
 
     def coefficients(self, kind: str, t: np.ndarray, w: complex) -> np.ndarray:
         """f_k(t_i), (T, N), with N so large that the last are 0."""

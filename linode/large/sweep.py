@@ -144,19 +144,19 @@ class Sweep:
                     if good is not None:
                         Z, piece = cut(Z, piece, good)
                         self.hand_out(z, piece.rows, Z, d)
-                        ledger.add(expansion, piece, Z, verdict.error_of_good, [x[good] for x in verdict.absolute])
+                        ledger.add(expansion, piece, Z, verdict.error_of_good, [x[good:] for x in verdict.absolute])
                         n_pieces += 1
                         if keep:
                             self.keep(pieces, piece)
                         start, state = start + float(piece.rows[0].local[0]), self.carried(piece.rows, Z, dtype)
-                    self.is_sharp = not expansion.is_normal
+                    self.is_sharp = True
                     h = (self.t_max - start) / math.ceil((self.t_max - start) / verdict.shorter)
                     expansion = source.expansion(h)
                     continue
                 trouble = trouble if self.is_forced else "DECAY"
             n_shorter = 0
             n_pieces += 1
-            ledger.add(expansion, piece, Z, verdict.error, [x[0] for x in verdict.absolute if len(x)])
+            ledger.add(expansion, piece, Z, verdict.error, verdict.absolute)
             self.hand_out(z, rows, Z, d)
             if keep:
                 self.keep(pieces, piece)
