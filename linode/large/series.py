@@ -24,6 +24,11 @@ class Expansion(Protocol):
     d: np.ndarray | None  # z = d y, and the recurrence is that of y
     is_normal: bool  # errors decay as states do
 
+    n_terms: int  # expected
+
+    def within(self, span: slice) -> Expansion:
+        """The same on these states only; where B has entries."""
+
     def coefficients(self, kind: str, t: np.ndarray, w: complex) -> np.ndarray:
         """f_k(t_i), (T, N), with N so large that the last are 0."""
 

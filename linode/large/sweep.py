@@ -20,11 +20,13 @@ from .coefficients import function
 from .judgement import Group, Ledger
 from .linear import Linear, Sampler
 from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, fill, norms, real
+from .window import window
 
 GROWTH = 2.5  # of |F_k|: 2 is the most where the region holds the numerical range
 MOST_KEPT = 3e7  # numbers up to which all vectors are kept for the gradient
 SHARP = 1e-3  # of the tolerance, where states may decay faster than their errors
 ENOUGH = 0.1  # of a piece, from which on its good part is taken
+EVERYTHING = slice(None)
 GIVEN_UP = 0.05  # |Xi| h below which a shorter piece is no remedy
 
 
@@ -58,6 +60,7 @@ class Record(NamedTuple):
     pieces: list[Piece]
     growth: float
     n_pieces: int
+    n_states: int  # the most that a piece ran on: all, or a window
 
 
 class Sweep:
@@ -75,7 +78,7 @@ class Sweep:
         self.order = np.argsort(t, 1, kind="stable")
         self.sorted = np.take_along_axis(t, self.order, 1)
         self.is_forced = any(term.kind != "exp" for term in terms)
-        self.growth, self.told = 0.0, 0.0
+        self.growth, self.told, self.n_states = 0.0, 0.0, 0
         self.room = MOST_KEPT
         self.is_sharp = False  # terms are added until rounding leaves more than they do
 
@@ -106,7 +109,7 @@ class Sweep:
         dtype = self.dtype_for(expansion)
         d = expansion.d
         starts = [np.array(term.vector if d is None else term.vector / d[:, None], dtype) for term in self.terms]
-        z = np.empty((self.n_columns, self.t.shape[1], self.n), dtype)
+        z = (np.empty if keep else np.zeros)((self.n_columns, self.t.shape[1], self.n), dtype)
         initial = self.initial([term.vector for term in self.terms])
         for g, times in enumerate(self.sorted):
             columns = slice(0, self.n_columns) if len(self.sorted) == 1 else slice(g, g + 1)
@@ -122,10 +125,10 @@ class Sweep:
             rows = self.rows(start, end, is_last)
             vectors = self.vectors(state, starts, start)
             with np.errstate(over="ignore", invalid="ignore"):
-                Z, piece, verdict = self.piece(expansion, vectors, rows, start, keep)
+                span, Z, piece, verdict = self.piece_in_window(expansion, vectors, rows, start, keep)
             if verdict.is_overflowing:
                 trouble = "OVERFLOW"
-                self.overflow(z, rows, Z, d, start)
+                self.overflow(z, rows, Z, d, start, span)
                 ledger.error[:] = np.inf
                 break
             if verdict.is_growing:
@@ -143,12 +146,12 @@ class Sweep:
                     n_shorter += 1
                     if good is not None:
                         Z, piece = cut(Z, piece, good)
-                        self.hand_out(z, piece.rows, Z, d)
+                        self.hand_out(z, piece.rows, Z, d, span)
                         ledger.add(expansion, piece, Z, verdict.error_of_good, verdict.absolute)
                         n_pieces += 1
                         if keep:
                             self.keep(pieces, piece)
-                        start, state = start + float(piece.rows[0].local[0]), self.carried(piece.rows, Z, dtype)
+                        start, state = start + float(piece.rows[0].local[0]), self.carried(piece.rows, Z, dtype, span)
                     self.is_sharp = not expansion.is_normal
                     h = (self.t_max - start) / math.ceil((self.t_max - start) / verdict.shorter)
                     expansion = source.expansion(h)
@@ -157,16 +160,16 @@ class Sweep:
             n_shorter = 0
             n_pieces += 1
             ledger.add(expansion, piece, Z, verdict.error, verdict.absolute)
-            self.hand_out(z, rows, Z, d)
+            self.hand_out(z, rows, Z, d, span)
             if keep:
                 self.keep(pieces, piece)
             if is_last:
                 break
-            state = self.carried(rows, Z, dtype)
+            state = self.carried(rows, Z, dtype, span)
             start = end
         if trouble is None and ledger.is_high:
             trouble = "DECAY"
-        return Record(z, ledger.error, trouble, pieces, self.growth, n_pieces)
+        return Record(z, ledger.error, trouble, pieces, self.growth, n_pieces, self.n_states)
 
     def keep(self, pieces: list[Piece], piece: Piece) -> None:
         pieces.append(piece)
@@ -186,26 +189,44 @@ class Sweep:
     def kinds(self) -> list[tuple[str, complex]]:
         return [("exp", 0.0)] + [(term.kind, term.w) for term in self.terms if term.kind != "exp"]
 
-    def hand_out(self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None) -> None:
+    def hand_out(
+        self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None, span: slice = EVERYTHING
+    ) -> None:
         for group, states in zip(rows, Z):
             values = states[group.carries :]
             if d is not None:
-                values = values * d[:, None]
-            z[group.columns, group.places] = np.moveaxis(values, -1, 0)
+                values = values * d[span, None]
+            z[group.columns, group.places, span] = np.moveaxis(values, -1, 0)
 
     def overflow(
-        self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None, start: float
+        self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None, start: float, span: slice
     ) -> None:
         """The states of the piece in which some pass the largest float; they and all later ones are inf."""
         late = np.broadcast_to(self.t > start, z.shape[:2])
         z[late] = np.inf
         if all(len(states) for states in Z):
-            self.hand_out(z, rows, [np.where(np.isfinite(states), states, np.inf) for states in Z], d)
+            self.hand_out(z, rows, [np.where(np.isfinite(states), states, np.inf) for states in Z], d, span)
 
-    def carried(self, rows: list[Rows], Z: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
-        if len(rows) == 1:
-            return Z[0][0].copy()
-        return np.ascontiguousarray(np.concatenate([states[0] for states in Z], -1), dtype)
+    def carried(self, rows: list[Rows], Z: list[np.ndarray], dtype: np.dtype, span: slice = EVERYTHING) -> np.ndarray:
+        found = Z[0][0] if len(rows) == 1 else np.concatenate([states[0] for states in Z], -1)
+        state = np.zeros((self.n, self.n_columns), dtype)
+        state[span] = found
+        return state
+
+    def piece_in_window(
+        self, expansion: Expansion, vectors: list[np.ndarray], rows: list[Rows], start: float, keep: bool
+    ) -> tuple[slice, list[np.ndarray], Piece, Verdict]:
+        """A piece, and the states that its own are of: where only states are asked for, those that it can reach."""
+        hops = expansion.n_terms + BLOCK
+        span = None if keep else window(expansion, vectors, hops)
+        if span is not None:
+            inner = [np.ascontiguousarray(v[span]) for v in vectors]
+            found = self.piece(expansion.within(span), inner, rows, start, keep)
+            if found[1].blocks and found[1].blocks[-1][1] <= hops:
+                self.n_states = max(self.n_states, span.stop - span.start)
+                return span, *found
+        self.n_states = self.n
+        return EVERYTHING, *self.piece(expansion, vectors, rows, start, keep)
 
     def piece(
         self, expansion: Expansion, vectors: list[np.ndarray], rows: list[Rows], start: float, keep: bool
@@ -234,7 +255,7 @@ class Sweep:
             )
         ]
         dtype = vectors[0].dtype
-        Z = [np.zeros((len(g.local), self.n, g.columns.stop - g.columns.start), dtype) for g in rows]
+        Z = [np.zeros((len(g.local), len(vectors[0]), g.columns.stop - g.columns.start), dtype) for g in rows]
         coefficients = [np.split(C, cuts) for C in found]
         n_numbers = max(int(need.max()), 1) * len(vectors) * real(vectors[0]).size
         has_all = keep and n_numbers <= self.room
