@@ -228,8 +228,11 @@ def test_many_steps_give_what_one_gives():
     assert relative(of_z0[:, 0], true.z0) <= 1e-9
 
 
-def test_recomputed_vectors_give_the_gradient_of_kept_ones(monkeypatch):
-    case = SYSTEMS["mostly advection"]
+@pytest.mark.parametrize(
+    "name", ["mostly advection", "stiff diffusion", "skew", "i times real", "Hermitian", "generator"]
+)
+def test_vectors_made_again_give_the_gradient_of_kept_ones(name: str, monkeypatch):
+    case = SYSTEMS[name]
     g = cotangent(case)
     found = []
     for most in (1e8, 0):
@@ -237,7 +240,7 @@ def test_recomputed_vectors_give_the_gradient_of_kept_ones(monkeypatch):
         plan = plan_of(case.Xi, case.t, 1e-8)
         of_Xi, (of_z0,) = plan.vjp([Term(case.z0[:, None])], case.t[None], g[None])
         found.append((of_Xi, of_z0, plan.details["n_products_of_reverse"]))
-    assert np.array_equal(found[0][0], found[1][0])
+    assert relative(found[0][0], found[1][0]) <= 2e-12
     assert np.array_equal(found[0][1], found[1][1])
     assert found[0][2] == 0 < found[1][2]
 

@@ -19,7 +19,18 @@ import numpy as np
 from .coefficients import function
 from .judgement import Group, Ledger
 from .linear import Linear, Sampler
-from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, fill, norms, real
+from .series import (
+    BLOCK,
+    Expansion,
+    Piece,
+    Rows,
+    Series,
+    add_products,
+    backwards,
+    is_reversible,
+    norms,
+    real,
+)
 from .window import window
 
 GROWTH = 2.5  # of |F_k|: 2 is the most where the region holds the numerical range
@@ -173,7 +184,7 @@ class Sweep:
 
     def keep(self, pieces: list[Piece], piece: Piece) -> None:
         pieces.append(piece)
-        if piece.has_all:
+        if piece.keeps == "all":
             self.room -= piece.blocks[-1][1] * len(piece.vectors) * real(piece.vectors[0]).size
 
     def initial(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
@@ -259,7 +270,9 @@ class Sweep:
         coefficients = [np.split(C, cuts) for C in found]
         n_numbers = max(int(need.max()), 1) * len(vectors) * real(vectors[0]).size
         has_all = keep and n_numbers <= self.room
-        kept = None if not keep else "all" if has_all else "checkpoints"
+        kept = None
+        if keep:
+            kept = "all" if has_all else "ends" if is_reversible(expansion) else "checkpoints"
         series = [Series(expansion, v, kept) for v in vectors]
         blocks: list[tuple[int, int, list[int]]] = []
         low, is_growing = 0, False
@@ -299,7 +312,7 @@ class Sweep:
             if end <= low:
                 break
         is_overflowing = is_overflowing or (not is_growing and not all(np.isfinite(x).all() for x in Z))
-        piece = Piece(expansion, start, rows, coefficients, blocks, vectors, [one.kept for one in series], has_all)
+        piece = Piece(expansion, start, rows, coefficients, blocks, vectors, [one.record for one in series], kept, low)
         error, error_of_good, absolute = (np.zeros(self.n_columns) for _ in range(3))
         shorter: float = np.inf
         for judged in groups:
@@ -364,7 +377,7 @@ class Sweep:
         for j, v in enumerate(piece.vectors):
             after = np.zeros((2, *shape), dtype)  # G_high and G_(high + 1)
             above: np.ndarray | None = None  # F_high, where products are sampled
-            for i in reversed(range(len(piece.blocks))):
+            for i, behind, F in backwards(piece, j, v):
                 low, high, active = piece.blocks[i]
                 is_top = i == len(piece.blocks) - 1
                 G = np.zeros((high - low + 1, *shape), dtype)
@@ -387,33 +400,20 @@ class Sweep:
                         last = G[k + 2] if k + 2 < len(G) else after[1]
                         real(G[k])[...] -= (2 * tau if low + k == 0 else tau) * real(last)
                 after[0], after[1] = G[0], G[1]
-                before, F = self.block(piece, j, v, i)
                 n_pairs = high - low - is_top
                 if images is None:
                     B.sample(sampler, G[1 : n_pairs + 1], F[:n_pairs])
                 else:
                     ahead = F[1:] if above is None else np.concatenate([F[1:], above[None]])
-                    behind = np.concatenate([before[1:], F[:-1]])[:n_pairs]
+                    two_before = np.concatenate([behind[None], F[:-1]])[:n_pairs]
                     factors = np.full((n_pairs, 1, 1), tau)
                     if low == 0:
                         factors[:2, 0, 0] = (0, 2 * tau)[:n_pairs]
-                    products = ahead[:n_pairs] + factors * behind
+                    products = ahead[:n_pairs] + factors * two_before
                     B.sample_products(sampler, G[1 : n_pairs + 1], images[:n_pairs], F[:n_pairs], products)
                     above = F[0].copy()
             found.append(after[0].copy())
         return found
-
-    def block(self, piece: Piece, j: int, v: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """The two vectors before a block and those of the block, kept or made again."""
-        kept = piece.kept[j]
-        if piece.has_all:
-            if i == 0:
-                return np.zeros((2, *v.shape), v.dtype), kept[0]
-            return np.stack([kept[i - 1][-2] if len(kept[i - 1]) > 1 else kept[i - 2][-1], kept[i - 1][-1]]), kept[i]
-        low, high, _ = piece.blocks[i]
-        block = np.empty((high - low, *v.shape), v.dtype)
-        fill(piece.expansion.B, piece.expansion.tau, v, kept[i], block, low)
-        return kept[i], block
 
     def tangent(self, record: Record, dX: Linear | None, dvectors: Sequence[np.ndarray]) -> np.ndarray:
         """The derivative of all states, (R, T, n), along a change dX of X and changes of the terms' vectors."""
@@ -442,8 +442,10 @@ class Sweep:
         dZ = [np.zeros((len(x.local), self.n, x.columns.stop - x.columns.start), dtype) for x in piece.rows]
         for j, (v, dv) in enumerate(zip(piece.vectors, changes)):
             last, new = np.zeros_like(dv), np.zeros_like(dv)
-            for i, (low, high, active) in enumerate(piece.blocks):
-                before, F = self.block(piece, j, v, i)
+            series = Series(piece.expansion, v, None)
+            for low, high, active in piece.blocks:
+                before = series.before[1].copy()
+                F = series.advance(low, high)
                 dF = np.zeros((high - low, *dv.shape), dtype)
                 for k in range(low, high):
                     out = dF[k - low]
@@ -452,7 +454,7 @@ class Sweep:
                     else:
                         B.add(new, out)
                         if dB is not None:
-                            dB.add(np.ascontiguousarray(F[k - low - 1] if k > low else before[1]), out)
+                            dB.add(np.ascontiguousarray(F[k - low - 1] if k > low else before), out)
                         if k > 1:
                             out -= (2 * tau if k == 2 else tau) * last
                     last, new = new, out
