@@ -56,7 +56,7 @@ class Ledger:
     def decay(self, expansion: Expansion, piece: Piece, h: float) -> float:
         """|e^(Xi h) r| / |r| for a random vector r, which is e^(Xi h) r from then on."""
         n = len(piece.vectors[0])
-        if self.probe is None:
+        if self.probe is None or len(self.probe) != n:
             self.probe = np.random.default_rng(5).standard_normal((n, 1)).astype(piece.vectors[0].dtype)
         C = expansion.coefficients("exp", np.array([h]), 0.0)
         series, total = Series(expansion, self.probe, None), np.zeros((1, *self.probe.shape), self.probe.dtype)
