@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from .engine.problem import (
     check_finite,
     check_tolerance,
     concrete,
+    is_dense,
     make_system,
     make_times,
 )
@@ -35,11 +36,13 @@ from .errors import OptionError, ShapeError, UnresolvedInputWarning
 from .forcing.block import Planners
 from .forcing.total import Forcing
 from .kernels.private import is_transforming
+from .kernels.small import PLAIN
 from .kernels.tensors import is_finite, measured, widened
 from .methods import Method, Plan, Propagator, Workload, make_method
 from .solution import Explanation, Solution, Stats, Status, largest, short, unit
 from .statespace import make_state_space, matrices_of
 
+STRIDED = torch.strided
 ENOUGH = 1e-6  # relative error of z above which the status is ILL_CONDITIONED; or UNRESOLVED_INPUT, by sampling
 DOUBLE = Propagator(precision="double")
 DOUBT = ENOUGH / 10  # bound of the error by sampling above which calling makes the same comparison as `solve`
@@ -324,11 +327,8 @@ class Solver(ABC):
         """The same problem in double precision, by another method."""
         planner = self._other_planner(method)
         planners = self._others.setdefault(f"{method.name}, forced", Planners(planner, planner.fresh()))
-        other = object.__new__(type(self))
         Xi, z0 = widened(self.Xi.detach()), widened(self.z0.detach())
-        own = {"Xi": Xi, "z0": z0, "forcing": self.forcing.fixed(), "_planner": planner, "_planners": planners}
-        other.__dict__.update(self.__dict__ | own)
-        return other
+        return self._with(Xi=Xi, z0=z0, forcing=self.forcing.fixed(), _planner=planner, _planners=planners)
 
     @cached_property
     def _others(self) -> dict[str, Any]:
@@ -337,11 +337,8 @@ class Solver(ABC):
 
     def _snapshot(self) -> Solver:
         """The same problem with copies of all tensors, which may be changed in place."""
-        other = object.__new__(type(self))
         forcing = self.forcing if self.forcing.is_nothing else self.forcing.snapshot()
-        own = {"Xi": self.Xi.detach().clone(), "z0": self.z0.detach().clone(), "forcing": forcing}
-        other.__dict__.update(self.__dict__ | own)
-        return other
+        return self._with(Xi=self.Xi.detach().clone(), z0=self.z0.detach().clone(), forcing=forcing)
 
     def _input_error(self, times: Tensor, z: Tensor) -> float | None:
         """Relative change of z if the input is sampled more densely; None if the input is exact."""
@@ -349,14 +346,14 @@ class Solver(ABC):
         if finer is None or z.numel() == 0:
             return None
         with torch.no_grad():
-            other = self._with(finer)._evaluate(times)
+            other = self._with(forcing=finer)._evaluate(times)
             change, size = (float(concrete(x).abs().max()) for x in (other - z, z))
         return change / size if size else float(change > 0)
 
-    def _with(self, forcing: Forcing) -> Solver:
-        """The same problem with another forcing."""
+    def _with(self, **own: Any) -> Solver:
+        """The same problem with other attributes."""
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, forcing=forcing)
+        other.__dict__.update(self.__dict__ | own)
         return other
 
     def _times(self, t: Any) -> tuple[Tensor, bool]:
@@ -417,6 +414,14 @@ class LinearODE(Solver):
         >>> tuple(Xi.grad.shape)
         (2, 2)
     """
+
+    _sparse: ClassVar[Callable[[], type[LinearODE]]]  # the solver of large Xi, imported then; the package sets it
+
+    def __new__(cls, Xi: Any = None, *args: Any, **options: Any) -> LinearODE:
+        # what is_dense says of a plain tensor stands here, as it takes a tenth of the time
+        if not (Xi.layout is STRIDED if type(Xi) in PLAIN else is_dense(Xi)) and cls is LinearODE:
+            cls = LinearODE._sparse()
+        return object.__new__(cls)
 
     def __init__(
         self,
@@ -479,7 +484,7 @@ class LinearODE(Solver):
             [0.0, 1.264241]
         """
         A, B, C, D = matrices_of(system)
-        ode = cls(A, np.zeros(len(A)) if z0 is None else z0, b=b, B=B, u=u, method=method, rtol=rtol)
+        ode = cls(A, np.zeros(A.shape[0]) if z0 is None else z0, b=b, B=B, u=u, method=method, rtol=rtol)
         ode.C, ode.D = C, D
         return ode
 

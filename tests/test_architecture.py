@@ -21,11 +21,12 @@ MAX_LINES = 600
 
 # What a module may import lies in its own layer or one above it in this list; folders count as one.
 LAYERS = (
-    {"linode.errors", "linode.display", "linode.kernels"},
-    {"linode.solution", "linode.methods", "linode.matrices", "linode.plotting"},
+    {"linode.errors", "linode.display", "linode.kernels", "linode.large"},
+    {"linode.solution", "linode.methods", "linode.operators", "linode.matrices", "linode.plotting"},
     {"linode.engine"},
     {"linode.forcing"},
     {"linode.statespace", "linode.ode"},
+    {"linode.sparse_ode"},
     {"linode.switching", "linode.discrete", "linode.exponential", "linode.odeint"},
     {"linode.nn"},
     {"linode.fitting"},
@@ -39,6 +40,8 @@ WIRING = {
     "linode.engine.autograd",
     "linode.engine.compiled",
     "linode.forcing.compiled",
+    "linode.engine.large",
+    "linode.engine.large_products",
     "linode.forcing.drive",
     "linode.kernels.private",
 }

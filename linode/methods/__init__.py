@@ -5,28 +5,58 @@ states and gradients that the plan gives (the contract is in `base`). Times befo
 batch dimensions and autograd never do: the engine handles them for every method.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .auto import Auto, make_method
 from .base import Method, Plan, Pullback, Workload, register, registry
 from .chain import Chain
 from .eig import Eig
+from .large import large_registry, later
 from .metzler import Metzler
 from .propagator import Propagator
 from .schur import Schur
 from .taylor import Taylor
 
+if TYPE_CHECKING:
+    from .faber import Faber
+    from .rational import Rational
+
 __all__ = [
     "Auto",
     "Chain",
     "Eig",
+    "Faber",
     "Method",
     "Metzler",
     "Plan",
     "Propagator",
     "Pullback",
+    "Rational",
     "Schur",
     "Taylor",
     "Workload",
+    "large_registry",
     "make_method",
     "register",
     "registry",
 ]
+
+# methods for large Xi are imported when they are first asked for: with scipy.sparse, which nothing else needs
+_LATER = {
+    "Faber": lambda: importlib.import_module("linode.methods.faber"),
+    "Rational": lambda: importlib.import_module("linode.methods.rational"),
+}
+later.extend(_LATER.values())
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(_LATER[name](), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
