@@ -148,6 +148,15 @@ def test_what_drives_a_stiff_system_is_within_the_tolerance(case: Sparse, kind: 
         check(case, rtol, true, g, Term(v[:, None], kind, w))
 
 
+@pytest.mark.parametrize("case", [STIFF[1], STIFF[4]], ids=lambda case: case.name)
+@pytest.mark.parametrize("rtol", [1e-6, 1e-10])
+def test_complex_vectors_of_a_real_system_are_within_the_tolerance(case: Sparse, rtol: float):
+    case = Sparse(case.name, case.Xi, case.z0 + 1j * np.roll(case.z0, 3), case.t)
+    v = np.roll(case.z0, 5)
+    g = cotangents(case)
+    check(case, rtol, truth(case, g, v, 1j), g, Term(v[:, None], "harmonic", 1j))
+
+
 def test_states_that_decay_by_twelve_digits_keep_their_relative_accuracy():
     case = Sparse("decay", line(64, 3e4, -6e4, 3e4), rough(64, 1), np.array([0.01, 0.4]))
     g = cotangents(case)
@@ -455,14 +464,15 @@ def test_a_solve_that_is_not_finite_is_named_by_its_number():
 # ---- guards ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", [Rational(), Faber()], ids=lambda method: method.name)
 @pytest.mark.parametrize("mode", [7, 9, 30])
-def test_a_state_that_decays_below_what_rounding_leaves_is_reported(mode: int):
+def test_a_state_that_decays_below_what_rounding_leaves_is_reported(mode: int, method: Rational | Faber):
     """Fast modes decay; what rounding leaves of slow ones stays."""
     n = 60
     Xi = line(n, 2e3, -4e3, 2e3)
     z0 = np.sin(np.pi * mode * np.arange(1, n + 1) / (n + 1))
     t = np.array([0.002, 0.1])
-    answer = planned(Xi, t, 1e-8).states([Term(z0[:, None])], t[None])
+    answer = method.plan_large(linear(Xi), task_of(t, 1e-8)).states([Term(z0[:, None])], t[None])
     assert answer.trouble == "DECAY"
     error = max(relative(z, true) for z, true in zip(answer.z[0], states(Xi.toarray(), z0, t)))
     assert 1e-7 < error < 10 * answer.error[0]

@@ -138,7 +138,7 @@ class Resolvent(ABC):
 
     @abstractmethod
     def _solve(self, X: np.ndarray, is_adjoint: bool) -> np.ndarray:
-        """R X or R^H X for X (n, Q) of the dtype of R."""
+        """R X or R^H X for X (n, Q) of the dtype of R, in an array of its own."""
 
 
 class Factors(Resolvent):
@@ -180,7 +180,7 @@ class GivenSolve(Resolvent):
             raise NotDifferentiableError(
                 "a gradient by 'rational' needs (I - gamma Xi^H)^-1: give the operator an rsolve, or hermitian=True"
             )
-        return solve(self.gamma, X)
+        return np.array(solve(self.gamma, X), self.dtype)  # a copy: what the user returns may be used elsewhere
 
 
 def lanczos(R: Resolvent, least: int, most: int, close: float, end: float) -> tuple[float, float, float]:

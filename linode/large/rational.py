@@ -67,11 +67,19 @@ class ResolventMap(Mapped):
 
     def add(self, x: np.ndarray, out: np.ndarray) -> None:
         """out += B x."""
-        out += (self.X.times(x) - self.c * x) / self.s
+        out += self._mapped(self.X.times(x), x, self.c)
 
     def add_adjoint(self, y: np.ndarray, out: np.ndarray) -> None:
         """out += B^H y."""
-        out += (self.X.adjoint_times(y) - np.conj(self.c) * y) / self.s
+        out += self._mapped(self.X.adjoint_times(y), y, np.conj(self.c))
+
+    def _mapped(self, solved: np.ndarray, x: np.ndarray, c: complex) -> np.ndarray:
+        """(R x - c x) / s in place of R x."""
+        if np.result_type(solved, c) != solved.dtype:
+            return (solved - c * x) / self.s
+        solved -= c * x
+        solved /= self.s
+        return solved
 
     def sample_products(
         self, sampler: Sampler, Y: np.ndarray, BY: np.ndarray, X: np.ndarray, BX: np.ndarray, low: int

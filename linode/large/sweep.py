@@ -35,6 +35,7 @@ from .series import (
 )
 from .window import window
 
+FEW = 4  # products that are sampled at once: more take more memory and save no time
 GROWTH = 2.5  # of |F_k|: 2 is the most where the region holds the numerical range
 MOST_KEPT = 3e7  # numbers up to which all vectors are kept for the gradient
 SHARP = 1e-3  # of the tolerance, where states may decay faster than their errors
@@ -408,11 +409,13 @@ class Sweep:
                 if images is None:
                     B.sample(sampler, G[1 : n_pairs + 1], F[:n_pairs])
                 else:
-                    ahead = F[1:] if above is None else np.concatenate([F[1:], above[None]])
-                    two_before = np.concatenate([behind[None], F[:-1]])[:n_pairs]
-                    factors = np.array([tau_at(tau, low + k) for k in range(n_pairs)]).reshape(-1, 1, 1)
-                    products = ahead[:n_pairs] + factors * two_before
-                    B.sample_products(sampler, G[1 : n_pairs + 1], images[:n_pairs], F[:n_pairs], products, low)
+                    around = [behind, *F, *([] if above is None else [above])]  # F_(low - 1), F_low, ...
+                    for first in range(0, n_pairs, FEW):
+                        some = slice(first, min(first + FEW, n_pairs))
+                        products = np.stack(
+                            [around[k + 2] + tau_at(tau, low + k) * around[k] for k in range(n_pairs)[some]]
+                        )
+                        B.sample_products(sampler, G[1:][some], images[some], F[some], products, low + first)
                     above = F[0].copy()
             found.append(after[0].copy())
         return found
