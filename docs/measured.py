@@ -132,7 +132,7 @@ def sparse_peers_table() -> str:
         counted = [name for name in cells if "median_ms" in rows.get(name, {}) and _is_accurate(rows[name])]
         best = min(counted, key=lambda name: rows[name]["median_ms"], default=None)
         shown = [f"**{cell}**" if name == best else cell for name, cell in cells.items()]
-        lines.append(f"| {label} | {' | '.join(shown)} |")
+        lines.append(f"| {_in_table(label)} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -149,7 +149,7 @@ def sparse_methods_table() -> str:
         best = min(times, key=times.__getitem__, default="")
         cells = [f"**{milliseconds(times[x])}**" if x == best else milliseconds(times.get(x)) for x in ("faber", "rational")]
         counts = [row.get("details", {}).get(key, "-") for row, key in ((faber, "n_products"), (rational, "n_solves"))]
-        lines.append(f"| {label} | `{own.get('method', '-')}` | {cells[0]} | {counts[0]} | {cells[1]} | {counts[1]} |")
+        lines.append(f"| {_in_table(label)} | `{own.get('method', '-')}` | {cells[0]} | {counts[0]} | {cells[1]} | {counts[1]} |")
     return "\n".join(lines)
 
 
@@ -161,7 +161,7 @@ def sparse_operators_table() -> str:
     for label, rows in sparse_rows("forward").items():
         if "linode operator, bounds" in rows:
             counts = [rows.get(name, {}).get("details", {}).get("n_products", "-") for name in names.values()]
-            lines.append(f"| {label} | {' | '.join(map(str, counts))} |")
+            lines.append(f"| {_in_table(label)} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines)
 
 
@@ -179,7 +179,7 @@ def sparse_gradients_table() -> str:
             peak = row["peak_bytes"]
             cells = [milliseconds(alone["median_ms"]), milliseconds(row["median_ms"])]
             cells += [f"{row['median_ms'] / alone['median_ms']:.1f}", *errors, "-" if peak is None else f"{peak / 1e6:.0f}"]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
+            lines.append(f"| {_in_table(label)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -187,6 +187,10 @@ def _described(workload: dict[str, Any]) -> str:
     """Without the number of entries."""
     kind, n, _, *rest = workload["description"].rsplit(", ", 4)
     return ", ".join([kind, n, *rest])
+
+
+def _in_table(label: str) -> str:
+    return label.replace("|", "&#124;")
 
 
 def _sparse_cell(row: dict[str, Any] | None) -> str:
