@@ -14,6 +14,7 @@ from .discrete import discretize
 from .errors import (
     DeviceError,
     DtypeError,
+    InaccurateWarning,
     LinodeError,
     MethodError,
     NonFiniteError,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from .fitting.estimate import FitStatus
     from .fitting.fit import fit
     from .fitting.result import FitResult
+    from .operators import Operator, SparseMatrix
+    from .sparse_ode import SparseLinearODE
 
 __version__ = "0.1.0"
 
@@ -46,18 +49,22 @@ __all__ = [
     "FitStatus",
     "Harmonics",
     "Impulses",
+    "InaccurateWarning",
     "Input",
     "LinearODE",
     "LinodeError",
     "MethodError",
     "NonFiniteError",
     "NotDifferentiableError",
+    "Operator",
     "OptionError",
     "OrderError",
     "PiecewiseLinearODE",
     "ShapeError",
     "Smooth",
     "Solution",
+    "SparseLinearODE",
+    "SparseMatrix",
     "StaleError",
     "Stats",
     "Status",
@@ -72,12 +79,19 @@ __all__ = [
     "odeint",
 ]
 
-_LATER = {"FitResult": "fitting.result", "FitStatus": "fitting.estimate", "fit": "fitting.fit"}
+_LATER = {
+    "FitResult": "fitting.result",
+    "FitStatus": "fitting.estimate",
+    "Operator": "operators",
+    "SparseLinearODE": "sparse_ode",
+    "SparseMatrix": "operators",
+    "fit": "fitting.fit",
+}
 
 if not TYPE_CHECKING:  # who checks types knows the names from above, and any other as a mistake
 
     def __getattr__(name: str) -> Any:
-        """What only fits need is imported when it is first asked for: it is a quarter of the package."""
+        """What only fits or large systems need is imported when it is first asked for: it is a third of the package."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
@@ -90,6 +104,13 @@ def _fit_to_start_from(*question: Any) -> tuple[Any, bool, str]:
     return found
 
 
+def _solver_of_large_systems() -> type[LinearODE]:
+    """`linode.sparse_ode.SparseLinearODE`, imported when it is first asked for."""
+    found: type[LinearODE] = importlib.import_module(f"{__name__}.sparse_ode").SparseLinearODE
+    return found
+
+
+LinearODE._sparse = staticmethod(_solver_of_large_systems)  # which is a LinearODE itself
 nn.LinearDynamics._fit = staticmethod(_fit_to_start_from)  # layers know no fits, but fits make layers
 
 

@@ -142,6 +142,18 @@ class UnresolvedInputWarning(UserWarning):
     """
 
 
+class InaccurateWarning(UserWarning):
+    """States of a large system may be wrong by more than was asked for; the text says why and what to do.
+
+    Given where a solver is called whose `solve` would have the status REGION, DECAY or NOT_CONVERGED.
+
+    Example:
+        >>> import linode
+        >>> issubclass(linode.InaccurateWarning, UserWarning)
+        True
+    """
+
+
 def meant(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: a question for the known name that is nearly the same, or nothing.
 

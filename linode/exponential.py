@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from .engine.evaluation import Planner
-from .engine.problem import as_answer, as_tensor, broadcast, check_finite_anywhere, check_same_device, make_matrix
+from .engine.problem import (
+    as_answer,
+    as_tensor,
+    broadcast,
+    check_finite_anywhere,
+    check_same_device,
+    is_dense,
+    make_matrix,
+)
 from .errors import ShapeError
 from .methods import Method, make_method
 from .ode import LinearODE, exponential
@@ -41,10 +49,10 @@ def expm(A: Any, *, method: str | Method = "auto") -> Any:
 
 
 def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, method: str | Method = "auto") -> Any:
-    """The action exp(A t) v of a dense A on a vector or, as in scipy, on columns, without forming exp(A t).
+    """The action exp(A t) v on a vector or, as in scipy, on columns, without forming exp(A t).
 
     Args:
-        A: (*batch, n, n).
+        A: (*batch, n, n); or, without batch dimensions, sparse or an operator, as for `LinearODE`.
         v: one vector (n,), or k vectors as columns, (*batch, n, k). Batch dimensions broadcast as those of A @ v.
         t: (T,), (*batch, T) or a scalar.
         method: as for `LinearODE`.
@@ -68,13 +76,17 @@ def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, method: str | Method = "auto"
         >>> linode.expm_multiply(A, [[0.0, 1.0], [1.0, 0.0]], 2.0).tolist()  # from (0, 1) and from (1, 0)
         [[2.0, 1.0], [1.0, 0.0]]
     """
-    matrix, vectors = make_matrix(A, "A"), as_tensor(v, "v")
+    matrix, vectors = make_matrix(A, "A") if is_dense(A) else A, as_tensor(v, "v")
     if vectors.ndim < 2:
         return LinearODE(A, v, method=method, names=("A", "v"))(t)
     n, shape, times = matrix.shape[-1], tuple(vectors.shape), as_tensor(t, "t", integers_become=torch.float64)
     if shape[-2] != n:
         rows = f"; for vectors as rows use v.mT, or LinearODE(A, v)(t) with v (*batch, {n})" if shape[-1] == n else ""
         raise ShapeError(f"v has shape {shape}, but A is {n} x {n}; v must be ({n},) or (*batch, {n}, k){rows}")
+    if not is_dense(matrix):
+        own = vectors.mT if isinstance(v, Tensor) else vectors.mT.numpy()
+        ode = LinearODE(matrix, own, method=method, names=("A", "v"))
+        return _as_columns(ode, times, ode._is_numpy and not isinstance(t, Tensor))
     if shape == tuple(matrix.shape[:-1]):
         raise ShapeError(
             f"v has shape {shape} and A {tuple(matrix.shape)}: v could be one vector for each matrix, or columns for "
@@ -85,6 +97,10 @@ def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, method: str | Method = "auto"
     check_finite_anywhere(matrix, "A")
     check_finite_anywhere(vectors, "v")
     ode = LinearODE(matrix[..., None, :, :], vectors.mT, method=method, names=("A", "v"))
+    return _as_columns(ode, times, not any(isinstance(x, Tensor) for x in (A, v, t)))
+
+
+def _as_columns(ode: LinearODE, times: Tensor, is_numpy: bool) -> Any:
+    """The states of trajectories (*batch, k) with k as the last dimension."""
     y = ode(times[..., None, :] if times.ndim > 1 else times)  # (*batch, k, T, n)
-    y = y.movedim(-3, -1) if times.ndim else y.mT
-    return as_answer(y, not any(isinstance(x, Tensor) for x in (A, v, t)))
+    return as_answer(y.movedim(-3, -1) if times.ndim else y.mT, is_numpy)

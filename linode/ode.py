@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from .engine.problem import (
     check_finite,
     check_tolerance,
     concrete,
+    is_dense,
     make_system,
     make_times,
 )
@@ -405,6 +406,13 @@ class LinearODE(Solver):
         >>> tuple(Xi.grad.shape)
         (2, 2)
     """
+
+    _sparse: ClassVar[Callable[[], type[LinearODE]]]  # the solver of large Xi, imported then; the package sets it
+
+    def __new__(cls, Xi: Any = None, *args: Any, **options: Any) -> LinearODE:
+        if cls is LinearODE and not is_dense(Xi):
+            cls = LinearODE._sparse()
+        return object.__new__(cls)
 
     def __init__(
         self,

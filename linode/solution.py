@@ -33,6 +33,18 @@ class Status(Enum):
         "rounding has changed leading digits of the trajectory: error_estimate says how many are left. "
         "Check the units of Xi and t, or use shorter times"
     )
+    REGION = (
+        "the region of the complex plane that was assumed to hold the numerical range of Xi is too small, so that the "
+        "recurrence grows and loses digits. Give linode.Operator(..., bounds=...) or dissipative=True where it holds"
+    )
+    DECAY = (
+        "the states decay by so much within one step that no digit of the latest is left. Ask for more times in "
+        "between, or for shorter ones; states this small may as well be 0"
+    )
+    NOT_CONVERGED = (
+        "the series did not reach the tolerance within the largest number of products. Use a larger rtol or shorter "
+        "times, or another method"
+    )
     UNRESOLVED_INPUT = (
         "the input is a function that was sampled, and z(t) changes where it is sampled more densely. Pass "
         "linode.Smooth(u, m, breaks=..., max_evaluations=...), or a hold of samples where the function is not smooth"

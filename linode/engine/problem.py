@@ -23,6 +23,7 @@ from ..kernels.small import PLAIN
 from ..kernels.tensors import is_deferred, is_finite
 
 HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
+LARGE = ("scipy.sparse", "linode.operators")  # modules of what Xi may be beside a dense array
 SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -60,6 +61,13 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None, bes
     return x
 
 
+def is_dense(x: Any) -> bool:
+    """Whether x is no sparse tensor, no sparse array of scipy and no operator; scipy.sparse is not imported for it."""
+    if isinstance(x, Tensor):
+        return x.layout is torch.strided
+    return not any(kind.__module__.startswith(LARGE) for kind in type(x).__mro__)
+
+
 def _common_dtype(xs: tuple[Any, ...]) -> torch.dtype | None:
     """Of those that are not tensors of integers; None where there are none."""
     known = [x for x in xs if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex()]
@@ -82,6 +90,12 @@ def _tensor_from_array(x: Any, name: str) -> Tensor:
         raise DtypeError(
             f"{name} is an array whose mask hides entries, and the numbers beneath it would be used: fill them first "
             "(x.filled(...)), or leave these rows out"
+        )
+    if isinstance(x, (list, tuple)) and x and not is_dense(x[0]):
+        raise ShapeError(
+            f"{name} is a list of sparse matrices or operators, and a sparse {name} has no batch dimensions: solve for "
+            "one at a time, or for all as blocks on the diagonal of one sparse matrix (scipy.sparse.block_diag), or, "
+            f"where n is small, give a dense {name}"
         )
     try:
         array = np.asarray(x)

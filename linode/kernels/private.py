@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,18 @@ def is_readable(x: Tensor) -> bool:
     return not isinstance(x, (FakeTensor, MaskedTensor))
 
 
+def will_accumulate(node: Any) -> bool:
+    """Whether the backward pass that is running adds to the .grad of the leaf with this node: not torch.autograd.grad,
+    which hands the gradient over instead.
+    """
+    if getattr(node, "variable", None) is None:
+        return False
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # it knows no answer within torch.autograd.grad
+        return False
+
+
 def forward_mode_depth() -> int:
     """How many levels of torch.func's forward mode are active."""
     stack = _functorch.get_interpreter_stack() or ()
@@ -81,6 +94,11 @@ def is_in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def has_tangent(x: Tensor) -> bool:
+    """Whether anything is differentiated with respect to x in forward mode."""
+    return is_in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None
+
+
 def has_derivative(x: Tensor) -> bool:
     """Whether anything is differentiated with respect to x, in either mode."""
-    return x.requires_grad or (is_in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None)
+    return x.requires_grad or has_tangent(x)

@@ -9,6 +9,8 @@ from .auto import Auto, make_method
 from .base import Method, Plan, Pullback, Workload, register, registry
 from .chain import Chain
 from .eig import Eig
+from .faber import Faber
+from .large import large_registry
 from .metzler import Metzler
 from .propagator import Propagator
 from .schur import Schur
@@ -18,6 +20,7 @@ __all__ = [
     "Auto",
     "Chain",
     "Eig",
+    "Faber",
     "Method",
     "Metzler",
     "Plan",
@@ -26,6 +29,7 @@ __all__ = [
     "Schur",
     "Taylor",
     "Workload",
+    "large_registry",
     "make_method",
     "register",
     "registry",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import MethodError, OptionError, meant
 from .base import ROUNDINGS, Method, Plan, SplitPlan, Workload, classes, default, register, registry
+from .large import LargeMethod, large_registry
 from .propagator import CEILING, EXTENDED_MAX_N, Propagator
 
 FEW_STATES = 16  # asked for, up to which digits count for more than time
@@ -196,6 +197,11 @@ def make_method(method: Any) -> Method:
     if isinstance(method, Method):
         return method
     names = ", ".join(repr(name) for name in sorted(registry()))
+    if isinstance(method, LargeMethod) or (isinstance(method, str) and method in large_registry()):
+        name = method if isinstance(method, str) else method.name
+        raise MethodError(
+            f"method {name!r} is for Xi given as a sparse matrix or an operator; for a dense Xi there are {names}"
+        )
     if not isinstance(method, str):
         raise MethodError(
             "method must be a name or a method object such as linode.methods.Eig(), "

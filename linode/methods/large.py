@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..large.linear import Linear
 
+Pullback = Callable[[np.ndarray], tuple[Any, list[np.ndarray]]]  # g (R, T, n) to what `LargePlan.vjp` gives
 Watch = Callable[[float], None]  # is told the part of the work that is done, between blocks of products
 
 
@@ -29,8 +31,9 @@ class Task(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One of the terms f(t, Xi) v whose sum is z(t): "exp" is e^(t x), "phi1" the integral of e^(s x) for s from 0 to t,
-    "harmonic" the integral of e^((t - s) x) e^(s w).
+    """One of the terms f(t, Xi) v whose sum is z(t).
+
+    "exp" is e^(t x), "phi1" the integral of e^(s x) for s from 0 to t, "harmonic" that of e^((t - s) x) e^(s w).
     """
 
     vector: np.ndarray  # (n, R)
@@ -50,10 +53,14 @@ class LargePlan(ABC):
     """How Xi is evaluated: region, degree and steps, or a factorisation."""
 
     method: str
-    reason: str
     rejected: tuple[str, ...] = ()
     is_accepted: bool = True
     t_most: float = np.inf
+
+    @property
+    @abstractmethod
+    def reason(self) -> str:
+        """Why, in words."""
 
     @property
     def details(self) -> dict[str, Any]:
@@ -68,7 +75,11 @@ class LargePlan(ABC):
     def vjp(
         self, terms: Sequence[Term], t: np.ndarray, g: np.ndarray, watch: Watch | None = None
     ) -> tuple[Any, list[np.ndarray]]:
-        """Gradients of sum Re<g, z>: with respect to Xi, as `Sampler.total` gives it, and to the vector of each term."""
+        """Gradients of sum Re<g, z>: to Xi, as `Sampler.total` gives it, and to the vector of each term."""
+
+    def record(self, terms: Sequence[Term], t: np.ndarray, watch: Watch | None = None) -> tuple[Answer, Pullback]:
+        """The states, and the function of g that gives the gradients: it may keep what it needs again."""
+        return self.states(terms, t, watch), lambda g: self.vjp(terms, t, g, watch)
 
     @abstractmethod
     def jvp(
@@ -77,8 +88,18 @@ class LargePlan(ABC):
         """z and its derivative along (dXi, dvectors), both (R, T, n); dXi in the shape of `Sampler.total`, or None."""
 
 
+@dataclass(frozen=True)
 class LargeMethod(ABC):
-    """A way to evaluate exp(Xi t) z0 by products with Xi."""
+    """A way to evaluate exp(Xi t) z0 by products with Xi; options are fields, as of `Method`."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()  # names of the fields, filled in by `register_large`
+
+    @property
+    def key(self) -> str:
+        """Name and options as a literal."""
+        return repr((self.name, {option: getattr(self, option) for option in self.options}))
 
     @abstractmethod
     def plan_large(self, A: Linear, task: Task) -> LargePlan:
@@ -87,3 +108,25 @@ class LargeMethod(ABC):
     @abstractmethod
     def cost_large(self, A: Linear, task: Task) -> tuple[float, str]:
         """Estimated seconds of a plan and one evaluation (with gradient where it is wanted), and why, in words."""
+
+
+_REGISTRY: dict[str, type[LargeMethod]] = {}
+MethodType = TypeVar("MethodType", bound=type[LargeMethod])
+
+
+def register_large(method: MethodType) -> MethodType:
+    """Class decorator, outermost: make a method for large Xi known under its name."""
+    method.options = tuple(option.name for option in fields(method))
+    _REGISTRY[method.name] = method
+    return method
+
+
+def large_registry() -> dict[str, type[LargeMethod]]:
+    """Every method for large Xi by name.
+
+    Example:
+        >>> import linode
+        >>> "faber" in linode.methods.large_registry()
+        True
+    """
+    return dict(_REGISTRY)
