@@ -37,7 +37,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workload", nargs="+", default=NAMES, metavar="NAME", help=told)
     parser.add_argument("--methods", action="store_true", help="time linode's methods by name too, beside auto")
     parser.add_argument("--between", action="store_true", help="again with a small network between the timed calls")
-    parser.add_argument("--peers", nargs="+", choices=ALL_PEERS, metavar="NAME", help=f"beside linode: {', '.join(ALL_PEERS)}")
+    parser.add_argument(
+        "--peers", nargs="+", choices=ALL_PEERS, metavar="NAME", help=f"beside linode: {', '.join(ALL_PEERS)}"
+    )
     parser.add_argument("--rounds", type=int, default=100, help="timed calls of each contender for each seed, at most")
     parser.add_argument("--order-seed", type=int, default=0, help="of the random order of contenders within rounds")
     parser.add_argument("--no-write", action="store_true", help="print times and ratios and write nothing; no memory")

@@ -46,6 +46,7 @@ class Sample:
     """One call: seconds and, of the first, errors, counts and memory; or why there is none."""
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all threads
     errors: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     peak_bytes: int | None = None  # beyond what the process held before the call
@@ -85,11 +86,12 @@ def with_linode(problem: Problem, mode: str, method: str = "auto") -> Run:
         return Answer(ode(t)[problem.witnesses].numpy(), details=details_of(ode))
 
     def step() -> Answer:
-        leaves = values.detach().requires_grad_(), z0.detach().requires_grad_()
-        ode = linode.LinearODE(csr_of(problem.Xi, leaves[0]), leaves[1], method=method, rtol=RTOL)
+        # a leaf: where a CSR tensor is made from values that need gradients, torch's own backward makes it dense
+        leaves = csr_of(problem.Xi, values).requires_grad_(), z0.detach().requires_grad_()
+        ode = linode.LinearODE(*leaves, method=method, rtol=RTOL)
         z = ode(t)
         dXi, dz0 = torch.autograd.grad(z, leaves, g)
-        return Answer(z.detach()[problem.witnesses].numpy(), dz0.numpy(), dXi.numpy(), details_of(ode))
+        return Answer(z.detach()[problem.witnesses].numpy(), dz0.numpy(), dXi.values().numpy(), details_of(ode))
 
     return forward if mode == "forward" else step
 
@@ -273,12 +275,12 @@ def serve(connection: Connection, system: System, n: int | None, mode: str, name
 def called(run: Run, problem: Problem | None) -> Sample:
     """One call; with errors, counts and memory where the problem is given."""
     before = memory("VmRSS") if problem is not None else None
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     try:
         answer = run()
     except Exception as error:  # whatever a package raises is the result
         return Sample(note=f"raises {type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}")
-    sample = Sample(time.perf_counter() - start)
+    sample = Sample(time.perf_counter() - start, time.process_time() - cpu)
     if problem is not None:
         sample.process_bytes = memory("VmHWM")
         if before is not None and sample.process_bytes is not None:
@@ -312,6 +314,11 @@ class SparseRow(Row):
 
     details: dict[str, Any] = field(default_factory=dict)
     process_bytes: int | None = None
+    cpu_samples: list[float] = field(default_factory=list)
+
+    def add(self, sample: Sample) -> None:
+        self.samples.append(sample.seconds)
+        self.cpu_samples.append(sample.cpu_seconds)
 
 
 class Contestant:
@@ -319,7 +326,8 @@ class Contestant:
 
     def __init__(self, system: System, n: int | None, mode: str, name: str, limit: float, settings: Settings):
         self.row, self.limit, self.n_rounds = SparseRow(name), limit, 0
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmarks.sparse"])  # so that torch is imported once
         self.connection, self.theirs = context.Pipe()
         arguments = (self.theirs, system, n, mode, name, torch.get_num_threads())
         self.process = context.Process(target=serve, args=arguments, daemon=True)
@@ -338,7 +346,7 @@ class Contestant:
         self.row.errors, self.row.details = first.errors, first.details
         self.row.peak_bytes, self.row.process_bytes = first.peak_bytes, first.process_bytes
         if first.seconds > SLOW:  # cold, but so slow that it does not matter
-            self.row.samples.append(first.seconds)
+            self.row.add(first)
         else:
             budget = self.settings.seconds / first.seconds
             self.n_rounds = int(min(self.settings.n_rounds, max(FEWEST, budget)))
@@ -346,7 +354,7 @@ class Contestant:
     def take_turn(self) -> None:
         sample = self.call() if self.process.is_alive() else None
         if sample is not None:
-            self.row.samples.append(sample.seconds)
+            self.row.add(sample)
 
     def call(self) -> Sample | None:
         """One call; None where it did not end, which the row says."""

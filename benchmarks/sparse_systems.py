@@ -128,7 +128,7 @@ def _problem(system: System, n: int) -> Problem:
 
 
 def by_flow(z0: np.ndarray, forward: Flow, backward: Flow) -> Callable[[np.ndarray, np.random.Generator], Truth]:
-    """Truth from e^(Xi t_i) z0 and sum e^(Xi^H t_i) g_i; g is z, turned where it is complex, and noise without a sign."""
+    """Truth from e^(Xi t_i) z0 and sum e^(Xi^H t_i) g_i; g is z, turned where it is complex, and positive noise."""
 
     def truth(t: np.ndarray, rng: np.random.Generator) -> Truth:
         z = forward(z0, t)
@@ -163,8 +163,8 @@ def sines(shape: tuple[int, ...], factor: complex) -> tuple[Flow, Flow]:
 def by_poisson(v: np.ndarray, t: np.ndarray, Xi: sp.csr_array) -> np.ndarray:
     """e^(Xi t_i) v = sum_k w_k P^k v, where Xi has no negative entry off its diagonal and v (n,) none at all.
 
-    P = I + Xi / c has none either for c = max |a_ii|, and w_k are the Poisson weights of c t_i. Nothing cancels, so that
-    the relative error is at most some eps for each of the terms.
+    P = I + Xi / c has none either for c = max |a_ii|, and w_k are the Poisson weights of c t_i. Nothing cancels: the
+    relative error is at most some eps for each of the terms.
     """
     P, weights = jumps(Xi, t)
     state, z = v, np.zeros((len(t), len(v)))
@@ -271,7 +271,7 @@ def positive(name: str, Xi: sp.csr_array, z0: np.ndarray) -> Family:
 
 
 def advection(n: int, peclet: float) -> Family:
-    """Diffusion in a square with a flow along its diagonal; peclet: velocity times side over diffusivity, at n = 1e5."""
+    """Diffusion in a square with a flow along its diagonal; peclet: velocity times side over diffusivity, at 1e5."""
     m, drift = isqrt(n), peclet / (2 * 317)  # of a cell, so that small squares have small numbers
     line = stencil(m, 1.0 + drift, 1.0 - drift)
     Xi = sp.kron(line, sp.eye_array(m)) + sp.kron(sp.eye_array(m), line)

@@ -145,11 +145,17 @@ def sparse_methods_table() -> str:
     for label, rows in sparse_rows("forward").items():
         faber, rational = (rows.get(f"linode {name}", {}) for name in ("faber", "rational"))
         own = rows["linode"].get("details", {})
-        times = {name: row["median_ms"] for name, row in (("faber", faber), ("rational", rational)) if "median_ms" in row}
+        times = {
+            name: row["median_ms"] for name, row in (("faber", faber), ("rational", rational)) if "median_ms" in row
+        }
         best = min(times, key=times.__getitem__, default="")
-        cells = [f"**{milliseconds(times[x])}**" if x == best else milliseconds(times.get(x)) for x in ("faber", "rational")]
+        cells = [
+            f"**{milliseconds(times[x])}**" if x == best else milliseconds(times.get(x)) for x in ("faber", "rational")
+        ]
         counts = [row.get("details", {}).get(key, "-") for row, key in ((faber, "n_products"), (rational, "n_solves"))]
-        lines.append(f"| {_in_table(label)} | `{own.get('method', '-')}` | {cells[0]} | {counts[0]} | {cells[1]} | {counts[1]} |")
+        lines.append(
+            f"| {_in_table(label)} | `{own.get('method', '-')}` | {cells[0]} | {counts[0]} | {cells[1]} | {counts[1]} |"
+        )
     return "\n".join(lines)
 
 
@@ -178,7 +184,11 @@ def sparse_gradients_table() -> str:
             errors = [f"{row['errors'][key]:.0e}" for key in ("z", "dz0", "dXi")]
             peak = row["peak_bytes"]
             cells = [milliseconds(alone["median_ms"]), milliseconds(row["median_ms"])]
-            cells += [f"{row['median_ms'] / alone['median_ms']:.1f}", *errors, "-" if peak is None else f"{peak / 1e6:.0f}"]
+            cells += [
+                f"{row['median_ms'] / alone['median_ms']:.1f}",
+                *errors,
+                "-" if peak is None else f"{peak / 1e6:.0f}",
+            ]
             lines.append(f"| {_in_table(label)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -212,7 +222,11 @@ def conditions(name: str) -> str:
     parts = (
         [found]
         if "conditions" in found
-        else [*found["workloads"].values(), *found.get("sweeps", {}).values(), *([found["job"]] if "job" in found else [])]
+        else [
+            *found["workloads"].values(),
+            *found.get("sweeps", {}).values(),
+            *([found["job"]] if "job" in found else []),
+        ]
     )
     seen = {
         f"{x['date']}, {x['device']}, {x['threads']} threads, torch {x['torch']}"
