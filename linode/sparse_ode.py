@@ -145,6 +145,10 @@ class SparseLinearODE(LinearODE):
             kept = {names[0]: own, names[1]: self.z0, "b": self.forcing.b, "B": self.forcing.B}
             self._held = Held({names[0]: own, names[1]: z0, "b": b, "B": B}, kept)
 
+    @untraced
+    def __call__(self, t: Any) -> Any:
+        return super().__call__(t)
+
     @property
     def dtype(self) -> torch.dtype:
         return self.forcing.dtype(torch.promote_types(self._read().result_dtype, self.z0.dtype))
@@ -334,7 +338,7 @@ class SparseLinearODE(LinearODE):
         z = self._reported(times, report)
         if report.trouble is not None:
             warnings.warn(
-                f"{Status[report.trouble]} (solve(t) gives the error estimate)", InaccurateWarning, stacklevel=4
+                f"{Status[report.trouble]} (solve(t) gives the error estimate)", InaccurateWarning, stacklevel=6
             )
         return z
 

@@ -194,13 +194,16 @@ def choose(A: Linear, task: Task, method: LargeMethod | Auto) -> LargePlan:
             raise MethodError(f"method {method.name!r} cannot be used for this Xi: {only.reason}; use method='auto'")
         return only
     candidates = [kind() for kind in large_registry().values()]
+    if len(candidates) == 1:
+        return choose(A, task, candidates[0])
     ranked = sorted(((*x.cost_large(A, task), x) for x in candidates), key=lambda x: x[0])
     rejected: list[str] = []
     for i, (seconds, _, candidate) in enumerate(ranked):
         plan = candidate.plan_large(A, task)
         if plan.is_accepted:
-            plan.rejected = (*rejected, *(f"{other.name}: {words}" for _, words, other in ranked[i + 1 :]))
-            plan.reason = f"{plan.reason}; estimated {seconds:.2g} s" if len(ranked) > 1 else plan.reason
+            dearer = ranked[i + 1 :]
+            rejected += [f"{x.name}: some {cost:.2g} s, {plan.method} {seconds:.2g} s ({why})" for cost, why, x in dearer]
+            plan.rejected = tuple(rejected)
             return plan
         rejected.append(f"{candidate.name}: {plan.reason}")
     raise MethodError(f"no method can be used for this Xi: {'; '.join(rejected)}")
@@ -232,7 +235,7 @@ class Columns:
         """(n, R) of (*batch, n)."""
         x = self._ordered(x, 1)
         x = x[(slice(None),) * len(self.columns) + (0,) * len(self.others)] if self.M else x.new_zeros(0)
-        return host(x.reshape(self.R, self.n)).T
+        return np.ascontiguousarray(host(x.reshape(self.R, self.n)).T)
 
     def times(self, t: Tensor) -> np.ndarray:
         """(1, M T), or (R, M T) where they differ between columns."""

@@ -59,15 +59,23 @@ def terms(x: Tensor, waves: Sequence[Wave], start: Tensor | None) -> tuple[list[
     kinds, vectors = [Kind()], [x]
     for w, vector in waves:
         if w == 0:
-            kinds.append(Kind("phi1"))
-        else:
-            kinds.append(Kind("harmonic", w))
-            if start is not None:
-                wide = widened(vector)
-                rate = torch.tensor(w, dtype=torch.complex128 if complex(w).imag else torch.float64, device=x.device)
-                vector = wide * torch.exp(rate * start)
-        vectors.append(vector)
+            add(kinds, vectors, Kind("phi1"), vector)
+            continue
+        if start is not None:
+            rate = torch.tensor(w, dtype=torch.complex128 if complex(w).imag else torch.float64, device=x.device)
+            vector = widened(vector) * torch.exp(rate * start)
+        add(kinds, vectors, Kind("harmonic", w), vector)
     return kinds, vectors
+
+
+def add(kinds: list[Kind], vectors: list[Tensor], kind: Kind, vector: Tensor) -> None:
+    """One more term; of one kind there is one vector."""
+    if kind in kinds:
+        i = kinds.index(kind)
+        vectors[i] = vectors[i] + vector
+    else:
+        kinds.append(kind)
+        vectors.append(vector)
 
 
 def harmonics_of(part: Input) -> tuple[Harmonics, float] | None:
@@ -167,8 +175,7 @@ def one_way(
                 times = torch.cat([times, stop], -1)
             kinds, vectors = terms(x, waves, now)
             for kind, vector in inputs_of(pieces, k, now):
-                kinds.append(kind)
-                vectors.append(into(B, vector))
+                add(kinds, vectors, kind, into(B, vector))
             z = solve(kinds, vectors, times)
             if len(index):
                 yield index, mask, z[..., : len(index), :]

@@ -50,9 +50,9 @@ class Ellipse(NamedTuple):
         """About the real axis, with B real for real Xi: coefficients of real functions are real."""
         return self.angle == 0 and self.c.imag == 0
 
-    def points(self, n: int) -> np.ndarray:
-        """psi at the first n of 2 (n - 1) equidistant points of the unit circle if symmetric, else at n of n."""
-        if self.is_symmetric:
+    def points(self, n: int, is_half: bool = False) -> np.ndarray:
+        """psi at n equidistant points of the unit circle, or at the first n of 2 (n - 1), if symmetric."""
+        if is_half:
             angles = np.linspace(0, math.pi, n)
             across = self.b * np.sin(angles)
             along = self.c.real + self.a * np.cos(angles)
@@ -69,6 +69,9 @@ def function(kind: str, x: np.ndarray, t: np.ndarray, w: complex = 0.0) -> np.nd
         return np.exp(tx)
     if kind == "phi1":
         return t[:, None] * phi1(tx)
+    if kind == "power":
+        order = int(w.real) + 1
+        return t[:, None] ** order * phi(order, tx)
     tw = t[:, None] * w
     # the factor of larger size outside, so that the other does not overflow
     is_left = (tx - tw).real > 0
@@ -83,6 +86,27 @@ def phi1(y: np.ndarray) -> np.ndarray:
     return np.where(is_zero, 1.0, np.expm1(y) / y)
 
 
+def phi(k: int, y: np.ndarray) -> np.ndarray:
+    """The integral of e^((1 - s) y) s^(k - 1) / (k - 1)! over s from 0 to 1, for k >= 1.
+
+    phi_(k + 1) = (phi_k - 1 / k!) / y loses no digits where |y| > k + 1; below, terms of the power series, times k!,
+    are at most 1.
+    Source: Hochbruck & Ostermann (2010), Acta Numerica 19, 209, section 2.1.
+    """
+    is_near = np.abs(y) <= k + 1
+    far, near = np.where(is_near, 1.0, y), np.where(is_near, y, 0.0)
+    found = phi1(far)
+    for j in range(1, k):
+        found = (found - 1 / math.factorial(j)) / far
+    term = total = np.ones_like(near)
+    j = k
+    while np.abs(term).max(initial=0.0) > 2.0**-60:
+        j += 1
+        term = term * near / j
+        total = total + term
+    return np.where(is_near, total / math.factorial(k), found)
+
+
 def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms: int, is_real: bool) -> np.ndarray:
     """f_k for k < N of functions whose values at points (M,) are (T, M): (T, N), of which the last are 0.
 
@@ -93,7 +117,7 @@ def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms:
     while True:
         found: np.ndarray
         if ellipse.is_symmetric and is_real:
-            found = np.fft.hfft(values(ellipse.points(half + 1)), 2 * half, axis=-1)[:, :half] / (2 * half)
+            found = np.fft.hfft(values(ellipse.points(half + 1, is_half=True)), 2 * half, axis=-1)[:, :half] / (2 * half)
         else:
             found = np.fft.fft(values(ellipse.points(2 * half)), axis=-1)[:, :half] / (2 * half)
         sizes = np.abs(found)

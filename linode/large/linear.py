@@ -92,6 +92,10 @@ class Mapped:
         is_real = X.dtype.kind != "c" and not isinstance(self.c, complex) and not isinstance(self.rho, complex)
         self.dtype = np.dtype(float if is_real else complex)
 
+    def at(self, k: int) -> Mapped:
+        """The B of the step from F_k to F_(k + 1)."""
+        return self
+
     def add(self, x: np.ndarray, out: np.ndarray) -> None:
         """out += B x, for x (n, R)."""
         y = self.X.times(x) if self.d is None else self.X.times(x * self.d) / self.d
@@ -108,8 +112,10 @@ class Mapped:
             Y, X = Y / self.d, X * self.d
         sampler.add(Y, X, 1 / np.conj(self.rho))
 
-    def sample_products(self, sampler: Sampler, Y: np.ndarray, BY: np.ndarray, X: np.ndarray, BX: np.ndarray) -> None:
-        """The same where `samples_products`; BY and BX are B^H Y_k and B X_k."""
+    def sample_products(
+        self, sampler: Sampler, Y: np.ndarray, BY: np.ndarray, X: np.ndarray, BX: np.ndarray, low: int
+    ) -> None:
+        """The same where `samples_products`; BY and BX are B^H Y_k and B X_k for k from low on."""
         raise NotImplementedError
 
     def tangent(self, dX: Linear) -> Mapped:
@@ -342,6 +348,7 @@ class MappedMatrix(Mapped):
 
 
 Product = Callable[[np.ndarray], np.ndarray]  # (n, R) -> (n, R)
+Solve = Callable[[float, np.ndarray], np.ndarray]  # gamma, (n, R) -> (n, R)
 
 
 class Functions(Linear):
@@ -354,6 +361,8 @@ class Functions(Linear):
             parameters.
         jvp: for changes of the parameters, a list, and X (n, R): the change of Xi X.
         is_hermitian, is_dissipative, bounds: what the user knows of the numerical range, see `region`.
+        solve: (I - gamma Xi)^-1 X for a number gamma and X (n, R). rsolve: (I - gamma Xi^H)^-1 X, by default `solve`
+            where Xi is Hermitian.
     """
 
     def __init__(
@@ -368,7 +377,10 @@ class Functions(Linear):
         is_hermitian: bool = False,
         is_dissipative: bool = False,
         bounds: tuple[float, ...] | None = None,
+        solve: Solve | None = None,
+        rsolve: Solve | None = None,
     ) -> None:
+        self.solve, self.rsolve = solve, solve if is_hermitian and rsolve is None else rsolve
         self.matvec, self.n, self.dtype = matvec, n, np.dtype(dtype)
         self.rmatvec = matvec if is_hermitian and rmatvec is None else rmatvec
         self.vjp, self.jvp = vjp, jvp
@@ -398,6 +410,9 @@ class Functions(Linear):
         def minus(function: Product | None) -> Product | None:
             return None if function is None else lambda X: -function(X)
 
+        def turned(solve: Solve | None) -> Solve | None:
+            return None if solve is None else lambda gamma, X: solve(-gamma, X)
+
         vjp, jvp = self.vjp, self.jvp
         return Functions(
             lambda X: -self.matvec(X),
@@ -408,6 +423,8 @@ class Functions(Linear):
             jvp=None if jvp is None else lambda dXi, X: -jvp(dXi, X),
             is_hermitian=self.is_hermitian,
             bounds=None if self.bounds is None else negated_bounds(self.bounds),
+            solve=turned(self.solve),
+            rsolve=turned(self.rsolve),
         )
 
 

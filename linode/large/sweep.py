@@ -31,8 +31,13 @@ GIVEN_UP = 0.05  # |Xi| h below which a shorter piece is no remedy
 class Expansion(Protocol):
     """A region's polynomials, with the coefficients of functions in them."""
 
-    B: Mapped
-    tau: float
+    @property
+    def B(self) -> Mapped: ...
+
+    @property
+    def tau(self) -> float | np.ndarray:
+        """Of the polynomials of an ellipse; or one for every k, see `tau_at`."""
+
     u: float  # z grows no faster than e^(u t)
     size: float  # |Xi|, about
     norm: float  # in which F_k are bounded
@@ -159,7 +164,7 @@ class Series:
         return block
 
 
-def fill(B: Mapped, tau: float, v: np.ndarray, before: np.ndarray, block: np.ndarray, low: int) -> None:
+def fill(B: Mapped, tau: float | np.ndarray, v: np.ndarray, before: np.ndarray, block: np.ndarray, low: int) -> None:
     """F_k for k from low on into the block (K, n, R); before: F_(low - 2) and F_(low - 1)."""
     last, new = before[0], before[1]
     for i in range(len(block)):
@@ -168,15 +173,22 @@ def fill(B: Mapped, tau: float, v: np.ndarray, before: np.ndarray, block: np.nda
             out[:] = v
         elif low + i == 1:
             out[:] = 0
-            B.add(new, out)
+            B.at(0).add(new, out)
         else:
-            factor = -2 * tau if low + i == 2 else -tau
+            factor = tau_at(tau, low + i - 1)
             if factor:
-                np.multiply(real(last), factor, out=real(out))
+                np.multiply(real(last), -factor, out=real(out))
             else:
                 out[:] = 0
-            B.add(new, out)
+            B.at(low + i - 1).add(new, out)
         last, new = new, out
+
+
+def tau_at(tau: float | np.ndarray, k: int) -> float:
+    """What multiplies F_(k - 1) in F_(k + 1) = B_k F_k - tau_k F_(k - 1)."""
+    if isinstance(tau, np.ndarray):
+        return float(tau[k])
+    return 0.0 if k == 0 else 2 * tau if k == 1 else tau
 
 
 def real(x: np.ndarray) -> np.ndarray:
@@ -278,8 +290,26 @@ class Sweep:
 
     def vectors(self, state: np.ndarray, starts: list[np.ndarray], start: float) -> list[np.ndarray]:
         """v of the series of a piece: the state, and what drives it with its phase at the start of the piece."""
-        driving = [(v, term) for v, term in zip(starts, self.terms) if term.kind != "exp"]
-        return [state] + [v if not term.w else v * np.exp(phase(term, start)) for v, term in driving]
+        driving = [v for v, term in zip(starts, self.terms) if term.kind != "exp"]
+        return [state] + [combined(row, driving) for row in self.drive(start)]
+
+    def drive(self, start: float) -> list[dict[int, complex]]:
+        """Of each input as a function of the time since `start`, the inputs that it is the sum of, with factors:
+        harmonics have another phase, a power (s + start)^q / q! is powers of s up to q.
+        """
+        inputs = [term for term in self.terms if term.kind != "exp"]
+        orders = [order_of(term) for term in inputs]
+        found: list[dict[int, complex]] = []
+        for i, (term, own) in enumerate(zip(inputs, orders)):
+            if own is None:
+                found.append({i: np.exp(phase(term, start)) if term.w else 1.0})
+                continue
+            row: dict[int, complex] = {i: 1.0}
+            if start and orders.index(own) == i:  # of several inputs of one power the first takes up the higher ones
+                higher = {j: q - own for j, q in enumerate(orders) if q is not None and q > own}
+                row |= {j: start**p / math.factorial(p) for j, p in higher.items()}
+            found.append(row)
+        return found
 
     @property
     def kinds(self) -> list[tuple[str, complex]]:
@@ -385,9 +415,9 @@ class Sweep:
         for done, piece in enumerate(reversed(record.pieces), 1):
             gradients = self.reverse_of_piece(piece, g, carry, dtype, sampler)
             carry = gradients[0]
-            for i, found in zip(others, gradients[1:]):
-                term = self.terms[i]
-                total[i] += found if not term.w else found * np.conj(np.exp(phase(term, piece.start)))
+            for row, found in zip(self.drive(piece.start), gradients[1:]):
+                for j, factor in row.items():
+                    total[others[j]] += found if factor == 1 else found * np.conj(factor)
             if self.watch is not None:
                 self.watch(done / len(record.pieces))
         if d is not None:
@@ -439,14 +469,16 @@ class Sweep:
                 images = np.zeros((high - low, *shape), dtype) if B.samples_products else None
                 for k in range(high - low - 1, -1, -1):
                     if not (is_top and k == high - low - 1):
+                        map_k = B.at(low + k)
                         if images is not None:
-                            B.add_adjoint(G[k + 1], images[k])
+                            map_k.add_adjoint(G[k + 1], images[k])
                             G[k] += images[k]
                         else:
-                            B.add_adjoint(G[k + 1], G[k])
-                    if tau:
+                            map_k.add_adjoint(G[k + 1], G[k])
+                    factor = 0.0 if is_top and k >= high - low - 2 else tau_at(tau, low + k + 1)
+                    if factor:
                         last = G[k + 2] if k + 2 < len(G) else after[1]
-                        real(G[k])[...] -= (2 * tau if low + k == 0 else tau) * real(last)
+                        real(G[k])[...] -= factor * real(last)
                 after[0], after[1] = G[0], G[1]
                 before, F = self.block(piece, j, v, i)
                 n_pairs = high - low - is_top
@@ -455,11 +487,9 @@ class Sweep:
                 else:
                     ahead = F[1:] if above is None else np.concatenate([F[1:], above[None]])
                     behind = np.concatenate([before[1:], F[:-1]])[:n_pairs]
-                    factors = np.full((n_pairs, 1, 1), tau)
-                    if low == 0:
-                        factors[:2, 0, 0] = (0, 2 * tau)[:n_pairs]
+                    factors = np.array([tau_at(tau, low + k) for k in range(n_pairs)]).reshape(-1, 1, 1)
                     products = ahead[:n_pairs] + factors * behind
-                    B.sample_products(sampler, G[1 : n_pairs + 1], images[:n_pairs], F[:n_pairs], products)
+                    B.sample_products(sampler, G[1 : n_pairs + 1], images[:n_pairs], F[:n_pairs], products, low)
                     above = F[0].copy()
             found.append(after[0].copy())
         return found
@@ -511,11 +541,11 @@ class Sweep:
                     if k == 0:
                         out[:] = dv
                     else:
-                        B.add(new, out)
+                        B.at(k - 1).add(new, out)
                         if dB is not None:
-                            dB.add(np.ascontiguousarray(F[k - low - 1] if k > low else before[1]), out)
+                            dB.at(k - 1).add(np.ascontiguousarray(F[k - low - 1] if k > low else before[1]), out)
                         if k > 1:
-                            out -= (2 * tau if k == 2 else tau) * last
+                            out -= tau_at(tau, k - 1) * last
                     last, new = new, out
                 for group, C, sums, n in zip(piece.rows, piece.coefficients[j], dZ, active):
                     if n:
@@ -579,6 +609,17 @@ class Group:
                 decay = np.log(sizes.sum(0) / np.maximum(size, 1e-300))
                 fair = np.where(is_lost, times * most / np.maximum(decay, 1e-9), np.inf).min()
             self.shorter = min(self.shorter, min(max(fair, h / 8), h / 2))
+
+
+def order_of(term: Any) -> int | None:
+    """The power of time that a term is as an input, 0 of a constant; None: it is none."""
+    return {"phi1": 0, "power": int(complex(term.w).real)}.get(term.kind)
+
+
+def combined(row: dict[int, complex], vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of vectors with factors."""
+    parts = [vectors[j] if factor == 1 else vectors[j] * factor for j, factor in row.items()]
+    return parts[0] if len(parts) == 1 else np.sum(parts, 0)
 
 
 def phase(term: Any, start: float) -> complex:

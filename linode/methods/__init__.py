@@ -13,6 +13,7 @@ from .faber import Faber
 from .large import large_registry
 from .metzler import Metzler
 from .propagator import Propagator
+from .rational import Rational
 from .schur import Schur
 from .taylor import Taylor
 
@@ -26,6 +27,7 @@ __all__ = [
     "Plan",
     "Propagator",
     "Pullback",
+    "Rational",
     "Schur",
     "Taylor",
     "Workload",
