@@ -32,6 +32,7 @@ import linode
 from benchmarks.harness import FEWEST, SLOW, Row, Settings, interleave
 from benchmarks.sparse_systems import SYSTEMS, Problem, System
 
+START = "forkserver"  # how processes are made
 LIMIT = 60.0  # seconds of a call, beyond which it is stopped
 PATIENCE = 900.0  # seconds for a process to make its problem with its truth
 MOST_MEMORY = 8 * 2**30  # bytes of a process; a factorisation with much fill asks for more
@@ -326,7 +327,7 @@ class Contestant:
 
     def __init__(self, system: System, n: int | None, mode: str, name: str, limit: float, settings: Settings):
         self.row, self.limit, self.n_rounds = SparseRow(name), limit, 0
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context(START)
         context.set_forkserver_preload(["benchmarks.sparse"])  # so that torch is imported once
         self.connection, self.theirs = context.Pipe()
         arguments = (self.theirs, system, n, mode, name, torch.get_num_threads())

@@ -285,11 +285,11 @@ def upwind(n: int) -> Family:
 
 
 def walk(n: int, edges: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Family:
-    """Shares of walkers that leave each node at rate 1 for a neighbour; they start at 100 nodes."""
+    """Shares of walkers that leave each node at rate 1 for a neighbour; they start at one node in 1000."""
     A = adjacency(n, *edges(n))
     Xi = A @ sp.diags_array(1.0 / A.sum(axis=0)) - sp.eye_array(n)
-    z0 = np.zeros(n)
-    z0[np.random.default_rng(0).choice(n, 100, replace=False)] = 0.01
+    z0, n_starts = np.zeros(n), max(1, n // 1000)
+    z0[np.random.default_rng(0).choice(n, n_starts, replace=False)] = 1.0 / n_starts
     return positive(f"walk {edges.__name__}", tidy(Xi), z0)
 
 

@@ -11,8 +11,8 @@ from benchmarks.sparse_systems import System
 INTRODUCTION = """# Large sparse systems
 
 `python -m benchmarks --workload "sparse-*"`. Every contender runs in a process of its own. They take turns, one timed
-call in a turn, in random order, and are stopped after the limit. A call has all that is needed: linode plans anew. Peers are
-asked for a relative tolerance of 1e-8 (`expm_multiply` has none), and count where their error is below 1e-5. Errors:
+call in a turn, in random order, and are stopped after the limit. linode plans anew in every call. Peers
+are asked for a relative tolerance of 1e-8 (`expm_multiply` has none), and count with an error below 1e-5. Errors:
 of z the largest |error of z(t_i)| / |z(t_i)| at some times, against closed forms, sine transforms and Poisson sums; of
 dz0 relative; of dXi along Xi and along the identity. Products: of Xi with a vector + of Xi^H with a vector + solves.
 Memory: what the first call holds at most beyond what was there before. A step is forward and the gradients with
