@@ -82,6 +82,13 @@ def compartments(rates: Tensor) -> Tensor:
     return rates - diagonal_part(rates) - torch.diag_embed(rates.sum(-2))
 
 
+def generator_entries(rates: Tensor, columns: Tensor, n: int) -> Tensor:
+    """Entries of a matrix whose columns sum to 0: the rates off the diagonal (E,), which stand in `columns`, and after
+    them the diagonal (n,).
+    """
+    return torch.cat([rates, -rates.new_zeros(n).index_add(0, columns, rates)])
+
+
 def compartmental(logarithms: Tensor) -> Tensor:
     """Entries are positive off the diagonal, column sums negative: `compartments` from the logarithms of the rates.
 

@@ -205,7 +205,9 @@ class Operator:
         bounds: of the numerical range {<v, Xi v> / <v, v>}, as far as known: (left, right) of its real parts, or
             (left, right, bottom, top) with its imaginary parts, 1/time. What is not given is estimated from some 20
             products, with a margin that costs products: `LinearODE.explain` says how many.
-        solve: a function of (v, gamma) that gives (I - gamma Xi)^-1 v, for the method "rational".
+        solve: a function of (v, gamma), with the parameters as further arguments where matvec has them, that gives
+            (I - gamma Xi)^-1 v, for the method "rational". rsolve: the same of Xi^H, for derivatives; None: solve
+            where `hermitian`.
         dtype: of the vectors that matvec takes and gives; None: float64, or complex128 where a parameter is complex.
 
     Raises:
@@ -236,9 +238,10 @@ class Operator:
         dissipative: bool = False,
         bounds: Sequence[float] | None = None,
         solve: Callable[..., Any] | None = None,
+        rsolve: Callable[..., Any] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        for function, name in ((matvec, "matvec"), (rmatvec, "rmatvec"), (solve, "solve")):
+        for function, name in ((matvec, "matvec"), (rmatvec, "rmatvec"), (solve, "solve"), (rsolve, "rsolve")):
             if not (callable(function) or (function is None and name != "matvec")):
                 raise OptionError(f"{name} must be a function of v (..., n), got {type(function).__name__}")
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
@@ -256,7 +259,8 @@ class Operator:
             dtype = torch.complex128 if is_complex else torch.float64
         if dtype not in SUPPORTED:
             raise DtypeError(f"dtype must be one of {', '.join(map(str, SUPPORTED))}, got {dtype!r}")
-        self.matvec, self.n, self.dtype, self.solve = matvec, int(n), dtype, solve
+        self.matvec, self.n, self.dtype = matvec, int(n), dtype
+        self.solve, self.rsolve = solve, solve if rsolve is None and hermitian else rsolve
         self.rmatvec = matvec if rmatvec is None and hermitian else rmatvec
         self.hermitian, self.dissipative = bool(hermitian), bool(dissipative)
         self.bounds = None if bounds is None else checked_bounds(bounds)
@@ -312,6 +316,7 @@ def takes_parameters(function: Callable[..., Any], count: int) -> bool:
     """Whether a function of v takes the parameters too: whether it cannot be called with v alone."""
     if not count:
         return False
+    function = function.forward if isinstance(function, torch.nn.Module) else function
     try:
         kinds = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # of functions written in C

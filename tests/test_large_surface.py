@@ -260,7 +260,13 @@ def test_numbers_of_scipy_are_read_or_refused_by_name(name: str):
 def test_values_changed_in_place_are_seen_by_the_next_call():
     values = torch.tensor(A[tuple(PLACES)])
     for Xi in (SparseMatrix(values, PLACES, N), LAYOUTS["csr"](A), LAYOUTS["coo"](A)):
-        own = Xi.values if isinstance(Xi, SparseMatrix) else Xi._values() if Xi.layout == torch.sparse_coo else Xi.values()
+        own = (
+            Xi.values
+            if isinstance(Xi, SparseMatrix)
+            else Xi._values()
+            if Xi.layout == torch.sparse_coo
+            else Xi.values()
+        )
         for method in METHODS.values():
             ode = LinearODE(Xi, torch.ones(N, dtype=torch.float64), method=method)
             ode(T)
@@ -370,7 +376,9 @@ def inputs(kind: str) -> tuple[Callable[[], linode.Input], list[Tensor]]:
         return lambda: linode.Harmonics([-1.0, 0.0], real), [real]
     if kind == "sum":
         return (
-            lambda: linode.FirstOrderHold(breaks, values) + linode.Harmonics(RATES, waves) + linode.Impulses(breaks, values),
+            lambda: (
+                linode.FirstOrderHold(breaks, values) + linode.Harmonics(RATES, waves) + linode.Impulses(breaks, values)
+            ),
             [values, breaks, waves],
         )
     if kind == "function":
@@ -492,7 +500,7 @@ def test_transforms_of_torch_func():
 def test_batched_cotangents_of_autograd_are_refused():
     z0 = start(N)
     z = states(VALUES, z0, T, Faber())
-    with pytest.raises(linode.NotDifferentiableError, match="torch.func"):
+    with pytest.raises(linode.NotDifferentiableError, match=r"func\.jacrev"):
         torch.autograd.grad(z, z0, torch.ones(2, *z.shape, dtype=z.dtype), is_grads_batched=True)
 
 
@@ -586,7 +594,7 @@ def test_methods_for_dense_matrices_are_refused_by_name(name: str):
 
 def test_methods_for_sparse_matrices_are_refused_for_dense_ones():
     for method in ("faber", Faber()):
-        with pytest.raises(linode.MethodError, match="faber.*sparse"):
+        with pytest.raises(linode.MethodError, match=r"faber.*sparse"):
             LinearODE(np.eye(3), np.ones(3), method=method)
     with pytest.raises(linode.MethodError, match="unknown"):
         LinearODE(diffusion(), np.ones(400), method="krylov")
@@ -639,7 +647,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "list": (lambda: LinearODE([scipy.sparse.eye_array(3)] * 2, np.ones(3)), linode.ShapeError, "list of sparse"),
     "list of tensors": (lambda: LinearODE([EYE.to_sparse()] * 2, torch.ones(3)), linode.ShapeError, "list of sparse"),
-    "blocks": (lambda: LinearODE(torch.eye(4).to_sparse_bsr((2, 2)), torch.ones(4)), linode.DtypeError, "to_sparse_csr"),
+    "blocks": (
+        lambda: LinearODE(torch.eye(4).to_sparse_bsr((2, 2)), torch.ones(4)),
+        linode.DtypeError,
+        "to_sparse_csr",
+    ),
     "hybrid": (lambda: LinearODE(torch.ones(3, 3, 2).to_sparse(2), torch.ones(3)), linode.ShapeError, "hybrid"),
     "nan": (lambda: LinearODE(scipy.sparse.csr_array([[np.nan]]), np.ones(1)), linode.NonFiniteError, "Xi"),
     "row": (lambda: LinearODE(SparseMatrix([1.0], [[3], [0]], 3), np.ones(3)), linode.ShapeError, "row index 3"),
@@ -707,7 +719,8 @@ def test_dense_solvers_import_nothing_for_large_ones():
         "ode = linode.LinearODE([[0.0, 1.0], [-1.0, 0.0]], [1.0, 0.0])\n"
         "ode.solve([1.0]), linode.expm([[1.0]]), linode.expm_multiply([[1.0]], [1.0])\n"
         "late = ('linode.large', 'linode.operators', 'linode.sparse_ode', 'linode.engine.large', 'scipy.sparse')\n"
-        "assert not [name for name in sys.modules if name.startswith(late)], [x for x in sys.modules if x.startswith(late)]\n"
+        "found = [name for name in sys.modules if name.startswith(late)]\n"
+        "assert not found, found\n"
         "assert linode.methods.Faber().name == 'faber'\n"
         "assert 'faber' in linode.methods.large_registry()\n"
         "assert {'Operator', 'SparseMatrix'} <= set(dir(linode)) and 'Faber' in dir(linode.methods)\n"

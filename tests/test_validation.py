@@ -113,7 +113,7 @@ UNSUPPORTED = {
     "longdouble": lambda shape: np.ones(shape, np.longdouble),
     "clongdouble": lambda shape: np.ones(shape, np.clongdouble),
     "float8": lambda shape: torch.ones(shape).to(torch.float8_e4m3fn),
-    "sparse": lambda shape: torch.ones(shape).to_sparse() if len(shape) == 1 else torch.eye(2).to_sparse_bsr((1, 1)),
+    "sparse": lambda shape: torch.ones(shape).to_sparse() if len(shape) == 1 else torch.ones(2, 2, 1).to_sparse(2),
     "mkldnn": lambda shape: torch.ones(shape).to_mkldnn(),
 }
 

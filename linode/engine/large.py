@@ -74,7 +74,8 @@ def large_states(
     question = Question(planner, operand, tuple(kinds), len(leaves), wants or in_forward, report)
     if not (wants or in_forward):
         return question.evaluation([x.detach() for x in tensors]).states(report)
-    z: Tensor = (Large if in_forward else EagerLarge).apply(question, *tensors)  # type: ignore[attr-defined]
+    function: Any = Large if in_forward else EagerLarge
+    z: Tensor = function.apply(question, *tensors)
     return z
 
 

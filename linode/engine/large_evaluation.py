@@ -117,8 +117,8 @@ def make_large_method(method: Any) -> LargeMethod | Auto:
     made = make_method(method)
     if not isinstance(made, Auto):
         raise MethodError(
-            f"method {made.name!r} needs Xi as a dense matrix, but Xi is sparse with more than {MOST_DENSE} states or an "
-            f"operator: use 'auto', {names}, or give a dense Xi"
+            f"method {made.name!r} needs Xi as a dense matrix, but Xi is sparse with more than {MOST_DENSE} states or "
+            f"an operator: use 'auto', {names}, or give a dense Xi"
         )
     if made.candidates is not None:
         raise MethodError(f"candidates {made.candidates!r} need a dense Xi: use 'auto' or {names}")
@@ -202,7 +202,9 @@ def choose(A: Linear, task: Task, method: LargeMethod | Auto) -> LargePlan:
         plan = candidate.plan_large(A, task)
         if plan.is_accepted:
             dearer = ranked[i + 1 :]
-            rejected += [f"{x.name}: some {cost:.2g} s, {plan.method} {seconds:.2g} s ({why})" for cost, why, x in dearer]
+            rejected += [
+                f"{x.name}: some {cost:.2g} s, {plan.method} {seconds:.2g} s ({why})" for cost, why, x in dearer
+            ]
             plan.rejected = tuple(rejected)
             return plan
         rejected.append(f"{candidate.name}: {plan.reason}")

@@ -43,6 +43,8 @@ def linear_of(operand: SparseMatrix | Operator, leaves: tuple[Tensor, ...]) -> L
         is_hermitian=operand.hermitian,
         is_dissipative=operand.dissipative,
         bounds=operand.bounds,
+        solve=None if operand.solve is None else called.solve,
+        rsolve=None if operand.rsolve is None else called.adjoint_solve,
     )
     return Xi
 
@@ -62,6 +64,14 @@ class Called:
     def adjoint_times(self, X: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return self._applied(self.operator.rmatvec, "rmatvec", X, self.parameters)
+
+    def solve(self, gamma: float, X: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self._applied(self.operator.solve, "solve", X, self.parameters, gamma)
+
+    def adjoint_solve(self, gamma: float, X: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self._applied(self.operator.rsolve, "rsolve", X, self.parameters, gamma)
 
     def vjp(self, Y: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
         """Gradients of Re<Y, Xi X> with respect to the parameters."""
@@ -112,10 +122,12 @@ class Called:
             rows = rows[: X.shape[1]] + 1j * rows[X.shape[1] :]
         return rows.T
 
-    def _called(self, function: Callable[..., Any] | None, name: str, X: np.ndarray, own: Sequence[Tensor]) -> Tensor:
+    def _called(
+        self, function: Callable[..., Any] | None, name: str, X: np.ndarray, own: Sequence[Tensor], *numbers: float
+    ) -> Tensor:
         assert function is not None
         v = self._vectors(X)
-        y = function(v, *own) if self.operator.takes_parameters else function(v)
+        y = function(v, *numbers, *own) if self.operator.takes_parameters else function(v, *numbers)
         if not isinstance(y, Tensor):
             raise DtypeError(f"{name} must give a tensor, got {type(y).__name__}")
         if y.shape != v.shape:
@@ -131,9 +143,9 @@ class Called:
         return y
 
     def _applied(
-        self, function: Callable[..., Any] | None, name: str, X: np.ndarray, own: Sequence[Tensor]
+        self, function: Callable[..., Any] | None, name: str, X: np.ndarray, own: Sequence[Tensor], *numbers: float
     ) -> np.ndarray:
-        return self._columns(self._called(function, name, X, own), X)
+        return self._columns(self._called(function, name, X, own, *numbers), X)
 
 
 def check_differentiable(operator: Operator, needs_adjoint: bool) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 RADII = 1 + np.geomspace(1e-3, 30, 64)  # of circles on which coefficients are bounded
 SPARE = 40  # coefficients beyond those expected, to see where they vanish
-NOISE, SMALL = 2e-16, 1e-14  # of the largest coefficient: rounding of the FFT, and what is surely no more than that
+SMALL, TINY = 1e-15, 1e-18  # of the largest value: what may be rounding of the FFT, and what surely is
 MOST_TERMS = 1 << 18
 
 
@@ -50,13 +50,14 @@ class Ellipse(NamedTuple):
         """About the real axis, with B real for real Xi: coefficients of real functions are real."""
         return self.angle == 0 and self.c.imag == 0
 
-    def points(self, n: int, is_half: bool = False) -> np.ndarray:
-        """psi at n equidistant points of the unit circle, or at the first n of 2 (n - 1), if symmetric."""
-        if is_half:
-            angles = np.linspace(0, math.pi, n)
-            across = self.b * np.sin(angles)
-            along = self.c.real + self.a * np.cos(angles)
-            return along + 1j * across if self.b else along
+    def arc(self, n: int) -> np.ndarray:
+        """psi at n equidistant points of the upper half of the unit circle, both ends included; if symmetric."""
+        angles = np.linspace(0, math.pi, n)
+        along: np.ndarray = self.c.real + self.a * np.cos(angles)
+        return along + 1j * self.b * np.sin(angles) if self.b else along
+
+    def points(self, n: int) -> np.ndarray:
+        """psi at n equidistant points of the unit circle."""
         circle = np.exp(2j * math.pi / n * np.arange(n))
         points: np.ndarray = self.c + self.rho * (circle + self.tau / circle)
         return points
@@ -116,15 +117,17 @@ def faber(ellipse: Ellipse, values: Callable[[np.ndarray], np.ndarray], n_terms:
     half = 1 << max(4, math.ceil(math.log2(n_terms + SPARE)))
     while True:
         found: np.ndarray
-        if ellipse.is_symmetric and is_real:
-            found = np.fft.hfft(values(ellipse.points(half + 1, is_half=True)), 2 * half, axis=-1)[:, :half] / (2 * half)
+        is_half = ellipse.is_symmetric and is_real
+        sampled = values(ellipse.arc(half + 1) if is_half else ellipse.points(2 * half))
+        if is_half:
+            found = np.fft.hfft(sampled, 2 * half, axis=-1)[:, :half] / (2 * half)
         else:
-            found = np.fft.fft(values(ellipse.points(2 * half)), axis=-1)[:, :half] / (2 * half)
+            found = np.fft.fft(sampled, axis=-1)[:, :half] / (2 * half)
         sizes = np.abs(found)
-        largest = sizes.max(1, keepdims=True)
+        largest = np.abs(sampled).max(1, keepdims=True)
         noise = sizes[:, -half // 8 :].max(1, keepdims=True)  # all that is left there, if the series has ended
         if (noise <= SMALL * largest).all() or half >= MOST_TERMS:
-            beyond = np.maximum.accumulate(sizes[:, ::-1], 1)[:, ::-1] <= np.maximum(6 * noise, NOISE * largest)
+            beyond = np.maximum.accumulate(sizes[:, ::-1], 1)[:, ::-1] <= np.maximum(6 * noise, TINY * largest)
             found[beyond] = 0  # tails must end
             return found
         half *= 2

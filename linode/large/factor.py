@@ -98,11 +98,13 @@ class Resolvent(ABC):
 
     Attributes:
         gamma: a time. n_solves, n_transposed: applications of R and of R^H so far. fill: entries of the factors.
+        residual: |b - (I - gamma Xi) x| / |b| for a random b; infinite where there is no x.
     """
 
     def __init__(self, n: int, dtype: np.dtype, gamma: float) -> None:
         self.n, self.dtype, self.gamma = n, np.dtype(dtype), gamma
         self.n_solves, self.n_transposed, self.fill = 0, 0, 0
+        self.residual = np.inf
 
     def times(self, X: np.ndarray) -> np.ndarray:
         """R X for X (n, Q)."""
@@ -113,6 +115,15 @@ class Resolvent(ABC):
         """R^H X for X (n, Q)."""
         self.n_transposed += 1
         return self._applied(X, is_adjoint=True)
+
+    def _random(self) -> np.ndarray:
+        return np.random.default_rng(self.n).standard_normal((self.n, 1)).astype(self.dtype)
+
+    def _judge(self, b: np.ndarray, again: np.ndarray) -> None:
+        """Compare b with (I - gamma Xi) x."""
+        with np.errstate(all="ignore"):
+            residual = float(np.linalg.norm(b - again) / np.linalg.norm(b))
+        self.residual = residual if np.isfinite(residual) else np.inf
 
     def _applied(self, X: np.ndarray, is_adjoint: bool) -> np.ndarray:
         if X.dtype.kind == "c" and self.dtype.kind != "c":  # as pairs of real columns
@@ -133,26 +144,20 @@ class Resolvent(ABC):
 class Factors(Resolvent):
     """R by LU factors in the order of minimum degree, without pivoting: for 1 / gamma to the right of the numerical
     range of Xi the Hermitian part of I - gamma Xi is positive definite.
-
-    Attributes:
-        residual: |b - (I - gamma Xi) x| / |b| for a random b. Infinite where a pivot is 0.
     """
 
     def __init__(self, Xi: sparse.csr_array, gamma: float) -> None:
         super().__init__(Xi.shape[0], Xi.dtype, gamma)
         system = sparse.csc_array(sparse.eye_array(self.n, dtype=Xi.dtype) - gamma * Xi)
         system.indices, system.indptr = system.indices.astype(np.intc), system.indptr.astype(np.intc)
-        self.residual = np.inf
         options = {"SymmetricMode": True}
         try:
             self._lu = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
         except RuntimeError:  # a pivot is exactly 0
             return
         self.fill = int(self._lu.nnz)
-        b = np.random.default_rng(self.n).standard_normal(self.n).astype(self.dtype)
-        with np.errstate(all="ignore"):
-            x = self._lu.solve(b)
-            self.residual = float(np.nan_to_num(np.linalg.norm(b - system @ x) / np.linalg.norm(b), nan=np.inf))
+        b = self._random()
+        self._judge(b, system @ self._lu.solve(b))
 
     def _solve(self, X: np.ndarray, is_adjoint: bool) -> np.ndarray:
         trans = ("H" if self.dtype.kind == "c" else "T") if is_adjoint else "N"
@@ -165,6 +170,9 @@ class GivenSolve(Resolvent):
     def __init__(self, A: Functions, gamma: float) -> None:
         super().__init__(A.n, A.dtype, gamma)
         self.A = A
+        b = self._random()
+        x = self._solve(b, is_adjoint=False)
+        self._judge(b, x - gamma * A.times(x))
 
     def _solve(self, X: np.ndarray, is_adjoint: bool) -> np.ndarray:
         solve = self.A.rsolve if is_adjoint else self.A.solve
@@ -175,18 +183,20 @@ class GivenSolve(Resolvent):
         return solve(self.gamma, X)
 
 
-def lanczos(R: Resolvent, least: int, most: int, close: float) -> tuple[float, float, float]:
+def lanczos(R: Resolvent, least: int, most: int, close: float, end: float) -> tuple[float, float, float]:
     """Least and largest Ritz value of a Hermitian R, by a random start, and about how far its largest eigenvalue may be
     above.
 
-    As many steps as bring that to `close` of the value, from `least` to `most`.
-    Source: Saad (2011), Numerical Methods for Large Eigenvalue Problems, theorem 3.8 and section 6.6.
+    end: the eigenvalues do not exceed it. As many steps as bring the distance to `close` of the value, from `least` to
+    `most`.
+    Source: Saad (2011), Numerical Methods for Large Eigenvalue Problems, section 6.6; the residual is squared where the
+    gap to the next Ritz value allows it, section 3.2.
     """
     for H, last in _krylov(R, most):
         values, vectors = np.linalg.eigh((H + H.conj().T) / 2)
         value, residual = float(values[-1]), float(last * abs(vectors[-1, -1]))
-        gap = value - float(values[-2]) - residual if len(values) > 1 else 0.0
-        error = min(residual, residual**2 / gap) if gap > 0 else residual
+        gap = value - float(values[-2]) if len(values) > 1 else 0.0
+        error = min(residual**2 / gap if 4 * residual < gap else residual, max(end - value, 0.0))
         if len(H) >= least and error <= close * abs(value):
             break
     return float(values[0]), value, error

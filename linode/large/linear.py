@@ -270,6 +270,14 @@ class Matrix(Linear):
         return other
 
     @cached_property
+    def symmetry(self) -> int:
+        """1 where Xi is Hermitian, -1 where it is skew-Hermitian, else 0."""
+        if not self.pattern.is_symmetric:
+            return 0
+        mirror = self.data[self.pattern.transposition[2]].conj()
+        return 1 if np.array_equal(self.data, mirror) else -1 if np.array_equal(self.data, -mirror) else 0
+
+    @cached_property
     def forward(self) -> Rows:
         return Rows(self.pattern.indptr, self.pattern.indices, self.data)
 
@@ -332,7 +340,15 @@ class MappedMatrix(Mapped):
 
     @cached_property
     def adjoint_rows(self) -> Rows:
+        if self.is_hermitian:
+            return self.rows
         return self.matrix._adjoint_of(self.rows.data)
+
+    @property
+    def is_hermitian(self) -> bool:
+        """B is Hermitian: D^-1 Xi D is, or Xi is and its multiple still is."""
+        turn = {1: self.rho, -1: 1j * self.rho, 0: 1j}[1 if self.d is not None else self.matrix.symmetry]
+        return isinstance(plain(turn), float) and not isinstance(plain(complex(self.c / self.rho)), complex)
 
     def add(self, x: np.ndarray, out: np.ndarray) -> None:
         self.matrix.n_products += 1

@@ -27,7 +27,6 @@ from .sweep import GIVEN_UP, Sweep
 
 EPS = 2.0**-52
 N_LANCZOS, MOST_LANCZOS = 8, 24  # steps for the right end of R: as a rule, and at most
-CLOSE = 0.3  # over t_max / gamma: to this part of R's right end, so that e^(u t) is right to a factor of 1.4
 N_ARNOLDI = 16  # steps for the numerical range of R
 FAR = -1e300  # x at r = 0
 SPANS = (10.0, 15.0, 22.0, 33.0, 50.0, 70.0, 100.0, 150.0, 220.0)  # t_max / gamma among which one is chosen
@@ -135,7 +134,7 @@ class Factored:
 
     def __init__(self, R: Resolvent, facts: Facts, span: float) -> None:
         self.R, self.facts, self.gamma, self.span = R, facts, R.gamma, span
-        self.wider = WIDER
+        self.wider, self.n_widenings = WIDER, 0
         self.newton: Newton | None = None
         self.most = 1 / (1 - self.gamma * facts.right) if np.isfinite(facts.right) else np.inf
         if self.most <= 0:
@@ -144,7 +143,8 @@ class Factored:
             )
         self.low = 1 / (1 - self.gamma * facts.left) if np.isfinite(facts.left) else 0.0
         if facts.is_hermitian:
-            least, value, error = lanczos(R, N_LANCZOS, MOST_LANCZOS, CLOSE / span)
+            # to 1 / span, so that e^(u t), which coefficients are compared with, is right to a factor e
+            least, value, error = lanczos(R, N_LANCZOS, MOST_LANCZOS, 1 / span, self.most)
             if least < -EPS * R.n * value:
                 raise Refused(f"1 / gamma = {1 / self.gamma:.3g} lies within the spectrum of Xi")
             self.right = min(value + error, self.most)
@@ -163,8 +163,9 @@ class Factored:
         self.low = 0.0
 
     def widen(self) -> None:
+        self.n_widenings += 1
         if self.facts.is_hermitian:
-            self.right = min(1.01 * self.right, self.most)
+            self.right = min(self.right * (1 + 2**self.n_widenings / self.span), self.most)
             self.low *= 0.5
         else:
             self.wider *= 4
@@ -194,6 +195,7 @@ class ResolventExpansion:
     def __init__(self, factored: Factored, h: float, size: float) -> None:
         self.factored, self.h, self.d = factored, h, factored.facts.d
         self.u, self.size = factored.end, size
+        self.is_normal = factored.facts.is_hermitian
         self.error = 0.0
         newton = factored.newton
         self.newton = newton
@@ -214,31 +216,33 @@ class ResolventExpansion:
         w = w if w.imag else w.real
         gamma = self.factored.gamma
         if self.newton is None:
-            C = faber(self.ellipse, lambda r: resolved(kind, r.real, t, w, gamma).real, 40, True)
-            if isinstance(w, complex):  # on an interval both parts are functions with real coefficients
-                D = faber(self.ellipse, lambda r: resolved(kind, r.real, t, w, gamma).imag, 40, True)
-                n = max(C.shape[1], D.shape[1])
-                C, D = (np.pad(x, ((0, 0), (0, n - x.shape[1]))) for x in (C, D))
-                C = C + 1j * D
-            return C
+
+            def part(take: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+                return faber(self.ellipse, lambda r: take(resolved(kind, r.real, t, w, gamma)), 40, True)
+
+            # on an interval the real and the imaginary part are functions with real coefficients
+            return joined([part(np.real), part(np.imag)] if isinstance(w, complex) else [part(np.real)])
         z = self.newton.z
-        found = resolved(kind, z, t, w, gamma)
+        values = resolved(kind, z, t, w, gamma)
+        parts = [values]
         if self.newton.K.is_symmetric and isinstance(w, complex):  # two functions, conjugate at conjugate points
             other = resolved(kind, z, t, w.conjugate(), gamma)
-            parts = [(found + other) / 2, (found - other) / 2j]
-        else:
-            parts = [found]
-        C = []
-        for part in parts:
-            coefficients, error = self.newton.approximations(part, MOST_TERMS)
-            self.error = max(self.error, error)
-            C.append(coefficients)
-        n = max(x.shape[1] for x in C)
-        C = [np.pad(x, ((0, 0), (0, n - x.shape[1]))) for x in C]
-        return C[0] if len(C) == 1 else C[0] + 1j * C[1]
+            parts = [(values + other) / 2, (values - other) / 2j]
+        pairs = [self.newton.approximations(part, MOST_TERMS) for part in parts]
+        self.error = max(self.error, *(error for _, error in pairs))
+        return joined([C for C, _ in pairs])
 
     def weights(self, n_terms: int) -> np.ndarray:
         return weights(n_terms, self.factored.right, self.length, self.h / self.factored.gamma)
+
+
+def joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Coefficients of one function, or of the real and the imaginary one of two."""
+    if len(parts) == 1:
+        return parts[0]
+    n = max(x.shape[1] for x in parts)
+    first, second = (np.pad(x, ((0, 0), (0, n - x.shape[1]))) for x in parts)
+    return first + 1j * second
 
 
 def resolved(kind: str, r: np.ndarray, t: np.ndarray, w: complex, gamma: float) -> np.ndarray:
@@ -266,8 +270,8 @@ class Group:
         error: of the longest polynomials used, see `ResolventExpansion`.
     """
 
-    def __init__(self, series: RationalSeries, t_max: float, ratio: float) -> None:
-        self.series, self.step, self.ratio = series, t_max, ratio
+    def __init__(self, series: RationalSeries, factored: Factored, t_max: float) -> None:
+        self.factored, self.step = factored, t_max
         self.tol, self.wants_gradient = SHARE * series.rtol, series.wants_gradient
         self.n_widenings = 0
         self.expansions: list[ResolventExpansion] = []
@@ -278,16 +282,15 @@ class Group:
 
     def expansion(self, h: float) -> ResolventExpansion:
         """With the gamma of the group, also for shorter pieces of it, which need few terms more."""
-        factored = self.series.factored_for(self.step, self.ratio)
         # pieces shorter than a part of the whole are no remedy for decay
-        self.expansions.append(ResolventExpansion(factored, h, GIVEN_UP * MOST_PIECES / self.step))
+        self.expansions.append(ResolventExpansion(self.factored, h, GIVEN_UP * MOST_PIECES / self.step))
         return self.expansions[-1]
 
     def widen(self) -> bool:
         if self.n_widenings == N_WIDENINGS:
             return False
         self.n_widenings += 1
-        self.series.factored_for(self.step, self.ratio).widen()
+        self.factored.widen()
         return True
 
 
@@ -375,7 +378,8 @@ class RationalSeries:
             mask = (t >= a) & (t <= b)
             if i == 0:
                 mask |= t == 0
-            source = Group(self, b, b / a if a > 0 else 1.0)
+            # where all times are 0 there is no solve, and any factors do
+            source = Group(self, self.factored_for(b, b / a), b) if b > 0 else Group(self, self.known[0], 1.0)
             share = None if watch is None else _share(watch, i, len(spans))
             found.append((mask, source, Sweep(source, terms, np.where(mask, t, 0.0), share)))
         return found

@@ -158,15 +158,10 @@ def regions_of_entries(A: Matrix) -> list[Region]:
     sizes[pattern.diagonal] = 0
     by_row = np.zeros(A.n)
     Rows(pattern.indptr, pattern.indices, sizes).add(np.ones(A.n), by_row)
-    if pattern.is_symmetric:
-        mirror = data[pattern.transposition[2]].conj()
-        if np.array_equal(data, mirror):
-            return [segment(*ends(diagonal.real, by_row), "Xi is Hermitian")]
-        if np.array_equal(data, -mirror):
-            low, high = ends(diagonal.imag, by_row)
-            if data.dtype.kind != "c":
-                low, high = -max(high, -low), max(high, -low)
-            return [segment(low, high, "Xi is skew-Hermitian", is_imaginary=True, angle=angle)]
+    if A.symmetry == 1:
+        return [segment(*ends(diagonal.real, by_row), "Xi is Hermitian")]
+    if A.symmetry == -1:
+        return [segment(*ends(diagonal.imag, by_row), "Xi is skew-Hermitian", is_imaginary=True, angle=angle)]
     by_column = np.bincount(pattern.indices, sizes, A.n)
     found = []
     for off, norm in ((by_column, 1), (by_row, math.inf)):

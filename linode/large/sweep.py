@@ -15,39 +15,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy.linalg import blas
 
 from .coefficients import function
-from .linear import Linear, Mapped, Sampler
+from .driving import combined, drive
+from .judgement import Group, Ledger
+from .linear import Linear, Sampler
+from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, fill, norms, real, tau_at
 
-BLOCK = 32  # vectors that one product of matrices adds to the states
 GROWTH = 2.5  # of |F_k|: 2 is the most where the region holds the numerical range
-ROUNDINGS = 8 * 2.0**-53  # of sum_k |f_k| |v|: what rounding leaves; 1 to 5 units of 2^-53 were seen
-SMALLEST = 1e-290  # states below have no digits to keep
-MOST_KEPT = 1e8  # numbers up to which all vectors are kept for the gradient
+MOST_KEPT = 3e7  # numbers up to which all vectors are kept for the gradient
+SHARP = 1e-3  # of the tolerance, where states may decay faster than their errors
+ENOUGH = 0.1  # of a piece, from which on its good part is taken
 GIVEN_UP = 0.05  # |Xi| h below which a shorter piece is no remedy
-
-
-class Expansion(Protocol):
-    """A region's polynomials, with the coefficients of functions in them."""
-
-    @property
-    def B(self) -> Mapped: ...
-
-    @property
-    def tau(self) -> float | np.ndarray:
-        """Of the polynomials of an ellipse; or one for every k, see `tau_at`."""
-
-    u: float  # z grows no faster than e^(u t)
-    size: float  # |Xi|, about
-    norm: float  # in which F_k are bounded
-    d: np.ndarray | None  # z = d y, and the recurrence is that of y
-
-    def coefficients(self, kind: str, t: np.ndarray, w: complex) -> np.ndarray:
-        """f_k(t_i), (T, N), with N so large that the last are 0."""
-
-    def weights(self, n_terms: int) -> np.ndarray:
-        """By how much a term may count for more in the gradient than in the states."""
 
 
 class Source(Protocol):
@@ -63,32 +42,13 @@ class Source(Protocol):
         """Take a larger region from now on; false where that was done too often."""
 
 
-class Rows(NamedTuple):
-    """Times of one piece that columns share, latest first."""
-
-    columns: slice
-    places: np.ndarray  # their places among the times asked for
-    local: np.ndarray  # time since the start of the piece; one more in front where the state is carried on
-    carries: bool
-
-
-class Piece(NamedTuple):
-    """What the reverse needs of a piece."""
-
-    expansion: Expansion
-    start: float
-    rows: list[Rows]
-    coefficients: list[list[np.ndarray]]  # of terms, of groups of rows
-    blocks: list[tuple[int, int, list[int]]]  # first and last + 1 of k, and the rows of each group that it adds to
-    vectors: list[np.ndarray]  # v of each term
-    kept: list[list[np.ndarray]]  # of terms, of blocks: all vectors, or the two before the block
-    has_all: bool
-
-
 class Verdict(NamedTuple):
     is_growing: bool
     shorter: float  # a length that would do; inf: this one does
+    n_lost: int  # of the latest rows of the first group, up to the earliest whose state is lost in rounding
     error: np.ndarray  # (R,), relative, the largest over times
+    error_of_good: np.ndarray  # (R,), the same over times whose states are not lost
+    absolute: np.ndarray  # (R,), of these, not relative
 
 
 class Record(NamedTuple):
@@ -98,102 +58,6 @@ class Record(NamedTuple):
     pieces: list[Piece]
     growth: float
     n_pieces: int
-
-
-def norms(X: np.ndarray, order: float) -> np.ndarray:
-    """Norms over the axis before the last, of X (..., n, R)."""
-    if order == 1:
-        return np.abs(X).sum(-2)
-    if order == math.inf:
-        return np.abs(X).max(-2, initial=0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if X.dtype.kind == "c":
-            pairs = X.view(float).reshape(*X.shape, 2)
-            squares = np.einsum("...nrp,...nrp->...r", pairs, pairs)
-        else:
-            squares = np.einsum("...nr,...nr->...r", X, X)
-    if ((squares > 1e-280) & (squares < 1e300)).all() or not X.size:
-        return np.sqrt(squares)
-    with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.abs(X).max(-2)
-        scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
-        return scale * np.sqrt((np.abs(X / scale[..., None, :]) ** 2).sum(-2))
-
-
-def add_products(C: np.ndarray, F: np.ndarray, Z: np.ndarray) -> None:
-    """Z += C @ F for C (T, K), F (K, n, R) and contiguous Z (T, n, R)."""
-    if C.dtype.kind != "c" and Z.dtype.kind == "c":
-        F, Z = F.view(float), Z.view(float)
-    flat, sums = F.reshape(len(F), -1), Z.reshape(len(Z), -1)
-    is_complex = Z.dtype.kind == "c"
-    if len(Z) == 1:
-        gemv = blas.zgemv if is_complex else blas.dgemv
-        sums[0] = gemv(1.0, flat.T, C[0], beta=1.0, y=sums[0], overwrite_y=1)
-        return
-    gemm = blas.zgemm if is_complex else blas.dgemm
-    found = gemm(1.0, flat.T, np.asarray(C, Z.dtype).T, beta=1.0, c=sums.T, overwrite_c=1)
-    if not np.shares_memory(found, sums):
-        sums[:] = found.T
-
-
-class Series:
-    """Vectors F_k(X) v, (n, R), made block by block."""
-
-    def __init__(self, expansion: Expansion, v: np.ndarray, keep: str | None) -> None:
-        self.B, self.tau, self.keep = expansion.B, expansion.tau, keep
-        self.v = v
-        self.before = np.empty((2, *v.shape), v.dtype)  # the last two of the block before
-        self.kept: list[np.ndarray] = []
-        self.block = np.empty((0, *v.shape), v.dtype)
-
-    def advance(self, low: int, high: int) -> np.ndarray:
-        """F_k for low <= k < high, after those below low."""
-        if self.keep == "all" or len(self.block) < high - low:
-            self.block = np.empty((high - low, *self.v.shape), self.v.dtype)
-        block = self.block[: high - low]
-        if self.keep == "checkpoints":
-            self.kept.append(self.before.copy())
-        fill(self.B, self.tau, self.v, self.before, block, low)
-        if self.keep == "all":
-            self.kept.append(block)
-        for i in (2, 1):
-            if high - i >= low:
-                self.before[2 - i] = block[high - i - low]
-            elif i == 2:
-                self.before[0] = self.before[1]
-        return block
-
-
-def fill(B: Mapped, tau: float | np.ndarray, v: np.ndarray, before: np.ndarray, block: np.ndarray, low: int) -> None:
-    """F_k for k from low on into the block (K, n, R); before: F_(low - 2) and F_(low - 1)."""
-    last, new = before[0], before[1]
-    for i in range(len(block)):
-        out = block[i]
-        if low + i == 0:
-            out[:] = v
-        elif low + i == 1:
-            out[:] = 0
-            B.at(0).add(new, out)
-        else:
-            factor = tau_at(tau, low + i - 1)
-            if factor:
-                np.multiply(real(last), -factor, out=real(out))
-            else:
-                out[:] = 0
-            B.at(low + i - 1).add(new, out)
-        last, new = new, out
-
-
-def tau_at(tau: float | np.ndarray, k: int) -> float:
-    """What multiplies F_(k - 1) in F_(k + 1) = B_k F_k - tau_k F_(k - 1)."""
-    if isinstance(tau, np.ndarray):
-        return float(tau[k])
-    return 0.0 if k == 0 else 2 * tau if k == 1 else tau
-
-
-def real(x: np.ndarray) -> np.ndarray:
-    """The same numbers, complex ones as pairs: a real factor costs half the time then."""
-    return x.view(float) if x.dtype.kind == "c" else x
 
 
 class Sweep:
@@ -211,7 +75,9 @@ class Sweep:
         self.order = np.argsort(t, 1, kind="stable")
         self.sorted = np.take_along_axis(t, self.order, 1)
         self.is_forced = any(term.kind != "exp" for term in terms)
-        self.growth = 0.0
+        self.growth, self.told = 0.0, 0.0
+        self.room = MOST_KEPT
+        self.is_sharp = False  # terms are added until rounding leaves more than they do
 
     def dtype_for(self, expansion: Expansion) -> np.dtype:
         is_complex = expansion.B.X.dtype.kind == "c" or any(
@@ -246,7 +112,7 @@ class Sweep:
             columns = slice(0, self.n_columns) if len(self.sorted) == 1 else slice(g, g + 1)
             at_zero = self.order[g, : np.searchsorted(times, 0.0, "right")]
             z[columns, at_zero] = initial.T[columns, None]
-        error, trouble = np.zeros(self.n_columns), None
+        ledger, trouble = Ledger(self.n_columns, self.source.tol), None
         pieces: list[Piece] = []
         start, n_shorter, n_pieces = 0.0, 0, 0
         state = self.initial(starts)
@@ -259,7 +125,7 @@ class Sweep:
             if verdict.is_growing:
                 if not source.widen():
                     trouble = "REGION"
-                    error[:] = np.inf
+                    ledger.error[:] = np.inf
                     z[:, :, :] = np.nan
                     break
                 expansion = source.expansion(h)
@@ -267,22 +133,39 @@ class Sweep:
             if verdict.shorter < h:
                 is_hopeless = verdict.shorter * expansion.size < GIVEN_UP or (self.is_forced and n_shorter >= 3)
                 if not is_hopeless:
-                    h, n_shorter = verdict.shorter, n_shorter + 1
-                    h = (self.t_max - start) / math.ceil((self.t_max - start) / h)
+                    good = first_good(rows, verdict.n_lost)
+                    n_shorter += 1
+                    if good is not None:
+                        Z, piece = cut(Z, piece, good)
+                        self.hand_out(z, piece.rows, Z, d)
+                        ledger.add(expansion, piece, Z, verdict.error_of_good, verdict.absolute)
+                        n_pieces += 1
+                        if keep:
+                            self.keep(pieces, piece)
+                        start, state = start + float(piece.rows[0].local[0]), self.carried(piece.rows, Z, dtype)
+                    self.is_sharp = not expansion.is_normal
+                    h = (self.t_max - start) / math.ceil((self.t_max - start) / verdict.shorter)
                     expansion = source.expansion(h)
                     continue
                 trouble = trouble if self.is_forced else "DECAY"
             n_shorter = 0
             n_pieces += 1
-            error += verdict.error
+            ledger.add(expansion, piece, Z, verdict.error, verdict.absolute)
             self.hand_out(z, rows, Z, d)
             if keep:
-                pieces.append(piece)
+                self.keep(pieces, piece)
             if is_last:
                 break
             state = self.carried(rows, Z, dtype)
             start = end
-        return Record(z, error, trouble, pieces, self.growth, n_pieces)
+        if trouble is None and ledger.is_high:
+            trouble = "DECAY"
+        return Record(z, ledger.error, trouble, pieces, self.growth, n_pieces)
+
+    def keep(self, pieces: list[Piece], piece: Piece) -> None:
+        pieces.append(piece)
+        if piece.has_all:
+            self.room -= piece.blocks[-1][1] * len(piece.vectors) * real(piece.vectors[0]).size
 
     def initial(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
         """The sum of those vectors of the terms that are states at time 0."""
@@ -291,25 +174,7 @@ class Sweep:
     def vectors(self, state: np.ndarray, starts: list[np.ndarray], start: float) -> list[np.ndarray]:
         """v of the series of a piece: the state, and what drives it with its phase at the start of the piece."""
         driving = [v for v, term in zip(starts, self.terms) if term.kind != "exp"]
-        return [state] + [combined(row, driving) for row in self.drive(start)]
-
-    def drive(self, start: float) -> list[dict[int, complex]]:
-        """Of each input as a function of the time since `start`, the inputs that it is the sum of, with factors:
-        harmonics have another phase, a power (s + start)^q / q! is powers of s up to q.
-        """
-        inputs = [term for term in self.terms if term.kind != "exp"]
-        orders = [order_of(term) for term in inputs]
-        found: list[dict[int, complex]] = []
-        for i, (term, own) in enumerate(zip(inputs, orders)):
-            if own is None:
-                found.append({i: np.exp(phase(term, start)) if term.w else 1.0})
-                continue
-            row: dict[int, complex] = {i: 1.0}
-            if start and orders.index(own) == i:  # of several inputs of one power the first takes up the higher ones
-                higher = {j: q - own for j, q in enumerate(orders) if q is not None and q > own}
-                row |= {j: start**p / math.factorial(p) for j, p in higher.items()}
-            found.append(row)
-        return found
+        return [state] + [combined(row, driving) for row in drive(self.terms, start)]
 
     @property
     def kinds(self) -> list[tuple[str, complex]]:
@@ -341,7 +206,6 @@ class Sweep:
         sizes = np.array([norms(v, norm) for v in vectors])  # (J, R)
         weights = expansion.weights(n_terms) if self.source.wants_gradient else 1.0
         tails = [2 * np.cumsum((np.abs(C) * weights)[:, ::-1], 1)[:, ::-1] for C in found]
-        floors = [ROUNDINGS * np.abs(C).sum(1) for C in found]
         references = [
             np.abs(function(kind, np.array([expansion.u]), local, complex(w).real))[:, 0] for kind, w in self.kinds
         ]
@@ -349,23 +213,21 @@ class Sweep:
         for tail, reference in zip(tails, references):
             need = np.maximum(need, (tail > tol * reference[:, None]).sum(1))
         groups = [
-            Group(group, *parts)
+            Group(group, sizes, *parts)
             for group, *parts in zip(
-                rows,
-                np.split(np.array(tails), cuts, 1),
-                np.split(np.array(floors), cuts, 1),
-                np.split(need, cuts),
+                rows, np.split(np.array(found), cuts, 1), np.split(np.array(tails), cuts, 1), np.split(need, cuts)
             )
         ]
         dtype = vectors[0].dtype
         Z = [np.zeros((len(g.local), self.n, g.columns.stop - g.columns.start), dtype) for g in rows]
         coefficients = [np.split(C, cuts) for C in found]
-        n_all = max(int(need.max()), 1)
-        has_all = keep and n_all * vectors[0].size * len(vectors) * (2 if dtype.kind == "c" else 1) <= MOST_KEPT
+        n_numbers = max(int(need.max()), 1) * len(vectors) * real(vectors[0]).size
+        has_all = keep and n_numbers <= self.room
         kept = None if not keep else "all" if has_all else "checkpoints"
         series = [Series(expansion, v, kept) for v in vectors]
         blocks: list[tuple[int, int, list[int]]] = []
         low, is_growing = 0, False
+        reach = sizes.copy()  # of the last vectors
         while True:
             high = min(low + BLOCK, max(group.end for group in groups))
             active = [group.n_active(low) for group in groups]
@@ -378,6 +240,9 @@ class Sweep:
                     is_growing = True
                     break
                 self.growth = max(self.growth, growth)
+                for judged in groups:
+                    judged.add_rounding(j, low, high, np.maximum(reach[j], last))
+                reach[j] = last
                 for group, C, sums, n in zip(rows, coefficients[j], Z, active):
                     if n:
                         part = F if len(rows) == 1 else np.ascontiguousarray(F[:, :, group.columns])
@@ -387,18 +252,25 @@ class Sweep:
             blocks.append((low, high, active))
             low = high
             for judged, sums in zip(groups, Z):
-                judged.judge(low, sums, sizes, tol, norm, expansion.d)
+                judged.judge(
+                    low, sums, np.minimum(reach, sizes), tol, SHARP if self.is_sharp else 1.0, norm, expansion.d
+                )
+            end = max(group.end for group in groups)
             if self.watch is not None:
-                self.watch(min(1.0, (start + float(local.max()) * low / max(g.end for g in groups)) / self.t_max))
-            if all(group.end <= low for group in groups):
+                done = start + min(low / end, 1.0) * float(local.max())
+                self.told = max(self.told, min(1.0, done / self.t_max))
+                self.watch(self.told)
+            if end <= low:
                 break
         piece = Piece(expansion, start, rows, coefficients, blocks, vectors, [one.kept for one in series], has_all)
-        error = np.zeros(self.n_columns)
-        shorter = np.inf
+        error, error_of_good, absolute = (np.zeros(self.n_columns) for _ in range(3))
+        shorter: float = np.inf
         for judged in groups:
             error[judged.rows.columns] = judged.error
+            error_of_good[judged.rows.columns] = judged.error_of_good
+            absolute[judged.rows.columns] = judged.absolute
             shorter = min(shorter, judged.shorter)
-        return Z, piece, Verdict(is_growing, shorter, error)
+        return Z, piece, Verdict(is_growing, shorter, groups[0].n_lost, error, error_of_good, absolute)
 
     # ---- derivatives ---------------------------------------------------------------------------------------
 
@@ -415,7 +287,7 @@ class Sweep:
         for done, piece in enumerate(reversed(record.pieces), 1):
             gradients = self.reverse_of_piece(piece, g, carry, dtype, sampler)
             carry = gradients[0]
-            for row, found in zip(self.drive(piece.start), gradients[1:]):
+            for row, found in zip(drive(self.terms, piece.start), gradients[1:]):
                 for j, factor in row.items():
                     total[others[j]] += found if factor == 1 else found * np.conj(factor)
             if self.watch is not None:
@@ -554,73 +426,19 @@ class Sweep:
         return dZ
 
 
-class Group:
-    """Rows of a piece that share columns, latest first: how many terms each needs, and how good it is."""
-
-    def __init__(self, rows: Rows, tails: np.ndarray, floors: np.ndarray, need: np.ndarray) -> None:
-        self.rows = rows
-        self.tails, self.floors = tails, floors  # (J, T, N), (J, T)
-        self.need = np.maximum.accumulate(need[::-1])[::-1] if len(need) else need  # later rows need no fewer
-        self.n_judged = len(need)  # rows from here on are done
-        self.error = np.zeros(rows.columns.stop - rows.columns.start)
-        self.shorter = np.inf
-
-    @property
-    def end(self) -> int:
-        return int(self.need[0]) if len(self.need) else 0
-
-    def n_active(self, k: int) -> int:
-        return int((self.need > k).sum())
-
-    def judge(self, k: int, Z: np.ndarray, sizes: np.ndarray, tol: float, norm: float, d: np.ndarray | None) -> None:
-        """Look at the rows that were to end before k: done, or to be continued."""
-        low, high = self.n_active(k), self.n_judged
-        if low >= high:
-            return
-        states = Z[low:high]
-        size = norms(states, norm)  # (T, R)
-        scale = size if d is None else norms(states * d[:, None], norm) / d.max()
-        sizes = sizes[:, self.rows.columns]
-        floor = np.einsum("jt,jr->tr", self.floors[:, low:high], sizes)
-        allowed = np.maximum(tol * scale, SMALLEST)
-        n_terms = self.tails.shape[2]
-        tail = np.einsum("jt,jr->tr", self.tails[:, low:high, k], sizes) if k < n_terms else np.zeros_like(floor)
-        is_short = tail > np.maximum(allowed, floor)
-        if is_short.any():
-            i = int(np.flatnonzero(is_short.any(1))[-1])
-            full = np.einsum("jtn,jr->tnr", self.tails[:, low : low + i + 1], sizes)
-            more = (full > np.maximum(allowed, floor)[: i + 1, None]).sum(1).max()
-            self.need[: low + i + 1] = np.maximum(self.need[: low + i + 1], more)
-            low += i + 1
-            if low >= high:
-                return
-            cut = slice(i + 1, None)
-            size, scale, floor, tail, allowed = (x[cut] for x in (size, scale, floor, tail, allowed))
-        self.n_judged = low
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = np.where(scale > SMALLEST, (tail + floor) / scale, 0.0)
-        self.error = np.maximum(self.error, error.max(0))
-        is_lost = floor > allowed
-        if is_lost.any():
-            h = float(self.rows.local[0])
-            times = self.rows.local[low:high][:, None]
-            most = math.log(max(tol / ROUNDINGS, 2.0)) * 0.8  # of the logarithm of |v| / |z|
-            with np.errstate(divide="ignore", invalid="ignore"):
-                decay = np.log(sizes.sum(0) / np.maximum(size, 1e-300))
-                fair = np.where(is_lost, times * most / np.maximum(decay, 1e-9), np.inf).min()
-            self.shorter = min(self.shorter, min(max(fair, h / 8), h / 2))
+def first_good(rows: list[Rows], n_lost: int) -> int | None:
+    """The latest row before those that are lost, if the sweep can go on from it and gains enough."""
+    if len(rows) > 1 or n_lost >= len(rows[0].local):
+        return None
+    return n_lost if rows[0].local[n_lost] >= ENOUGH * rows[0].local[0] else None
 
 
-def order_of(term: Any) -> int | None:
-    """The power of time that a term is as an input, 0 of a constant; None: it is none."""
-    return {"phi1": 0, "power": int(complex(term.w).real)}.get(term.kind)
-
-
-def combined(row: dict[int, complex], vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """The sum of vectors with factors."""
-    parts = [vectors[j] if factor == 1 else vectors[j] * factor for j, factor in row.items()]
-    return parts[0] if len(parts) == 1 else np.sum(parts, 0)
-
-
-def phase(term: Any, start: float) -> complex:
-    return complex(term.w) * start if complex(term.w).imag else complex(term.w).real * start
+def cut(Z: list[np.ndarray], piece: Piece, first: int) -> tuple[list[np.ndarray], Piece]:
+    """The states and the piece up to that row, which is carried on as well."""
+    (group,), (states,) = piece.rows, Z
+    places = group.places[first - group.carries :]
+    rows = Rows(group.columns, places, np.append(group.local[first], group.local[first:]), True)
+    chosen = np.append(first, np.arange(first, len(group.local)))
+    blocks = [(low, high, [n - first + 1]) for low, high, (n,) in piece.blocks if n > first]
+    coefficients = [[C[chosen]] for (C,) in piece.coefficients]
+    return [states[chosen]], piece._replace(rows=[rows], blocks=blocks, coefficients=coefficients)

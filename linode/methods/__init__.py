@@ -5,17 +5,22 @@ states and gradients that the plan gives (the contract is in `base`). Times befo
 batch dimensions and autograd never do: the engine handles them for every method.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .auto import Auto, make_method
 from .base import Method, Plan, Pullback, Workload, register, registry
 from .chain import Chain
 from .eig import Eig
-from .faber import Faber
-from .large import large_registry
+from .large import large_registry, later
 from .metzler import Metzler
 from .propagator import Propagator
-from .rational import Rational
 from .schur import Schur
 from .taylor import Taylor
+
+if TYPE_CHECKING:
+    from .faber import Faber
+    from .rational import Rational
 
 __all__ = [
     "Auto",
@@ -36,3 +41,22 @@ __all__ = [
     "register",
     "registry",
 ]
+
+# methods for large Xi are imported when they are first asked for: with scipy.sparse, which nothing else needs
+_LATER = {
+    "Faber": lambda: importlib.import_module("linode.methods.faber"),
+    "Rational": lambda: importlib.import_module("linode.methods.rational"),
+}
+later.extend(_LATER.values())
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(_LATER[name](), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -40,6 +40,7 @@ class FaberExpansion:
         self.B: Mapped = A.mapped(ellipse.c, ellipse.rho, region.d)
         self.tau, self.u, self.norm, self.d = ellipse.tau, region.right, region.norm, region.d
         self.size = max(ellipse.a, ellipse.b)
+        self.is_normal = region.is_flat
 
     def coefficients(self, kind: str, t: np.ndarray, w: complex) -> np.ndarray:
         w = complex(w)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..large.linear import Linear
+if TYPE_CHECKING:  # scipy.sparse comes with it
+    from ..large.linear import Linear
 
 Pullback = Callable[[np.ndarray], tuple[Any, list[np.ndarray]]]  # g (R, T, n) to what `LargePlan.vjp` gives
 Watch = Callable[[float], None]  # is told the part of the work that is done, between blocks of products
@@ -111,6 +112,7 @@ class LargeMethod(ABC):
 
 
 _REGISTRY: dict[str, type[LargeMethod]] = {}
+later: list[Callable[[], Any]] = []  # imports of files that register methods, made when the registry is asked for
 MethodType = TypeVar("MethodType", bound=type[LargeMethod])
 
 
@@ -129,4 +131,6 @@ def large_registry() -> dict[str, type[LargeMethod]]:
         >>> "faber" in linode.methods.large_registry()
         True
     """
+    while later:
+        later.pop(0)()
     return dict(_REGISTRY)

@@ -11,9 +11,10 @@ Source: van den Eshof and Hochbruck (2006), SIAM J. Sci. Comput. 27(4), 1438; Ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -36,7 +37,8 @@ SECONDS_PER_FACTOR_ENTRY = 7e-8  # of a factorisation: 5.5e-8 to 1.5e-7
 SECONDS_PER_SOLVE_ENTRY = 1.7e-9  # of a solve
 SECONDS_PER_SOLVE_ROW = 8e-9  # of a solve beside
 SECONDS_PER_PROFILE_ENTRY = 4e-8  # an entry of Xi, of its order by reverse Cuthill-McKee
-SECONDS_PER_PRODUCT_ENTRY = 1.5e-9  # an entry of Xi, of a product with it: see `least_seconds`
+SECONDS_PER_PRODUCT_ENTRY = 6e-10  # an entry of Xi or of a vector, of a product
+PRODUCTS_INSTEAD = 5000  # of `faber`, from which on Xi that is not Hermitian may be factored
 
 
 class RationalPlan(LargePlan):
@@ -185,38 +187,33 @@ class Rational(LargeMethod):
     def plan_large(self, A: Linear, task: Task) -> LargePlan:
         if isinstance(A, Functions) and A.solve is None:
             return Refusal(self.name, "Xi is an operator without a function for (I - gamma Xi)^-1: give it `solve`")
+        if isinstance(A, Functions) and task.wants_gradient and A.rsolve is None:
+            return Refusal(self.name, "the operator has no function for (I - gamma Xi^H)^-1: give it `rsolve`")
         if not isinstance(A, (Matrix, Functions)):
             return Refusal(self.name, "Xi has no entries to factor")
         facts = facts_of(A)
         if facts is None:
             return Refusal(self.name, "Xi is skew-Hermitian: its waves do not decay, and series in R do not converge")
-        if facts.right * task.t_max > MOST_GROWTH:
+        if math.isfinite(facts.right) and facts.right * task.t_max > MOST_GROWTH:
             return Refusal(
                 self.name,
                 f"states may grow by e^({facts.right * task.t_max:.3g}), by the right end {facts.right:.3g} of the "
                 "numerical range of Xi: R would have to be near Xi^-1",
             )
-        factor: Callable[[float], Resolvent]
         if isinstance(A, Matrix):
-            found = profile(entries(A, None))
+            found = profile_of(A)
             if found.refusal:
                 return Refusal(self.name, found.refusal)
             scaled = entries(A, facts.d)
             about = f"its profile has {found.entries:.2g} entries"
-
-            def factor(gamma: float) -> Resolvent:
-                R = Factors(scaled, gamma)
-                if not R.residual <= LARGEST_RESIDUAL:
-                    raise Refused(
-                        f"factors of I - gamma Xi are inaccurate: a solve leaves a residual of {R.residual:.1g}"
-                    )
-                return R
         else:
-            operator = A
             about = "the operator gives (I - gamma Xi)^-1"
 
-            def factor(gamma: float) -> Resolvent:
-                return GivenSolve(operator, gamma)
+        def factor(gamma: float) -> Resolvent:
+            R: Resolvent = Factors(scaled, gamma) if isinstance(A, Matrix) else GivenSolve(A, gamma)
+            if not R.residual <= max(LARGEST_RESIDUAL, task.rtol):
+                raise Refused(f"solves with I - gamma Xi are inaccurate: one leaves a residual of {R.residual:.1g}")
+            return R
 
         series = RationalSeries(factor, facts, task.rtol, task.wants_gradient, self.gamma)
         try:
@@ -230,19 +227,36 @@ class Rational(LargeMethod):
         if not isinstance(A, Matrix):
             n_solves = number_of_solves(task, is_hermitian=isinstance(A, Functions) and A.is_hermitian)
             return n_solves * A.n * SECONDS_PER_SOLVE_ROW, f"{n_solves} solves by the operator's function"
-        least = least_seconds(A, task)
+        most = most_seconds_of_products(A, task)
         order = len(A.data) * SECONDS_PER_PROFILE_ENTRY
-        if order + seconds(A, task, 1.0)[0] > least:
-            return max(order, least) * 2, "not stiff enough for a factorisation to pay"
+        if order + seconds(A, task, 1.0, True)[0] > most:
+            return 2 * max(order, most), "not stiff enough for a factorisation to pay"
         found = profile_of(A)
         if found.refusal:
             return math.inf, found.refusal
-        cost, n_solves = seconds(A, task, max(1.0, found.entries / A.n))
-        return order + cost, f"a factorisation and {n_solves} solves; its profile has {found.entries:.2g} entries"
+        facts = facts_of(A)
+        if facts is None:
+            return math.inf, "Xi is skew-Hermitian"
+        cost, n_solves = seconds(A, task, max(1.0, found.entries / A.n), facts.is_hermitian)
+        words = f"a factorisation and {n_solves} solves; its profile has {found.entries:.2g} entries"
+        if not facts.is_hermitian:  # how many terms a range needs that is not real is seen too late
+            cost = max(cost, PRODUCTS_INSTEAD * seconds_of_product(A, task))
+            words += f"; not Hermitian, so only instead of some {PRODUCTS_INSTEAD} products"
+        return order + cost, words
+
+
+_FACTS: WeakKeyDictionary[Linear, Facts | None] = WeakKeyDictionary()
+_PROFILES: WeakKeyDictionary[Linear, Profile] = WeakKeyDictionary()
 
 
 def facts_of(A: Linear) -> Facts | None:
-    """Of the numerical range of Xi; None where it is skew-Hermitian."""
+    """Of the numerical range of Xi, found once; None where it is skew-Hermitian."""
+    if A not in _FACTS:
+        _FACTS[A] = _facts(A)
+    return _FACTS[A]
+
+
+def _facts(A: Linear) -> Facts | None:
     found = [x for x in regions(A) if x.norm == 2]
     norm = max((float(np.abs(x.support).max()) for x in found), default=0.0)
     for x in found:
@@ -268,7 +282,10 @@ def entries(A: Matrix, d: np.ndarray | None) -> csr_array:
 
 
 def profile_of(A: Matrix) -> Profile:
-    return profile(entries(A, None))
+    """Found once."""
+    if A not in _PROFILES:
+        _PROFILES[A] = profile(entries(A, None))
+    return _PROFILES[A]
 
 
 def likely_ratio(task: Task) -> float:
@@ -282,25 +299,24 @@ def number_of_solves(task: Task, is_hermitian: bool) -> int:
     return (N_LANCZOS if is_hermitian else N_ARNOLDI) + terms * (2 if task.wants_gradient else 1)
 
 
-def seconds(A: Matrix, task: Task, width: float) -> tuple[float, int]:
+def seconds(A: Matrix, task: Task, width: float, is_hermitian: bool) -> tuple[float, int]:
     """Of a factorisation and what is done with it, for a profile of this mean width; and how many solves."""
     fill = FILL * A.n * math.sqrt(width)
-    n_solves = number_of_solves(task, is_hermitian=A.pattern.is_symmetric)
+    n_solves = number_of_solves(task, is_hermitian)
     parts = 3 if A.dtype.kind == "c" else 1
     solve = task.n_columns * (fill * SECONDS_PER_SOLVE_ENTRY + A.n * SECONDS_PER_SOLVE_ROW)
     sums = n_solves * task.n_times * task.n_columns * A.n * 2 * SECONDS_PER_FLOP
     return parts * (fill * SECONDS_PER_FACTOR_ENTRY + n_solves * solve + sums), n_solves
 
 
-def least_seconds(A: Matrix, task: Task) -> float:
-    """What products with Xi cost at most if `faber` takes them: some |Xi| t of them, or 40."""
-    sizes = np.abs(A.data)
-    norm = float(np.bincount(A.pattern.indices, sizes, A.n).max(initial=0.0)) if len(sizes) else 0.0
-    n_products = 40 + norm * task.t_max
-    return (
-        n_products
-        * task.n_columns
-        * (len(A.data) + A.n)
-        * SECONDS_PER_PRODUCT_ENTRY
-        * (3 if task.wants_gradient else 1)
-    )
+def seconds_of_product(A: Matrix, task: Task) -> float:
+    """Of a product with Xi, and of what a gradient needs beside it."""
+    parts = 3 if A.dtype.kind == "c" else 1
+    factor = 3 if task.wants_gradient else 1
+    return parts * factor * task.n_columns * (len(A.data) + A.n) * SECONDS_PER_PRODUCT_ENTRY
+
+
+def most_seconds_of_products(A: Matrix, task: Task) -> float:
+    """What products with Xi cost at most where `faber` takes them: some |Xi| t of them, or 40."""
+    norm = float(np.bincount(A.pattern.indices, np.abs(A.data), A.n).max(initial=0.0)) if len(A.data) else 0.0
+    return (40 + norm * task.t_max) * seconds_of_product(A, task)

@@ -32,6 +32,11 @@ class LinearDynamics(nn.Module):
             - "compartmental": flows between compartments, none made: Xi_ij >= 0 off the diagonal, column sums <= 0
 
             or a `torch.nn.Module` as `torch.nn.utils.parametrize` takes it, or its class (see `linode.nn.base`).
+            With a pattern: "free", "generator" (rates of a Markov chain from column to row: entries off the diagonal
+            are positive, columns sum to 0) or "laplacian" (minus the Laplacian of a graph with positive weights).
+        pattern: where Xi may have entries, for large n: a sparse matrix whose values do not matter, or indices
+            (2, nnz), rows and columns; for "generator" and "laplacian" the edges of the graph. The parameters are then
+            one number an entry or an edge, and `Xi` is a `linode.SparseMatrix`.
         m: channels of the input u; 0 for none.
         bias: whether there is a constant forcing b.
         rank: of "low_rank".
@@ -61,7 +66,14 @@ class LinearDynamics(nn.Module):
     Xi: Tensor
     B: Tensor | None
     b: Tensor | None
+    _on_pattern: ClassVar[Callable[[], type[LinearDynamics]]]  # `PatternDynamics`, imported then; the package sets it
     _fit: ClassVar[Callable[..., tuple[Any, bool, str]]]  # `linode.fitting.initial.initial`; the package sets it
+
+    def __new__(cls, *args: Any, pattern: Any = None, **options: Any) -> LinearDynamics:
+        if pattern is not None and cls is LinearDynamics:
+            cls = LinearDynamics._on_pattern()
+        made: LinearDynamics = object.__new__(cls)
+        return made
 
     def __init__(
         self,
@@ -71,6 +83,7 @@ class LinearDynamics(nn.Module):
         m: int = 0,
         bias: bool = False,
         rank: int = 1,
+        pattern: Any = None,
         method: str | Method = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -82,18 +95,22 @@ class LinearDynamics(nn.Module):
         dtype = dtype or torch.get_default_dtype()
         if dtype not in (torch.float32, torch.float64):
             raise DtypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-        make_method(method)  # raises here if it is not known
-        self.n, self.m, self.method = n, m, method
-        parametrization = make_parametrization(parametrization, rank)
+        if pattern is None:
+            make_method(method)  # raises here if it is not known
+        self.n, self.m, self.method, self._pattern = n, m, method, pattern
         # drawn and factored on the CPU in float64, so that the start depends on neither device nor dtype
-        self.Xi = nn.Parameter(initial(parametrization, n))
-        register_parametrization(self, "Xi", parametrization)
-        self.parametrizations.Xi.__class__ = _InFullPrecision  # type: ignore[union-attr]
+        self._make_Xi(parametrization, rank)
         forcing = torch.empty(n, m + 1, dtype=torch.float64, device="cpu")
         self.register_parameter("B", nn.Parameter(forcing[:, :m].clone()) if m else None)
         self.register_parameter("b", nn.Parameter(forcing[:, m].clone()) if bias else None)
         self._reset_forcing()
         self.to(device=device or torch.get_default_device(), dtype=dtype)
+
+    def _make_Xi(self, parametrization: Any, rank: int) -> None:
+        made = make_parametrization(parametrization, rank)
+        self.Xi = nn.Parameter(initial(made, self.n))
+        register_parametrization(self, "Xi", made)
+        self.parametrizations.Xi.__class__ = InFullPrecision  # type: ignore[union-attr]
 
     def forward(self, z0: Any, t: Any, u: Any = None) -> Tensor:
         """The states at times t, in any order.
@@ -244,7 +261,7 @@ class LinearDynamics(nn.Module):
             nn.init.zeros_(self.b)
 
 
-class _InFullPrecision(ParametrizationList):
+class InFullPrecision(ParametrizationList):
     """Xi from its parameters outside of autocast: products of half precision would not keep it in its set."""
 
     def forward(self) -> Tensor:
