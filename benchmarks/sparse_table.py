@@ -49,7 +49,7 @@ def section(
         "targets": {"ratio": system.target, "factor": system.most_factor, "bytes": system.most_bytes},
     }
     own = forward[0].median if forward[0].samples else None
-    if own is not None and system.has_peers:
+    if own is not None and any(row.contender in PEERS for row in forward):
         found["best"] = best_of(forward[1:], own, limit)
     if own is not None and step.samples:
         found["factor"] = step.median / own
