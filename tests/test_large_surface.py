@@ -26,7 +26,8 @@ from linode import LinearODE, SparseMatrix
 from linode.engine import progress
 from linode.engine.progress import Progress
 from linode.methods import Faber
-from tests import oracles
+from tests import large_truth, oracles
+from tests.documents import ROOT
 from tests.large_stand_in import Formed
 
 pytestmark = pytest.mark.filterwarnings(
@@ -788,3 +789,65 @@ def test_torch_compile_runs_it_outside_of_the_graph(n: int):
     torch._dynamo.reset()
     found = torch.compile(total, backend="eager")(t)
     assert distance(found, 2 * torch.exp(values * 0.5).sum()) < 1e-9
+
+
+# ---- against ball arithmetic -----------------------------------------------------------------------------------------
+
+KINDS = {case.name: case for case in large_truth.systems(60)}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("layout", ["csr", "coo"])
+def test_states_and_gradients_of_all_kinds_are_within_ten_tolerances(name: str, layout: str):
+    case, rtol = KINDS[name], 1e-8
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal((len(case.t), case.n))
+    if np.iscomplexobj(case.dense) or np.iscomplexobj(case.z0):
+        g = g + 1j * rng.standard_normal(g.shape)
+    true = large_truth.truth(case, g)
+    Xi = compressed(case.Xi, "csr") if layout == "csr" else compressed(case.Xi, "csr").to_sparse_coo()
+    Xi, z0 = Xi.detach().requires_grad_(), torch.from_numpy(case.z0).requires_grad_()
+    t = torch.from_numpy(case.t).requires_grad_()
+    z = LinearODE(Xi, z0, method="faber", rtol=rtol)(t)
+    (torch.from_numpy(g).conj() * z).sum().real.backward()
+    for found, exact in zip(z, true.z):
+        assert distance(found, exact) < 10 * rtol
+    assert distance(z0.grad, true.z0) < 10 * rtol
+    assert distance(t.grad, true.dt) < 10 * rtol
+    if layout == "csr":
+        values = Xi.grad.values().clone()
+    else:
+        rows = np.repeat(np.arange(case.n), np.diff(case.Xi.indptr))
+        values = Xi.grad.to_dense()[rows, case.Xi.indices]
+    assert distance(values, true.values) < 10 * rtol
+
+
+def test_on_another_device_work_is_done_on_the_host_and_handed_back():
+    script = """
+import numpy as np, torch, linode
+from tests import second_device
+second_device.install()
+for n, method in ((5, "auto"), (5, "faber"), (300, "auto")):
+    places, results = np.stack([np.arange(n), np.roll(np.arange(n), 1)]), []
+    for device in ("cpu", second_device.DEVICE):
+        values = torch.linspace(-1, 1, n, dtype=torch.float64).to(device).requires_grad_()
+        z0 = torch.ones(n, dtype=torch.float64).to(device).requires_grad_()
+        t = torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64).to(device).requires_grad_()
+        Xi = linode.SparseMatrix(values, places, n)
+        z = linode.LinearODE(Xi, z0, b=torch.ones_like(z0), method=method)(t)
+        results.append([z, *torch.autograd.grad(z.square().sum(), [values, z0, t])])
+        assert {x.device.type for x in results[-1]} == {device}
+        rate = torch.tensor(-0.5, dtype=torch.float64).to(device).requires_grad_()
+        operator = linode.Operator(lambda v, s: s * v, n, hermitian=True, parameters=[rate])
+        y = linode.LinearODE(operator, z0)(t)
+        assert {y.device.type, torch.autograd.grad(y.sum(), rate)[0].device.type} == {device}
+    for x, y in zip(*results):
+        assert torch.equal(x.detach(), y.detach().cpu())
+    try:
+        linode.LinearODE(Xi, torch.ones(n, dtype=torch.float64))
+    except linode.DeviceError as error:
+        assert "Xi on second" in str(error)
+    else:
+        raise AssertionError("two devices were taken")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -196,18 +196,17 @@ def choose(A: Linear, task: Task, method: LargeMethod | Auto) -> LargePlan:
     candidates = [kind() for kind in large_registry().values()]
     if len(candidates) == 1:
         return choose(A, task, candidates[0])
-    ranked = sorted(((*x.cost_large(A, task), x) for x in candidates), key=lambda x: x[0])
+    ranked = sorted(((*x.offer(A, task), x.name) for x in candidates), key=lambda x: x[0])
     rejected: list[str] = []
-    for i, (seconds, _, candidate) in enumerate(ranked):
-        plan = candidate.plan_large(A, task)
+    for i, (seconds, _, make_plan, name) in enumerate(ranked):
+        plan = make_plan()
         if plan.is_accepted:
-            dearer = ranked[i + 1 :]
-            rejected += [
-                f"{x.name}: some {cost:.2g} s, {plan.method} {seconds:.2g} s ({why})" for cost, why, x in dearer
-            ]
+            for cost, why, _, dearer in ranked[i + 1 :]:
+                own = "not for this Xi" if not np.isfinite(cost) else f"some {cost:.2g} s, {name} {seconds:.2g} s"
+                rejected.append(f"{dearer}: {own} ({why})")
             plan.rejected = tuple(rejected)
             return plan
-        rejected.append(f"{candidate.name}: {plan.reason}")
+        rejected.append(f"{name}: {plan.reason}")
     raise MethodError(f"no method can be used for this Xi: {'; '.join(rejected)}")
 
 

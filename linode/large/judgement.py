@@ -11,6 +11,7 @@ from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, norms
 ROUNDINGS = 8 * 2.0**-53  # of sum_k |f_k| |v|: what rounding leaves; 1 to 5 units of 2^-53 were seen
 SMALLEST = 1e-290  # states below have no digits to keep
 PROBED, HIGH = 10.0, 200.0  # tolerances: from errors of these on a random vector goes along, and they are told
+SAFETY = 4.0  # of errors that a random vector stands for
 TOLD = 1e-6  # smaller ones are left to the estimate
 
 
@@ -31,9 +32,9 @@ class Ledger:
         return bool((self.error > max(HIGH * self.tol, TOLD)).any())
 
     def add(
-        self, expansion: Expansion, piece: Piece, Z: list[np.ndarray], error: np.ndarray, absolute: np.ndarray
+        self, expansion: Expansion, piece: Piece, Z: list[np.ndarray], error: np.ndarray, absolute: list[np.ndarray]
     ) -> None:
-        """One more piece with its own errors, relative and absolute."""
+        """One more piece with its own errors: relative, the largest, and absolute at its end, by groups of columns."""
         if expansion.is_normal:
             self.error = self.error + error
             return
@@ -44,11 +45,12 @@ class Ledger:
         h = float(max(group.local[0] for group in piece.rows if len(group.local)))
         factor = math.exp(min(expansion.u * h, 700.0))
         if self.probe is not None or (self.absolute * factor > PROBED * self.tol * ends).any():
-            factor = min(factor, 2 * self.decay(expansion, piece, h))
-        self.absolute = self.absolute * factor + absolute
+            factor = min(factor, self.decay(expansion, piece, h))
+        self.absolute = self.absolute * factor
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.where(ends > SMALLEST, self.absolute / ends, 0.0)
-        self.error = np.maximum(self.error, np.maximum(error, relative))
+            relative = np.where(ends > SMALLEST, (1 if self.probe is None else SAFETY) * self.absolute / ends, 0.0)
+        self.absolute = self.absolute + np.concatenate(absolute)
+        self.error = np.maximum(self.error, error + relative)
 
     def decay(self, expansion: Expansion, piece: Piece, h: float) -> float:
         """|e^(Xi h) r| / |r| for a random vector r, which is e^(Xi h) r from then on."""
@@ -81,7 +83,7 @@ class Group:
         self.n_judged = len(need)  # rows from here on are done
         self.error = np.zeros(rows.columns.stop - rows.columns.start)
         self.error_of_good = self.error  # of states that are not lost in rounding
-        self.absolute = self.error  # of the same, not relative
+        self.absolute = np.zeros_like(self.floors)  # not relative
         self.shorter, self.n_lost = np.inf, 0
 
     @property
@@ -133,7 +135,7 @@ class Group:
             is_good = ~is_lost.any(1, keepdims=True)
             self.error_of_good = np.maximum(self.error_of_good, np.where(is_good, error, 0.0).max(0))
         self.error = np.maximum(self.error, error.max(0))
-        self.absolute = np.maximum(self.absolute, np.where(is_good, tail + 4 * floor, 0.0).max(0))
+        self.absolute[low:high] = tail + 4 * floor
         if is_lost.any():
             self.n_lost = max(self.n_lost, low + int(np.flatnonzero(is_lost.any(1))[-1]) + 1)
             h = float(self.rows.local[0])

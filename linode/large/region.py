@@ -83,10 +83,11 @@ class Region:
         cos, sin = np.cos(self.theta), np.sin(self.theta)
         height = (top + bottom) / 2
         g = np.maximum(self.support - c[..., None] * cos - height * sin, 0)
-        lacking = g**2 - (a[..., None] * cos) ** 2
+        scale = max(float(np.abs(self.support).max()), float(a.max()))  # squares of entries of 1e200 overflow
+        lacking = (g / scale) ** 2 - (a[..., None] / scale * cos) ** 2
         is_end = np.abs(sin) < 1e-9
-        with np.errstate(divide="ignore", invalid="ignore"):
-            b = np.sqrt(np.maximum(np.where(is_end, 0, lacking / sin**2), 0).max(-1)) * (1 + EDGE)
+        lacking = np.where(is_end, 0, lacking / np.where(is_end, 1, sin) ** 2)
+        b = scale * np.sqrt(np.maximum(lacking, 0).max(-1)) * (1 + EDGE)
         is_small = a + b < least
         return c + 1j * height, np.where(is_small, a + least, a), b
 
@@ -198,6 +199,8 @@ def hull(A: Matrix, diagonal: np.ndarray, angle: float) -> Region:
     Re(e^(-i theta) a_ii) + 1/2 sum_j |e^(-i theta) a_ij + e^(i theta) conj(a_ji)|.
     """
     indptr, indices, a, b = with_mirror(A)
+    scale = max(float(np.abs(a).max(initial=0)), 1e-300)  # squares of entries of 1e200 overflow
+    a, b, diagonal = a / scale, b / scale, diagonal / scale
     is_complex = A.dtype.kind == "c"
     rows = np.repeat(np.arange(A.n, dtype=indices.dtype), np.diff(indptr))
     off = indices != rows
@@ -230,7 +233,7 @@ def hull(A: Matrix, diagonal: np.ndarray, angle: float) -> Region:
         for i, theta in enumerate(fine.tolist()):
             reach = float((diagonal[row] * np.exp(-1j * theta)).real) + float(off_diagonal(theta, entries).sum())
             support[i] = max(support[i], reach)
-    return Region(fine, support, "Gershgorin set of the numerical range", angle=angle)
+    return Region(fine, scale * support, "Gershgorin set of the numerical range", angle=angle)
 
 
 def with_mirror(A: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

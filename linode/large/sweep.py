@@ -44,11 +44,12 @@ class Source(Protocol):
 
 class Verdict(NamedTuple):
     is_growing: bool
+    is_overflowing: bool  # a state is past the largest float
     shorter: float  # a length that would do; inf: this one does
     n_lost: int  # of the latest rows of the first group, up to the earliest whose state is lost in rounding
     error: np.ndarray  # (R,), relative, the largest over times
     error_of_good: np.ndarray  # (R,), the same over times whose states are not lost
-    absolute: np.ndarray  # (R,), of these, not relative
+    absolute: list[np.ndarray]  # of groups, (T, R): not relative
 
 
 class Record(NamedTuple):
@@ -121,7 +122,13 @@ class Sweep:
             is_last = end >= self.t_max * (1 - 1e-12)
             rows = self.rows(start, end, is_last)
             vectors = self.vectors(state, starts, start)
-            Z, piece, verdict = self.piece(expansion, vectors, rows, start, keep)
+            with np.errstate(over="ignore", invalid="ignore"):
+                Z, piece, verdict = self.piece(expansion, vectors, rows, start, keep)
+            if verdict.is_overflowing:
+                trouble = "OVERFLOW"
+                self.overflow(z, rows, Z, d, start)
+                ledger.error[:] = np.inf
+                break
             if verdict.is_growing:
                 if not source.widen():
                     trouble = "REGION"
@@ -138,7 +145,7 @@ class Sweep:
                     if good is not None:
                         Z, piece = cut(Z, piece, good)
                         self.hand_out(z, piece.rows, Z, d)
-                        ledger.add(expansion, piece, Z, verdict.error_of_good, verdict.absolute)
+                        ledger.add(expansion, piece, Z, verdict.error_of_good, [x[good] for x in verdict.absolute])
                         n_pieces += 1
                         if keep:
                             self.keep(pieces, piece)
@@ -150,7 +157,7 @@ class Sweep:
                 trouble = trouble if self.is_forced else "DECAY"
             n_shorter = 0
             n_pieces += 1
-            ledger.add(expansion, piece, Z, verdict.error, verdict.absolute)
+            ledger.add(expansion, piece, Z, verdict.error, [x[0] for x in verdict.absolute if len(x)])
             self.hand_out(z, rows, Z, d)
             if keep:
                 self.keep(pieces, piece)
@@ -186,6 +193,15 @@ class Sweep:
             if d is not None:
                 values = values * d[:, None]
             z[group.columns, group.places] = np.moveaxis(values, -1, 0)
+
+    def overflow(
+        self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None, start: float
+    ) -> None:
+        """The states of the piece in which some pass the largest float; they and all later ones are inf."""
+        late = np.broadcast_to(self.t > start, z.shape[:2])
+        z[late] = np.inf
+        if all(len(states) for states in Z):
+            self.hand_out(z, rows, [np.where(np.isfinite(states), states, np.inf) for states in Z], d)
 
     def carried(self, rows: list[Rows], Z: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
         if len(rows) == 1:
@@ -227,15 +243,15 @@ class Sweep:
         series = [Series(expansion, v, kept) for v in vectors]
         blocks: list[tuple[int, int, list[int]]] = []
         low, is_growing = 0, False
+        is_overflowing = not np.isfinite(sizes).all()
         reach = sizes.copy()  # of the last vectors
-        while True:
+        while not is_overflowing:
             high = min(low + BLOCK, max(group.end for group in groups))
             active = [group.n_active(low) for group in groups]
             for j, one in enumerate(series):
                 F = one.advance(low, high)
                 last = norms(F[-1], norm)
-                with np.errstate(invalid="ignore"):
-                    growth = float(np.max(np.where(sizes[j] > 0, last / np.where(sizes[j] > 0, sizes[j], 1), 0)))
+                growth = float(np.max(np.where(sizes[j] > 0, last / np.where(sizes[j] > 0, sizes[j], 1), 0)))
                 if not growth <= GROWTH:
                     is_growing = True
                     break
@@ -262,15 +278,16 @@ class Sweep:
                 self.watch(self.told)
             if end <= low:
                 break
+        is_overflowing = is_overflowing or (not is_growing and not all(np.isfinite(x).all() for x in Z))
         piece = Piece(expansion, start, rows, coefficients, blocks, vectors, [one.kept for one in series], has_all)
-        error, error_of_good, absolute = (np.zeros(self.n_columns) for _ in range(3))
+        error, error_of_good = np.zeros(self.n_columns), np.zeros(self.n_columns)
+        absolute = [judged.absolute for judged in groups]
         shorter: float = np.inf
         for judged in groups:
             error[judged.rows.columns] = judged.error
             error_of_good[judged.rows.columns] = judged.error_of_good
-            absolute[judged.rows.columns] = judged.absolute
             shorter = min(shorter, judged.shorter)
-        return Z, piece, Verdict(is_growing, shorter, groups[0].n_lost, error, error_of_good, absolute)
+        return Z, piece, Verdict(is_growing, is_overflowing, shorter, groups[0].n_lost, error, error_of_good, absolute)
 
     # ---- derivatives ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ Tal-Ezer & Kosloff (1984), J. Chem. Phys. 81, 3967.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -186,9 +186,12 @@ class Faber(LargeMethod):
         return FaberPlan(A, region, task, n_steps, n_terms, u)
 
     def cost_large(self, A: Linear, task: Task) -> tuple[float, str]:
+        return self.offer(A, task)[:2]
+
+    def offer(self, A: Linear, task: Task) -> tuple[float, str, Callable[[], LargePlan]]:
         plan = self.plan_large(A, task)
         seconds = cost(A, task, plan.n_steps, plan.n_terms)
-        return seconds * (4 if task.wants_gradient else 1), plan.reason
+        return seconds * (4 if task.wants_gradient else 1), plan.reason, lambda: plan
 
 
 def prices(A: Linear, task: Task) -> tuple[float, float]:

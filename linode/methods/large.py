@@ -110,6 +110,10 @@ class LargeMethod(ABC):
     def cost_large(self, A: Linear, task: Task) -> tuple[float, str]:
         """Estimated seconds of a plan and one evaluation (with gradient where it is wanted), and why, in words."""
 
+    def offer(self, A: Linear, task: Task) -> tuple[float, str, Callable[[], LargePlan]]:
+        """What `cost_large` gives, and what makes the plan: a method whose cost comes from a plan keeps it."""
+        return *self.cost_large(A, task), lambda: self.plan_large(A, task)
+
 
 _REGISTRY: dict[str, type[LargeMethod]] = {}
 later: list[Callable[[], Any]] = []  # imports of files that register methods, made when the registry is asked for
