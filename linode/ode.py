@@ -476,7 +476,7 @@ class LinearODE(Solver):
             [0.0, 1.264241]
         """
         A, B, C, D = matrices_of(system)
-        ode = cls(A, np.zeros(len(A)) if z0 is None else z0, b=b, B=B, u=u, method=method, rtol=rtol)
+        ode = cls(A, np.zeros(A.shape[0]) if z0 is None else z0, b=b, B=B, u=u, method=method, rtol=rtol)
         ode.C, ode.D = C, D
         return ode
 

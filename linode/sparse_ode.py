@@ -21,7 +21,7 @@ from .engine.conditioning import relative_condition
 from .engine.evaluation import Planner
 from .engine.held import Held, is_being_made
 from .engine.large import entries_of, large_states
-from .engine.large_evaluation import MOST_DENSE, LargePlanner, Report, Systems, choose, make_large_method
+from .engine.large_evaluation import MOST_DENSE, Asked, LargePlanner, Report, Systems, choose, make_large_method
 from .engine.problem import (
     as_tensor,
     broadcast,
@@ -142,9 +142,11 @@ class SparseLinearODE(LinearODE):
             if self._is_small:
                 self._planners = Planners.of(planner)
         if not (self.z0 is z0 and self.forcing.is_nothing) or isinstance(Xi, Tensor) or is_being_made():
-            own = Xi.values if isinstance(Xi, SparseMatrix) else Xi
-            kept = {names[0]: own, names[1]: self.z0, "b": self.forcing.b, "B": self.forcing.B}
-            self._held = Held({names[0]: own, names[1]: z0, "b": b, "B": B}, kept)
+            own = {names[0]: Xi.values if isinstance(Xi, SparseMatrix) else Xi}
+            if isinstance(Xi, Operator):
+                own = {f"{names[0]}.parameters[{i}]": x for i, x in enumerate(Xi.parameters)}
+            kept = {**own, names[1]: self.z0, "b": self.forcing.b, "B": self.forcing.B}
+            self._held = Held({**own, names[1]: z0, "b": b, "B": B}, kept)
 
     @untraced
     def __call__(self, t: Any) -> Any:
@@ -274,30 +276,30 @@ class SparseLinearODE(LinearODE):
             *(f"forcing: {words}" for words in self.forcing.words()),
         ]
         if solution is not None:
-            lines += self._savings(operand)
+            lines += self._savings(operand, solution.stats.details.get("n_products", 0))
             lines.append(self._condition_in_words(operand, solution))
             error = max(torch.as_tensor(solution.error_estimate).flatten().tolist(), default=0.0)
             lines.append(f"error estimate: {error:.3g} (relative, of z(t) for Xi as it is)")
             lines.append(f"status: {solution.status}")
         return Explanation("\n".join(lines))
 
-    def _savings(self, operand: SparseMatrix | Operator) -> list[str]:
-        """What an operator would save if more were known of it."""
+    def _savings(self, operand: SparseMatrix | Operator, n_products: int) -> list[str]:
+        """What an operator would save if more were known of its numerical range."""
         systems = self._large.last
         known = None if systems is None else systems.plans.get(False)
-        if systems is None or known is None or isinstance(operand, SparseMatrix):
+        if systems is None or known is None or isinstance(operand, SparseMatrix) or operand.bounds is not None:
             return []
-        if operand.dissipative or operand.bounds is not None:
-            return []
-        task, plan = known
-        better = copy.copy(systems.linear(False))
-        better.is_dissipative = True  # type: ignore[attr-defined]
-        own, other = (x.details for x in (plan, choose(better, task, self._large.method)))
-        counts = [x.get("steps", 1) * x.get("degree", 0) for x in (own, other)]
-        return [
-            f"with dissipative=True, where that holds: some {counts[1]} products instead of {counts[0]} (estimated; "
-            "bounds=(left, right, bottom, top) saves more where they are known)"
-        ]
+        offers = []
+        for hermitian in (operand.hermitian,) if operand.hermitian else (False, True):
+            better: Any = copy.copy(systems.linear(False))
+            better.is_dissipative, better.is_hermitian = True, hermitian
+            details = choose(better, known[0], self._large.method).details
+            count = details.get("steps", 1) * details.get("degree", n_products)
+            words = "dissipative=True" + " and hermitian=True" * (hermitian and not operand.hermitian)
+            if not (operand.dissipative and words == "dissipative=True") and count < n_products:
+                offers.append(f"{words} some {count}")
+        where = "as much as bounds=(left, right, bottom, top) where they are known"
+        return [f"products: {n_products}; with {', with '.join(offers)}, if that holds; {where}"] if offers else []
 
     def _condition_in_words(self, operand: SparseMatrix | Operator, solution: Solution) -> str:
         if isinstance(operand, Operator):
@@ -366,8 +368,8 @@ class SparseLinearODE(LinearODE):
         return self._states_of(self._read(), times, report)
 
     def _states_of(self, operand: SparseMatrix | Operator, times: Tensor, report: Report | None = None) -> Tensor:
-        def solve(kinds: Any, vectors: Any, t: Tensor) -> Tensor:
-            return large_states(self._large, operand, kinds, vectors, t, report)
+        def solve(kinds: Any, vectors: Any, t: Tensor, like: Asked | None = None) -> Tensor:
+            return large_states(self._large, operand, kinds, vectors, t, report, like)
 
         dtype = self.forcing.dtype(torch.promote_types(operand.result_dtype, self.z0.dtype))
         z = forced_states(self.forcing, self.z0, times, operand.result_dtype.is_complex, solve)
@@ -450,7 +452,7 @@ class FromTensor:
 
     def __call__(self) -> SparseMatrix:
         index = coordinates(self.Xi)
-        mark = [(x.data_ptr(), x.shape, x._version) for x in index]
+        mark = [(x.data_ptr(), x.shape, None if x.is_inference() else x._version) for x in index]
         if mark != self.mark:  # an optimiser may give a COO tensor other indices
             self.pattern, self.mark = pattern_of(self.Xi, self.name), mark
         entries = entries_of(self.Xi, self.pattern)

@@ -10,6 +10,7 @@ import scipy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .engine.problem import is_dense
 from .errors import DtypeError, OptionError
 
 
@@ -27,7 +28,8 @@ def matrices_of(system: Any) -> tuple[NDArray[Any], ...]:
     dt = getattr(system, "dt", None)
     if dt is not None and (dt is True or dt != 0):
         raise OptionError(f"system is in discrete time (dt = {dt!r}); linode needs one in continuous time")
-    return tuple(np.asarray(getattr(system, name)) for name in "ABCD")
+    found = (getattr(system, name) for name in "ABCD")
+    return tuple(np.asarray(x) if is_dense(x) else x for x in found)
 
 
 def make_state_space(make: Callable[..., Any] | None, *matrices: Any) -> Any:

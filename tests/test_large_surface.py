@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
@@ -851,3 +852,63 @@ for n, method in ((5, "auto"), (5, "faber"), (300, "auto")):
         raise AssertionError("two devices were taken")
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_one_plan_serves_all_pieces_of_an_input(monkeypatch: pytest.MonkeyPatch):
+    made: list[float] = []
+    plan_large = Faber.plan_large
+
+    def counted(self: Faber, A: Any, task: Any) -> Any:
+        made.append(task.t_max)
+        return plan_large(self, A, task)
+
+    monkeypatch.setattr(Faber, "plan_large", counted)
+    breaks = np.sort(np.random.default_rng(0).uniform(0, 10, 40))
+    u = linode.FirstOrderHold(breaks, np.sin(breaks)[:, None])
+    ode = LinearODE(diffusion(), np.ones(400), B=np.ones((400, 1)), u=u, method=Faber())
+    t = np.linspace(0, 12, 30)
+    z = ode(t)
+    assert len(made) == 1
+    dense = LinearODE(diffusion().toarray(), np.ones(400), B=np.ones((400, 1)), u=u)
+    assert distance(z, dense(t)) < 1e-9
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        for layout in LAYOUTS.values():
+            ode = LinearODE(layout(A), torch.ones(N, dtype=torch.float64), method=Faber())
+            assert distance(ode(T), oracles.trajectory(A, np.ones(N), T.numpy())) < CLOSE
+
+
+def test_a_module_that_puts_another_tensor_in_place_is_noticed():
+    class Model(torch.nn.Module):
+        def __init__(self, is_operator: bool) -> None:
+            super().__init__()
+            self.rates = torch.nn.Parameter(VALUES.clone())
+            Xi: Any = SparseMatrix(self.rates, PLACES, N)
+            if is_operator:
+                Xi = linode.Operator(lambda v, r: r.sum() * v, N, parameters=[self.rates])
+            self.ode = LinearODE(Xi, torch.ones(N, dtype=torch.float64))
+
+    for is_operator in (False, True):
+        model = Model(is_operator)
+        model.load_state_dict({"rates": VALUES.clone()}, assign=True)
+        with pytest.raises(linode.StaleError, match="rates"):
+            model.ode(1.0)
+
+
+@pytest.mark.parametrize(
+    "Xi", [scipy.sparse.eye_array(2), scipy.sparse.linalg.aslinearoperator(np.eye(2)), torch.eye(2).to_sparse()]
+)
+def test_functions_for_dense_matrices_refuse_sparse_ones(Xi: Any):
+    for call in (linode.expm, lambda x: linode.discretize(x, np.eye(2), 0.1), lambda x: LinearODE(np.eye(2), x)):
+        with pytest.raises(linode.DtypeError, match="dense"):
+            call(Xi)
+
+
+def test_a_state_space_object_may_have_a_sparse_a():
+    B, C, D = np.ones((400, 1)), np.ones((2, 400)), np.ones((2, 1))
+    u = linode.ZeroOrderHold([0.0, 1.0], [[1.0], [-1.0]])
+    sparse, dense = (SimpleNamespace(A=x, B=B, C=C, D=D) for x in (diffusion(), diffusion().toarray()))
+    found, true = (LinearODE.from_statespace(x, u=u).output([0.5, 2.0]) for x in (sparse, dense))
+    assert distance(found, true) < 1e-9

@@ -26,7 +26,7 @@ from ..kernels.private import (
 )
 from ..operators import Operator, Pattern, SparseMatrix, raw_values, with_values
 from .autograd import refuse_batched
-from .large_evaluation import Kind, LargeEvaluation, LargePlanner, Report
+from .large_evaluation import Asked, Kind, LargeEvaluation, LargePlanner, Report
 from .large_products import check_differentiable
 from .tracing import untraced
 
@@ -45,10 +45,11 @@ class Question(NamedTuple):
     n_leaves: int
     wants_gradient: bool
     report: Report | None = None
+    like: Asked | None = None
 
     def evaluation(self, tensors: Sequence[Tensor]) -> LargeEvaluation:
         own, (t, *vectors) = tuple(tensors[: self.n_leaves]), tensors[self.n_leaves :]
-        return LargeEvaluation(self.planner, self.operand, self.kinds, own, t, vectors, self.wants_gradient)
+        return LargeEvaluation(self.planner, self.operand, self.kinds, own, t, vectors, self.wants_gradient, self.like)
 
 
 @untraced
@@ -59,9 +60,10 @@ def large_states(
     vectors: Sequence[Tensor],
     t: Tensor,
     report: Report | None = None,
+    like: Asked | None = None,
 ) -> Tensor:
     """sum_j f_j(t, Xi) v_j, (*batch, T, n), for vectors v_j (*batch, n) and t (*batch, T) float64; differentiable in
-    the values or parameters of the operand, t and the vectors.
+    the values or parameters of the operand, t and the vectors. like: see `LargeEvaluation`.
     """
     leaves = (operand.entries,) if isinstance(operand, SparseMatrix) else operand.parameters
     tensors = (*leaves, t, *vectors)
@@ -71,7 +73,7 @@ def large_states(
     wants = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if isinstance(operand, Operator):
         check_differentiable(operand, wants and any(x.requires_grad for x in (*leaves, *vectors)))
-    question = Question(planner, operand, tuple(kinds), len(leaves), wants or in_forward, report)
+    question = Question(planner, operand, tuple(kinds), len(leaves), wants or in_forward, report, like)
     if not (wants or in_forward):
         return question.evaluation([x.detach() for x in tensors]).states(report)
     function: Any = Large if in_forward else EagerLarge

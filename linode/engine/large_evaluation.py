@@ -210,6 +210,13 @@ def choose(A: Linear, task: Task, method: LargeMethod | Auto) -> LargePlan:
     raise MethodError(f"no method can be used for this Xi: {'; '.join(rejected)}")
 
 
+class Asked(NamedTuple):
+    """The longest time and the number of times of a question."""
+
+    t_max: float
+    n_times: int
+
+
 class Columns:
     """How batches become columns, one for each initial state or vector of an input, and times of each.
 
@@ -312,7 +319,9 @@ class LargeEvaluation:
         t: Tensor,
         vectors: Sequence[Tensor],
         wants_gradient: bool,
+        like: Asked | None = None,
     ) -> None:
+        """like: of what this question is one of many, for which one plan is to serve."""
         self.kinds, self.leaves, self.asked = kinds, leaves, vectors
         self.is_matrix = isinstance(operand, SparseMatrix)
         self.layout = layout = Columns(t.shape, [x.shape for x in vectors])
@@ -341,7 +350,10 @@ class LargeEvaluation:
                 continue
             own = is_own[:, index]
             times = np.where(own, np.abs(self.t[:, index]), 0.0)
-            task = Task(float(times.max()), len(index), layout.R, planner.rtol, wants_gradient)
+            asked = Asked(float(times.max()), len(index))
+            if like is not None:
+                asked = Asked(max(asked.t_max, like.t_max), like.n_times)
+            task = Task(*asked, layout.R, planner.rtol, wants_gradient)
             plan = systems.plan(is_mirrored, task, planner.method)
             terms = []
             for v, kind in zip(self.vectors, kinds):

@@ -81,6 +81,11 @@ def _tensor_from_array(x: Any, name: str) -> Tensor:
         raise DtypeError(
             f"{name} is a torch.fx.Proxy, without values; of the tracers, torch.compile and torch.export work"
         )
+    if not is_dense(x):
+        raise DtypeError(
+            f"{name} must be dense here, got {type(x).__name__}: sparse matrices and operators are Xi of LinearODE and "
+            "odeint, and A of expm_multiply; x.toarray() makes one dense"
+        )
     if callable(x):
         raise DtypeError(
             f"{name} must be an array, got {type(x).__name__}, which is a function: give the matrix Xi of "

@@ -6,6 +6,7 @@ same products for all of them. A step ends at each break of an input.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine.large_evaluation import Kind
+from ..engine.large_evaluation import Asked, Kind
 from ..engine.problem import concrete, extremes, is_known
 from ..errors import MethodError, NotDifferentiableError, ShapeError
 from ..kernels.private import has_derivative
@@ -26,7 +27,8 @@ from .pieces import Pieces
 from .shifted import Shifted
 from .total import Forcing
 
-Solve = Callable[[Sequence[Kind], Sequence[Tensor], Tensor], Tensor]  # sum_j f_j(t, Xi) v_j, (*batch, T, n)
+# sum_j f_j(t, Xi) v_j, (*batch, T, n), of kinds, vectors and t; and what the question is one of many like
+Solve = Callable[..., Tensor]
 
 
 class Wave(NamedTuple):
@@ -151,6 +153,9 @@ def one_way(
     """States at the times from 0 on, or before 0: piece by piece away from time 0."""
     breaks = concrete(pieces.breaks).tolist()
     known = concrete(t)
+    crossed = sorted([0.0, last, *(s for s in breaks if min(0.0, last) < s < max(0.0, last))])
+    # one plan serves all pieces
+    like = Asked(max(y - x for x, y in itertools.pairwise(crossed)), t.shape[-1] // (len(crossed) - 1) + 1)
     step, x, now = (1 if is_forward else -1), z0, torch.zeros((), dtype=torch.float64, device=t.device)
     k = sum(s <= 0 if is_forward else s < 0 for s in breaks)  # the number of the piece
     if is_forward and pieces.jumps is not None and k and breaks[k - 1] == 0:  # an impulse at 0 acts at once
@@ -176,7 +181,7 @@ def one_way(
             kinds, vectors = terms(x, waves, now)
             for kind, vector in inputs_of(pieces, k, now):
                 add(kinds, vectors, kind, into(B, vector))
-            z = solve(kinds, vectors, times)
+            z = solve(kinds, vectors, times, like)
             if len(index):
                 yield index, mask, z[..., : len(index), :]
         if not is_within:

@@ -18,9 +18,11 @@ TOLD = 1e-6  # smaller ones are left to the estimate
 class Ledger:
     """The error of the states, relative to each, over all pieces.
 
-    Where Xi is normal, errors decay as states do, and relative errors add up. Elsewhere a state may leave where its
-    error stays (as in transport out of a domain). Then absolute errors add up, and grow by e^(u t) at most. Where that
-    bound is more than is allowed, a random vector is taken along, whose decay is that of an error.
+    A state may decay faster than its error: fast modes leave rounding in slow ones, and in transport out of a domain
+    the state leaves where its error stays. So absolute errors add up, and grow by e^(u t) at most. Where that bound is
+    more than is allowed, a random vector is taken along, whose decay is that of an error.
+    Where Xi is normal, a piece leaves what its coefficients at its end say; elsewhere what it had at any of its times
+    may be left.
     """
 
     def __init__(self, n_columns: int, tol: float) -> None:
@@ -34,10 +36,7 @@ class Ledger:
     def add(
         self, expansion: Expansion, piece: Piece, Z: list[np.ndarray], error: np.ndarray, absolute: list[np.ndarray]
     ) -> None:
-        """One more piece with its own errors: relative, the largest, and absolute at its end, by groups of columns."""
-        if expansion.is_normal:
-            self.error = self.error + error
-            return
+        """One more piece with its own errors: relative, the largest, and absolute, of groups of columns, (T, R)."""
         ends = np.concatenate([norms(states[0], expansion.norm) for states in Z if len(states)])
         if len(ends) != len(self.error):  # some columns have no times left
             self.error = self.error + error
@@ -46,16 +45,18 @@ class Ledger:
         factor = math.exp(min(expansion.u * h, 700.0))
         if self.probe is not None or (self.absolute * factor > PROBED * self.tol * ends).any():
             factor = min(factor, self.decay(expansion, piece, h))
-        self.absolute = self.absolute * factor
+        carried = self.absolute * factor
+        own = np.concatenate([x[0] if expansion.is_normal else x.max(0) for x in absolute if len(x)])
+        self.absolute = carried + own
+        left = carried if expansion.is_normal else self.absolute
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.where(ends > SMALLEST, (1 if self.probe is None else SAFETY) * self.absolute / ends, 0.0)
-        self.absolute = self.absolute + np.concatenate(absolute)
-        self.error = np.maximum(self.error, error + relative)
+            relative = np.where(ends > SMALLEST, (1 if self.probe is None else SAFETY) * left / ends, 0.0)
+        self.error = np.maximum(self.error, error + relative if expansion.is_normal else np.maximum(error, relative))
 
     def decay(self, expansion: Expansion, piece: Piece, h: float) -> float:
         """|e^(Xi h) r| / |r| for a random vector r, which is e^(Xi h) r from then on."""
         n = len(piece.vectors[0])
-        if self.probe is None:
+        if self.probe is None or len(self.probe) != n:
             self.probe = np.random.default_rng(5).standard_normal((n, 1)).astype(piece.vectors[0].dtype)
         C = expansion.coefficients("exp", np.array([h]), 0.0)
         series, total = Series(expansion, self.probe, None), np.zeros((1, *self.probe.shape), self.probe.dtype)

@@ -5,6 +5,7 @@ Real Xi takes complex vectors as pairs of real columns: a product of two real co
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -85,6 +86,7 @@ class Mapped:
     """
 
     samples_products = False
+    bandwidth: int | None = None  # of B, where entries are known: see `window`
 
     def __init__(self, X: Linear, c: complex, rho: complex, d: np.ndarray | None = None) -> None:
         self.X, self.c, self.rho = X, plain(c), plain(rho)
@@ -116,6 +118,10 @@ class Mapped:
         self, sampler: Sampler, Y: np.ndarray, BY: np.ndarray, X: np.ndarray, BX: np.ndarray, low: int
     ) -> None:
         """The same where `samples_products`; BY and BX are B^H Y_k and B X_k for k from low on."""
+        raise NotImplementedError
+
+    def within(self, span: slice) -> Mapped:
+        """The block of B of these rows and columns, where it has entries."""
         raise NotImplementedError
 
     def tangent(self, dX: Linear) -> Mapped:
@@ -178,6 +184,10 @@ class Pattern:
     def is_symmetric(self) -> bool:
         indptr, indices, _ = self.transposition
         return bool(np.array_equal(indptr, self.indptr) and np.array_equal(indices, self.indices))
+
+    @cached_property
+    def bandwidth(self) -> int:
+        return int(np.abs(self.indices - self.rows).max(initial=0))
 
     @cached_property
     def offsets(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -349,6 +359,21 @@ class MappedMatrix(Mapped):
         """B is Hermitian: D^-1 Xi D is, or Xi is and its multiple still is."""
         turn = {1: self.rho, -1: 1j * self.rho, 0: 1j}[1 if self.d is not None else self.matrix.symmetry]
         return isinstance(plain(turn), float) and not isinstance(plain(complex(self.c / self.rho)), complex)
+
+    @property
+    def bandwidth(self) -> int:  # type: ignore[override]
+        return self.matrix.pattern.bandwidth
+
+    def within(self, span: slice) -> MappedMatrix:
+        """The block of B of these rows and columns."""
+        other = copy.copy(self)
+        ends = self.rows.indptr[span.start : span.stop + 1]
+        entries = slice(ends[0], ends[-1])
+        columns = self.rows.indices[entries] - span.start
+        inside = (columns >= 0) & (columns < span.stop - span.start)
+        counts = np.append(0, np.cumsum(inside)).astype(ends.dtype)
+        other.rows = Rows(counts[ends - ends[0]], columns[inside], self.rows.data[entries][inside])
+        return other
 
     def add(self, x: np.ndarray, out: np.ndarray) -> None:
         self.matrix.n_products += 1

@@ -191,11 +191,12 @@ class ResolventExpansion:
     """
 
     norm = 2.0
+    n_terms = 40  # about
 
     def __init__(self, factored: Factored, h: float, size: float) -> None:
         self.factored, self.h, self.d = factored, h, factored.facts.d
         self.u, self.size = factored.end, size
-        self.is_normal = False  # rounding of fast modes leaves slow ones, which stay
+        self.is_normal = factored.facts.is_hermitian
         self.error = 0.0
         newton = factored.newton
         self.newton = newton
@@ -206,6 +207,9 @@ class ResolventExpansion:
             self.B = ResolventMap(factored.R, self.ellipse.c, self.ellipse.rho.real, self.d)
         else:
             self.B = NewtonMap(factored.R, newton, self.d)
+
+    def within(self, span: slice) -> ResolventExpansion:
+        raise NotImplementedError("R reaches every state")
 
     @property
     def tau(self) -> float | np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,7 +28,12 @@ class Expansion(Protocol):
     size: float  # |Xi|, about
     norm: float  # in which F_k are bounded
     d: np.ndarray | None  # z = d y, and the recurrence is that of y
-    is_normal: bool  # errors decay as states do
+    is_normal: bool  # Xi is, or D^-1 Xi D
+
+    n_terms: int  # expected
+
+    def within(self, span: slice) -> Expansion:
+        """The same on these states only; where B has entries."""
 
     def coefficients(self, kind: str, t: np.ndarray, w: complex) -> np.ndarray:
         """f_k(t_i), (T, N), with N so large that the last are 0."""
@@ -54,8 +60,9 @@ class Piece(NamedTuple):
     coefficients: list[list[np.ndarray]]  # of terms, of groups of rows
     blocks: list[tuple[int, int, list[int]]]  # first and last + 1 of k, and the rows of each group that it adds to
     vectors: list[np.ndarray]  # v of each term
-    kept: list[list[np.ndarray]]  # of terms, of blocks: all vectors, or the two before the block
-    has_all: bool
+    kept: list[list[np.ndarray]]  # of terms: what `backwards` needs
+    keeps: str | None  # "all" vectors, "checkpoints": the two before each block, or "ends": the last two
+    n_made: int  # vectors of each term
 
 
 def norms(X: np.ndarray, order: float) -> np.ndarray:
@@ -120,6 +127,54 @@ class Series:
             elif i == 2:
                 self.before[0] = self.before[1]
         return block
+
+    @property
+    def record(self) -> list[np.ndarray]:
+        return [self.before] if self.keep == "ends" else self.kept
+
+
+def is_reversible(expansion: Expansion) -> bool:
+    """F_(k - 1) can be had from F_k and F_(k + 1): the ellipse is flat, and nothing grows in either direction.
+
+    Seen: 5e-15 after 450 terms, 2e-14 after 4000; round an ellipse, 1e-8 after 200.
+    """
+    return isinstance(expansion.tau, float) and abs(expansion.tau) == 1 and not expansion.B.samples_products
+
+
+def backwards(piece: Piece, j: int, v: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """The blocks of vectors of term j from the last to the first: number, F_(low - 1) and F_k for low <= k < high.
+
+    Vectors that were not kept are made again. F_(low - 1) is 0 where "ends" are kept.
+    """
+    kept, nothing = piece.kept[j], np.zeros_like(v)
+    B, tau = piece.expansion.B, piece.expansion.tau
+    below, above = (kept[0][0].copy(), kept[0][1].copy()) if piece.keeps == "ends" else (nothing, nothing)
+    k = piece.n_made - 1  # `above` is F_k, `below` F_(k - 1)
+    for i in reversed(range(len(piece.blocks))):
+        low, high, _ = piece.blocks[i]
+        if piece.keeps == "all":
+            yield i, kept[i - 1][-1] if i else nothing, kept[i]
+            continue
+        block = np.empty((high - low, *v.shape), v.dtype)
+        if piece.keeps == "checkpoints":
+            fill(B, tau, v, kept[i], block, low)
+            yield i, kept[i][1], block
+            continue
+        while k >= low:
+            if k < high:
+                block[k - low] = above
+            if k == 2:
+                above, below = below, v
+            elif k > 2 and isinstance(tau, float):
+                np.multiply(real(above), -1.0, out=real(above))
+                B.add(below, above)
+                if tau != 1:
+                    np.multiply(real(above), 1 / tau, out=real(above))
+                above, below = below, above
+            else:
+                above = below
+            k -= 1
+        yield i, nothing, block
 
 
 def fill(B: Mapped, tau: float | np.ndarray, v: np.ndarray, before: np.ndarray, block: np.ndarray, low: int) -> None:

@@ -20,12 +20,26 @@ from .coefficients import function
 from .driving import combined, drive
 from .judgement import Group, Ledger
 from .linear import Linear, Sampler
-from .series import BLOCK, Expansion, Piece, Rows, Series, add_products, fill, norms, real, tau_at
+from .series import (
+    BLOCK,
+    Expansion,
+    Piece,
+    Rows,
+    Series,
+    add_products,
+    backwards,
+    is_reversible,
+    norms,
+    real,
+    tau_at,
+)
+from .window import window
 
 GROWTH = 2.5  # of |F_k|: 2 is the most where the region holds the numerical range
 MOST_KEPT = 3e7  # numbers up to which all vectors are kept for the gradient
 SHARP = 1e-3  # of the tolerance, where states may decay faster than their errors
 ENOUGH = 0.1  # of a piece, from which on its good part is taken
+EVERYTHING = slice(None)
 GIVEN_UP = 0.05  # |Xi| h below which a shorter piece is no remedy
 
 
@@ -59,6 +73,7 @@ class Record(NamedTuple):
     pieces: list[Piece]
     growth: float
     n_pieces: int
+    n_states: int  # the most that a piece ran on: all, or a window
 
 
 class Sweep:
@@ -76,7 +91,7 @@ class Sweep:
         self.order = np.argsort(t, 1, kind="stable")
         self.sorted = np.take_along_axis(t, self.order, 1)
         self.is_forced = any(term.kind != "exp" for term in terms)
-        self.growth, self.told = 0.0, 0.0
+        self.growth, self.told, self.n_states = 0.0, 0.0, 0
         self.room = MOST_KEPT
         self.is_sharp = False  # terms are added until rounding leaves more than they do
 
@@ -107,7 +122,7 @@ class Sweep:
         dtype = self.dtype_for(expansion)
         d = expansion.d
         starts = [np.array(term.vector if d is None else term.vector / d[:, None], dtype) for term in self.terms]
-        z = np.empty((self.n_columns, self.t.shape[1], self.n), dtype)
+        z = (np.empty if keep else np.zeros)((self.n_columns, self.t.shape[1], self.n), dtype)
         initial = self.initial([term.vector for term in self.terms])
         for g, times in enumerate(self.sorted):
             columns = slice(0, self.n_columns) if len(self.sorted) == 1 else slice(g, g + 1)
@@ -123,10 +138,10 @@ class Sweep:
             rows = self.rows(start, end, is_last)
             vectors = self.vectors(state, starts, start)
             with np.errstate(over="ignore", invalid="ignore"):
-                Z, piece, verdict = self.piece(expansion, vectors, rows, start, keep)
+                span, Z, piece, verdict = self.piece_in_window(expansion, vectors, rows, start, keep)
             if verdict.is_overflowing:
                 trouble = "OVERFLOW"
-                self.overflow(z, rows, Z, d, start)
+                self.overflow(z, rows, Z, d, start, span)
                 ledger.error[:] = np.inf
                 break
             if verdict.is_growing:
@@ -144,34 +159,34 @@ class Sweep:
                     n_shorter += 1
                     if good is not None:
                         Z, piece = cut(Z, piece, good)
-                        self.hand_out(z, piece.rows, Z, d)
-                        ledger.add(expansion, piece, Z, verdict.error_of_good, [x[good] for x in verdict.absolute])
+                        self.hand_out(z, piece.rows, Z, d, span)
+                        ledger.add(expansion, piece, Z, verdict.error_of_good, [x[good:] for x in verdict.absolute])
                         n_pieces += 1
                         if keep:
                             self.keep(pieces, piece)
-                        start, state = start + float(piece.rows[0].local[0]), self.carried(piece.rows, Z, dtype)
-                    self.is_sharp = not expansion.is_normal
+                        start, state = start + float(piece.rows[0].local[0]), self.carried(piece.rows, Z, dtype, span)
+                    self.is_sharp = True
                     h = (self.t_max - start) / math.ceil((self.t_max - start) / verdict.shorter)
                     expansion = source.expansion(h)
                     continue
                 trouble = trouble if self.is_forced else "DECAY"
             n_shorter = 0
             n_pieces += 1
-            ledger.add(expansion, piece, Z, verdict.error, [x[0] for x in verdict.absolute if len(x)])
-            self.hand_out(z, rows, Z, d)
+            ledger.add(expansion, piece, Z, verdict.error, verdict.absolute)
+            self.hand_out(z, rows, Z, d, span)
             if keep:
                 self.keep(pieces, piece)
             if is_last:
                 break
-            state = self.carried(rows, Z, dtype)
+            state = self.carried(rows, Z, dtype, span)
             start = end
         if trouble is None and ledger.is_high:
             trouble = "DECAY"
-        return Record(z, ledger.error, trouble, pieces, self.growth, n_pieces)
+        return Record(z, ledger.error, trouble, pieces, self.growth, n_pieces, self.n_states)
 
     def keep(self, pieces: list[Piece], piece: Piece) -> None:
         pieces.append(piece)
-        if piece.has_all:
+        if piece.keeps == "all":
             self.room -= piece.blocks[-1][1] * len(piece.vectors) * real(piece.vectors[0]).size
 
     def initial(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
@@ -187,26 +202,44 @@ class Sweep:
     def kinds(self) -> list[tuple[str, complex]]:
         return [("exp", 0.0)] + [(term.kind, term.w) for term in self.terms if term.kind != "exp"]
 
-    def hand_out(self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None) -> None:
+    def hand_out(
+        self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None, span: slice = EVERYTHING
+    ) -> None:
         for group, states in zip(rows, Z):
             values = states[group.carries :]
             if d is not None:
-                values = values * d[:, None]
-            z[group.columns, group.places] = np.moveaxis(values, -1, 0)
+                values = values * d[span, None]
+            z[group.columns, group.places, span] = np.moveaxis(values, -1, 0)
 
     def overflow(
-        self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None, start: float
+        self, z: np.ndarray, rows: list[Rows], Z: list[np.ndarray], d: np.ndarray | None, start: float, span: slice
     ) -> None:
         """The states of the piece in which some pass the largest float; they and all later ones are inf."""
         late = np.broadcast_to(self.t > start, z.shape[:2])
         z[late] = np.inf
         if all(len(states) for states in Z):
-            self.hand_out(z, rows, [np.where(np.isfinite(states), states, np.inf) for states in Z], d)
+            self.hand_out(z, rows, [np.where(np.isfinite(states), states, np.inf) for states in Z], d, span)
 
-    def carried(self, rows: list[Rows], Z: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
-        if len(rows) == 1:
-            return Z[0][0].copy()
-        return np.ascontiguousarray(np.concatenate([states[0] for states in Z], -1), dtype)
+    def carried(self, rows: list[Rows], Z: list[np.ndarray], dtype: np.dtype, span: slice = EVERYTHING) -> np.ndarray:
+        found = Z[0][0] if len(rows) == 1 else np.concatenate([states[0] for states in Z], -1)
+        state = np.zeros((self.n, self.n_columns), dtype)
+        state[span] = found
+        return state
+
+    def piece_in_window(
+        self, expansion: Expansion, vectors: list[np.ndarray], rows: list[Rows], start: float, keep: bool
+    ) -> tuple[slice, list[np.ndarray], Piece, Verdict]:
+        """A piece, and the states that its own are of: where only states are asked for, those that it can reach."""
+        hops = expansion.n_terms + BLOCK
+        span = None if keep else window(expansion, vectors, hops)
+        if span is not None:
+            inner = [np.ascontiguousarray(v[span]) for v in vectors]
+            found = self.piece(expansion.within(span), inner, rows, start, keep)
+            if found[1].blocks and found[1].blocks[-1][1] <= hops:
+                self.n_states = max(self.n_states, span.stop - span.start)
+                return span, *found
+        self.n_states = self.n
+        return EVERYTHING, *self.piece(expansion, vectors, rows, start, keep)
 
     def piece(
         self, expansion: Expansion, vectors: list[np.ndarray], rows: list[Rows], start: float, keep: bool
@@ -235,11 +268,13 @@ class Sweep:
             )
         ]
         dtype = vectors[0].dtype
-        Z = [np.zeros((len(g.local), self.n, g.columns.stop - g.columns.start), dtype) for g in rows]
+        Z = [np.zeros((len(g.local), len(vectors[0]), g.columns.stop - g.columns.start), dtype) for g in rows]
         coefficients = [np.split(C, cuts) for C in found]
         n_numbers = max(int(need.max()), 1) * len(vectors) * real(vectors[0]).size
         has_all = keep and n_numbers <= self.room
-        kept = None if not keep else "all" if has_all else "checkpoints"
+        kept = None
+        if keep:
+            kept = "all" if has_all else "ends" if is_reversible(expansion) else "checkpoints"
         series = [Series(expansion, v, kept) for v in vectors]
         blocks: list[tuple[int, int, list[int]]] = []
         low, is_growing = 0, False
@@ -279,7 +314,7 @@ class Sweep:
             if end <= low:
                 break
         is_overflowing = is_overflowing or (not is_growing and not all(np.isfinite(x).all() for x in Z))
-        piece = Piece(expansion, start, rows, coefficients, blocks, vectors, [one.kept for one in series], has_all)
+        piece = Piece(expansion, start, rows, coefficients, blocks, vectors, [one.record for one in series], kept, low)
         error, error_of_good = np.zeros(self.n_columns), np.zeros(self.n_columns)
         absolute = [judged.absolute for judged in groups]
         shorter: float = np.inf
@@ -344,7 +379,7 @@ class Sweep:
         for j, v in enumerate(piece.vectors):
             after = np.zeros((2, *shape), dtype)  # G_high and G_(high + 1)
             above: np.ndarray | None = None  # F_high, where products are sampled
-            for i in reversed(range(len(piece.blocks))):
+            for i, behind, F in backwards(piece, j, v):
                 low, high, active = piece.blocks[i]
                 is_top = i == len(piece.blocks) - 1
                 G = np.zeros((high - low + 1, *shape), dtype)
@@ -369,31 +404,18 @@ class Sweep:
                         last = G[k + 2] if k + 2 < len(G) else after[1]
                         real(G[k])[...] -= factor * real(last)
                 after[0], after[1] = G[0], G[1]
-                before, F = self.block(piece, j, v, i)
                 n_pairs = high - low - is_top
                 if images is None:
                     B.sample(sampler, G[1 : n_pairs + 1], F[:n_pairs])
                 else:
                     ahead = F[1:] if above is None else np.concatenate([F[1:], above[None]])
-                    behind = np.concatenate([before[1:], F[:-1]])[:n_pairs]
+                    two_before = np.concatenate([behind[None], F[:-1]])[:n_pairs]
                     factors = np.array([tau_at(tau, low + k) for k in range(n_pairs)]).reshape(-1, 1, 1)
-                    products = ahead[:n_pairs] + factors * behind
+                    products = ahead[:n_pairs] + factors * two_before
                     B.sample_products(sampler, G[1 : n_pairs + 1], images[:n_pairs], F[:n_pairs], products, low)
                     above = F[0].copy()
             found.append(after[0].copy())
         return found
-
-    def block(self, piece: Piece, j: int, v: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """The two vectors before a block and those of the block, kept or made again."""
-        kept = piece.kept[j]
-        if piece.has_all:
-            if i == 0:
-                return np.zeros((2, *v.shape), v.dtype), kept[0]
-            return np.stack([kept[i - 1][-2] if len(kept[i - 1]) > 1 else kept[i - 2][-1], kept[i - 1][-1]]), kept[i]
-        low, high, _ = piece.blocks[i]
-        block = np.empty((high - low, *v.shape), v.dtype)
-        fill(piece.expansion.B, piece.expansion.tau, v, kept[i], block, low)
-        return kept[i], block
 
     def tangent(self, record: Record, dX: Linear | None, dvectors: Sequence[np.ndarray]) -> np.ndarray:
         """The derivative of all states, (R, T, n), along a change dX of X and changes of the terms' vectors."""
@@ -422,8 +444,10 @@ class Sweep:
         dZ = [np.zeros((len(x.local), self.n, x.columns.stop - x.columns.start), dtype) for x in piece.rows]
         for j, (v, dv) in enumerate(zip(piece.vectors, changes)):
             last, new = np.zeros_like(dv), np.zeros_like(dv)
-            for i, (low, high, active) in enumerate(piece.blocks):
-                before, F = self.block(piece, j, v, i)
+            series = Series(piece.expansion, v, None)
+            for low, high, active in piece.blocks:
+                before = series.before[1].copy()
+                F = series.advance(low, high)
                 dF = np.zeros((high - low, *dv.shape), dtype)
                 for k in range(low, high):
                     out = dF[k - low]
@@ -432,7 +456,7 @@ class Sweep:
                     else:
                         B.at(k - 1).add(new, out)
                         if dB is not None:
-                            dB.at(k - 1).add(np.ascontiguousarray(F[k - low - 1] if k > low else before[1]), out)
+                            dB.at(k - 1).add(np.ascontiguousarray(F[k - low - 1] if k > low else before), out)
                         if k > 1:
                             out -= tau_at(tau, k - 1) * last
                     last, new = new, out

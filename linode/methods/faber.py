@@ -9,6 +9,7 @@ Tal-Ezer & Kosloff (1984), J. Chem. Phys. 81, 3967.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class FaberExpansion:
     def coefficients(self, kind: str, t: np.ndarray, w: complex) -> np.ndarray:
         w = complex(w)
         return faber(self.ellipse, lambda x: function(kind, x, t, w if w.imag else w.real), self.n_terms, not w.imag)
+
+    def within(self, span: slice) -> FaberExpansion:
+        other = copy.copy(self)
+        other.B = self.B.within(span)
+        other.d = None if self.d is None else self.d[span]
+        return other
 
     def weights(self, n_terms: int) -> np.ndarray:
         # the derivative of F_k is up to k^2 / size; that of the exponential h
@@ -121,6 +128,7 @@ class FaberPlan(LargePlan):
             "n_transposed": 0,
             "growth": record.growth,
             "n_pieces": record.n_pieces,
+            "window": record.n_states,
         }
         return record
 
