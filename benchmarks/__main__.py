@@ -6,43 +6,61 @@ To see what a change does, in under a minute: python -m benchmarks --workload ti
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import scipy
 import torch
 
 try:
-    from benchmarks import forced, job, plots, repeat, report
+    from benchmarks import forced, job, plots, repeat, report, sparse, sparse_table
     from benchmarks.contenders import PEERS
     from benchmarks.harness import Settings, measure
+    from benchmarks.sparse_systems import SYSTEMS
     from benchmarks.workloads import BESIDE, MODES, SWEEPS, WORKLOADS, Workload
 except ImportError as error:
     raise SystemExit(f"the benchmarks need {error.name}: pip install '.[compare,plot]' in the clone") from None
 
 RESULTS = Path(__file__).parent / "results"
 SWEEPS_NAME = "sweeps"
-NAMES = (*WORKLOADS, *forced.WORKLOADS, repeat.NAME, job.NAME, SWEEPS_NAME)
+NAMES = (*WORKLOADS, *forced.WORKLOADS, repeat.NAME, job.NAME, SWEEPS_NAME, *SYSTEMS)
+ALL_PEERS = tuple(dict.fromkeys((*PEERS, *sparse.PEERS)))
 TOO_SLOW = 1.0  # seconds: a contender stops at the size at which a step takes longer
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="linode and its peers, interleaved.")
-    parser.add_argument("--workload", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    told = f"names, or patterns of names such as sparse-*: {', '.join(NAMES)}"
+    parser.add_argument("--workload", nargs="+", default=NAMES, metavar="NAME", help=told)
     parser.add_argument("--methods", action="store_true", help="time linode's methods by name too, beside auto")
     parser.add_argument("--between", action="store_true", help="again with a small network between the timed calls")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, metavar="NAME", help=f"beside linode: {', '.join(PEERS)}")
+    parser.add_argument(
+        "--peers", nargs="+", choices=ALL_PEERS, metavar="NAME", help=f"beside linode: {', '.join(ALL_PEERS)}"
+    )
     parser.add_argument("--rounds", type=int, default=100, help="timed calls of each contender for each seed, at most")
     parser.add_argument("--order-seed", type=int, default=0, help="of the random order of contenders within rounds")
     parser.add_argument("--no-write", action="store_true", help="print times and ratios and write nothing; no memory")
     parser.add_argument("--quick", action="store_true", help="few short rounds, small sweeps; into results/quick")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--limit", type=float, help="seconds that a call of a large sparse system may take (60)")
     parser.add_argument("--threads", type=int, default=2, help="torch.set_num_threads")
     parser.add_argument("--output", type=Path, help=f"folder of the results (default: {RESULTS.name}/ beside the code)")
     options = parser.parse_args(arguments)
     if options.peers and not options.no_write:
         parser.error("--peers needs --no-write: a written table has all contenders")
+    options.workload = expanded(options.workload, parser)
     return options
+
+
+def expanded(patterns: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Names of workloads, in order, each once."""
+    for pattern in patterns:
+        if not fnmatch.filter(NAMES, pattern):
+            parser.error(f"no workload is named {pattern}; there are {', '.join(NAMES)}")
+    return list(dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(NAMES, pattern)))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -88,6 +106,22 @@ def modes_of(name: str, options: argparse.Namespace, settings: Settings) -> tupl
     return description, {mode: report.entry(workload, rows[mode], mode) for mode in rows}
 
 
+def run_sparse(name: str, options: argparse.Namespace, settings: Settings, path: Path) -> None:
+    """One large sparse system, into a file of its own beside the others."""
+    n = min(sparse.QUICK_N, SYSTEMS[name].n) if options.quick else None
+    limit = options.limit or (sparse.QUICK_LIMIT if options.quick else sparse.LIMIT)
+    rows = {mode: sparse.measure(name, mode, settings, n, limit) for mode in MODES}
+    conditions = report.conditions(settings) | {"scipy": scipy.__version__}
+    found = sparse_table.section(SYSTEMS[name], n, rows, conditions, limit)
+    print(sparse_table.told(found), flush=True)
+    if not options.no_write:
+        results = report.load(path)
+        results["workloads"][name] = found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"workloads": results["workloads"]}, indent=1) + "\n")
+        path.with_suffix(".md").write_text(sparse_table.markdown(results))
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parsed(arguments)
     settings = settings_of(options)
@@ -99,6 +133,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     for name in options.workload:
         print(name, flush=True)
+        if name in SYSTEMS:
+            if stem == "cpu":
+                run_sparse(name, options, settings, folder / "sparse.json")
+            else:
+                print("  large sparse systems are solved on the host: not for this device")
+            continue
         if name == job.NAME:
             n_steps = 2 if options.quick else job.N_STEPS
             rows = job.rows(job.measure(settings, n_steps), n_steps)
@@ -120,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             report.save(results, folder, stem)  # after each, so that a run that is cut short leaves what it has
     if not options.no_write:
-        print(f"{folder / stem}.md")
+        print(f"results are in {folder}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks/results"
 MARKER = re.compile(r"^<!-- measured: (.+?) -->$", re.MULTILINE)
 METHODS = ("eig", "chain", "schur", "taylor", "propagator")
 PEERS = ("lean eig", "usual eig", "matrix_exp", "dopri5", "lsim", "torch loop")
+SPARSE_PEERS = ("expm_multiply", "DOP853", "BDF", "LSODA", "dopri5")
+INACCURATE = 1e-5  # relative error of z beyond which a peer is not counted
 COLOURS = {  # Okabe & Ito (2008)
     "linode": "#000000",
     "linode eig": "#0072B2",
@@ -111,11 +113,120 @@ def fits_table() -> str:
     return "\n".join(lines)
 
 
+# ---- large sparse systems --------------------------------------------------------------------------------------------
+
+
+def sparse_rows(mode: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows by description of the system and by contender."""
+    systems = results("sparse")["workloads"].values()
+    return {_described(x): {row["contender"]: row for row in x["modes"].get(mode, [])} for x in systems}
+
+
+def sparse_peers_table() -> str:
+    """A row for each system: linode and its peers, the fastest of those that are accurate is bold."""
+    lines = [f"| system | linode | {' | '.join(SPARSE_PEERS)} |", "|---|" + "---:|" * (len(SPARSE_PEERS) + 1)]
+    for label, rows in sparse_rows("forward").items():
+        if len(rows) < 2:
+            continue
+        cells = {name: _sparse_cell(rows.get(name)) for name in ("linode", *SPARSE_PEERS)}
+        counted = [name for name in cells if "median_ms" in rows.get(name, {}) and _is_accurate(rows[name])]
+        best = min(counted, key=lambda name: rows[name]["median_ms"], default=None)
+        shown = [f"**{cell}**" if name == best else cell for name, cell in cells.items()]
+        lines.append(f"| {_in_table(label)} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def sparse_methods_table() -> str:
+    """A row for each system: what `auto` takes, and the two methods by name with what they count."""
+    lines = [
+        "| system | auto takes | faber (ms) | products | rational (ms) | solves |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for label, rows in sparse_rows("forward").items():
+        faber, rational = (rows.get(f"linode {name}", {}) for name in ("faber", "rational"))
+        own = rows["linode"].get("details", {})
+        times = {
+            name: row["median_ms"] for name, row in (("faber", faber), ("rational", rational)) if "median_ms" in row
+        }
+        best = min(times, key=times.__getitem__, default="")
+        cells = [
+            f"**{milliseconds(times[x])}**" if x == best else milliseconds(times.get(x)) for x in ("faber", "rational")
+        ]
+        counts = [row.get("details", {}).get(key, "-") for row, key in ((faber, "n_products"), (rational, "n_solves"))]
+        lines.append(
+            f"| {_in_table(label)} | `{own.get('method', '-')}` | {cells[0]} | {counts[0]} | {cells[1]} | {counts[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def sparse_operators_table() -> str:
+    """A row for each system that is given as an operator too: products by what is known of its eigenvalues."""
+    names = {"nothing known": "linode operator, nothing known", "`dissipative=True`": "linode operator, dissipative"}
+    names |= {"`bounds=`": "linode operator, bounds", "entries (sparse)": "linode"}
+    lines = [f"| system | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for label, rows in sparse_rows("forward").items():
+        if "linode operator, bounds" in rows:
+            counts = [rows.get(name, {}).get("details", {}).get("n_products", "-") for name in names.values()]
+            lines.append(f"| {_in_table(label)} | {' | '.join(map(str, counts))} |")
+    return "\n".join(lines)
+
+
+def sparse_gradients_table() -> str:
+    """A row for each system: the factor of a gradient, errors, memory."""
+    lines = [
+        "| system | forward (ms) | with gradients (ms) | factor | error of z | of dL/dz0 | of dL/dXi | memory (MB) |",
+        "|---|" + "---:|" * 7,
+    ]
+    forward = sparse_rows("forward")
+    for label, rows in sparse_rows("step").items():
+        row, alone = rows["linode"], forward[label]["linode"]
+        if "median_ms" in row and "median_ms" in alone:
+            errors = [f"{row['errors'][key]:.0e}" for key in ("z", "dz0", "dXi")]
+            peak = row["peak_bytes"]
+            cells = [milliseconds(alone["median_ms"]), milliseconds(row["median_ms"])]
+            cells += [
+                f"{row['median_ms'] / alone['median_ms']:.1f}",
+                *errors,
+                "-" if peak is None else f"{peak / 1e6:.0f}",
+            ]
+            lines.append(f"| {_in_table(label)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _described(workload: dict[str, Any]) -> str:
+    """Without the number of entries."""
+    kind, n, _, *rest = workload["description"].rsplit(", ", 4)
+    return ", ".join([kind, n, *rest])
+
+
+def _in_table(label: str) -> str:
+    return label.replace("|", "&#124;")
+
+
+def _sparse_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    if "median_ms" not in row:
+        found = re.search(r"after ([\d.]+) s", row["note"])
+        return f"> {milliseconds(1e3 * float(found[1]))}" if found else "-"
+    return milliseconds(row["median_ms"]) + ("" if _is_accurate(row) else f" ({row['errors']['z']:.0e})")
+
+
+def _is_accurate(row: dict[str, Any]) -> bool:
+    return row["errors"]["z"] <= INACCURATE
+
+
 def conditions(name: str) -> str:
     """Where and when: one sentence for each set of conditions."""
     found = results(name)
     parts = (
-        [found] if "conditions" in found else [*found["workloads"].values(), *found["sweeps"].values(), found["job"]]
+        [found]
+        if "conditions" in found
+        else [
+            *found["workloads"].values(),
+            *found.get("sweeps", {}).values(),
+            *([found["job"]] if "job" in found else []),
+        ]
     )
     seen = {
         f"{x['date']}, {x['device']}, {x['threads']} threads, torch {x['torch']}"
@@ -132,7 +243,12 @@ TABLES = {
     "errors": lambda: errors_table("step"),
     "job": job_table,
     "fits": fits_table,
+    "sparse peers": sparse_peers_table,
+    "sparse methods": sparse_methods_table,
+    "sparse operators": sparse_operators_table,
+    "sparse gradients": sparse_gradients_table,
     "conditions": lambda: conditions("cpu"),
+    "conditions of sparse": lambda: conditions("sparse"),
     "conditions of fits": lambda: conditions("fit"),
 }
 
@@ -142,7 +258,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    for name, figure in (("map", draw_map()), ("sweeps", draw_sweeps())):
+    for name, figure in (("map", draw_map()), ("sweeps", draw_sweeps()), ("sparse", draw_sparse())):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150)
         files.append(File.generated(config, f"measured/{name}.png", content=buffer.getvalue()))
@@ -202,6 +318,34 @@ def draw_sweeps() -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("training step (ms)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_sparse() -> Figure:
+    """Times of large sparse systems relative to linode's, system by system; arrows: stopped at the limit."""
+    systems = {label: rows for label, rows in sparse_rows("forward").items() if len(rows) > 1}
+    colours = dict(zip(SPARSE_PEERS, ("#D55E00", "#0072B2", "#CC79A7", "#009E73", "#F0E442"), strict=True))
+    figure = Figure(figsize=(8, 0.36 * len(systems) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    for y, rows in enumerate(reversed(systems.values())):
+        axes.axhline(y, color="0.9", lw=0.8, zorder=0)
+        own = rows["linode"].get("median_ms")
+        for name, row in rows.items():
+            if own is None or name not in colours:
+                continue
+            found = re.search(r"after ([\d.]+) s", row["note"])
+            if "median_ms" in row:
+                face = colours[name] if _is_accurate(row) else "none"
+                axes.plot(row["median_ms"] / own, y, "o", mfc=face, mec="k" if face != "none" else colours[name], ms=7)
+            elif found:
+                axes.plot(1e3 * float(found[1]) / own, y, ">", color=colours[name], mec="k", ms=7)
+    axes.axvline(1.0, color="k", lw=2)
+    axes.set(xscale="log", xlabel="time / that of linode")
+    axes.set_yticks(range(len(systems)), list(reversed(systems)))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    handles = [Line2D([], [], ls="", marker="o", color=x, mec="k", ms=7, label=name) for name, x in colours.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 

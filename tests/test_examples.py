@@ -105,6 +105,22 @@ def test_the_autoencoder_predicts_new_trajectories_twice_as_long(tmp_path: Path)
     assert last_number(output, "relative error") < 0.1  # of predicting the mean
 
 
+def test_the_diffusivity_of_ten_thousand_cells_is_learned(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    output = run_example("learn_diffusion.py", tmp_path)
+    assert min(png_size(tmp_path / "learn_diffusion.png")) > 500
+    assert output.startswith("10000 diffusivities from 8 pictures")
+    assert last_number(output, "relative error") < 0.1  # of taking the mean everywhere
+
+
+def test_avenues_are_told_from_streets_by_where_the_walkers_are(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    output = run_example("walk_on_graph.py", tmp_path)
+    assert min(png_size(tmp_path / "walk_on_graph.png")) > 500
+    assert last_number(output, "streets,") > 0.95  # 0.84 are streets
+    assert last_number(output, "logarithms of the rates:") < 0.1
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_stay_short(name: str):
     assert len((ROOT / "examples" / name).read_text().splitlines()) <= 60

@@ -77,6 +77,44 @@ def test_the_table_of_fits_is_that_of_the_results(measured: ModuleType):
         assert cells[0].startswith(f"{best['n_near']} of {best['n_seeds']}, ")
 
 
+def test_the_tables_of_large_systems_are_those_of_the_results(measured: ModuleType):
+    systems = json.loads((ROOT / "benchmarks/results/sparse.json").read_text())["workloads"]
+    peers, methods, gradients = (
+        rows(table())
+        for table in (measured.sparse_peers_table, measured.sparse_methods_table, measured.sparse_gradients_table)
+    )
+    names = peers.pop("system")
+    assert names[0] == "linode"
+    assert len(peers) == sum(len(x["modes"]["forward"]) > 1 for x in systems.values())
+    for label, cells in peers.items():
+        found = next(x for x in systems.values() if is_of(x, label))
+        forward = {row["contender"]: row for row in found["modes"]["forward"]}
+        accurate = {
+            name: row["median_ms"]
+            for name, row in forward.items()
+            if name in names and "median_ms" in row and row["errors"]["z"] <= 1e-5
+        }
+        best = min(accurate, key=accurate.__getitem__, default=None)
+        for name, cell in zip(names, cells):
+            assert cell.startswith("**") == (name == best)
+            if name in accurate:
+                assert float(cell.strip("*").replace(",", "")) == pytest.approx(accurate[name], rel=6e-3)
+            elif "stopped" in forward.get(name, {"note": ""})["note"]:
+                assert cell == f"> {1e3 * found['limit_s']:,.0f}" or cell == f"> {1e3 * found['limit_s']:,}"
+    for label, cells in methods.items():
+        if label != "system":
+            own = next(x for x in systems.values() if is_of(x, label))["modes"]["forward"][0]
+            assert cells[0] == f"`{own.get('details', {}).get('method', '-')}`"
+    for label, cells in gradients.items():
+        if label != "system":
+            found = next(x for x in systems.values() if is_of(x, label))
+            assert float(cells[2]) == pytest.approx(found["factor"], abs=0.06)
+
+
+def is_of(system: dict, label: str) -> bool:
+    return all(part.replace("&#124;", "|") in system["description"] for part in label.split(", "))
+
+
 def test_version_and_citation_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == linode.__version__ == importlib.metadata.version("linode-torch")
