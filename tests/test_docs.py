@@ -163,7 +163,7 @@ def test_the_picture_of_the_first_page_shows_what_is_so(tmp_path: Path, monkeypa
         assert "overview.png" in PAGES[page].read_text()
         text = " ".join(PAGES[page].read_text().split())
         assert "linalg_eig_backward: The eigenvectors in the complex case" in text
-        assert "**0.48 ms**" in text
+        assert "**0.41 ms**" in text
         assert "**1e-15**" in text
 
 
