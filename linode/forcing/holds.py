@@ -79,7 +79,9 @@ class Grid(NamedTuple):
     @classmethod
     def of(cls, given: Tensor) -> Grid:
         times = widened(given)
-        found = forced.spacing(times) if times.ndim == 1 and is_known(times) else None  # NaN or infinite where a time is
+        found = (
+            forced.spacing(times) if times.ndim == 1 and is_known(times) else None
+        )  # NaN or infinite where a time is
         if found is None or not found[1] < math.inf:
             check_finite_anywhere(given, "times")
         refs = torch.cat([times[..., :1], times], -1)

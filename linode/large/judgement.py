@@ -54,18 +54,28 @@ class Ledger:
         self.error = np.maximum(self.error, error + relative if expansion.is_normal else np.maximum(error, relative))
 
     def decay(self, expansion: Expansion, piece: Piece, h: float) -> float:
-        """|e^(Xi h) r| / |r| for a random vector r, which is e^(Xi h) r from then on."""
+        """|e^(Xi h) r| / |r| for a random vector r, which is e^(Xi h) r from then on.
+
+        What is random decays at first as its fast parts do; errors are smoother. So the first r has gone such a way
+        before.
+        """
         n = len(piece.vectors[0])
         if self.probe is None or len(self.probe) != n:
             self.probe = np.random.default_rng(5).standard_normal((n, 1)).astype(piece.vectors[0].dtype)
+            self.advance(expansion, piece, h)
+        return self.advance(expansion, piece, h)
+
+    def advance(self, expansion: Expansion, piece: Piece, h: float) -> float:
+        """The random vector after h, of length 1, and the factor by which it decayed."""
+        probe = np.asarray(self.probe)
         C = expansion.coefficients("exp", np.array([h]), 0.0)
-        series, total = Series(expansion, self.probe, None), np.zeros((1, *self.probe.shape), self.probe.dtype)
+        series, total = Series(expansion, probe, None), np.zeros((1, *probe.shape), probe.dtype)
         n_terms = min(piece.blocks[-1][1], C.shape[1])
         for low in range(0, n_terms, BLOCK):
             high = min(low + BLOCK, n_terms)
             add_products(C[:, low:high], series.advance(low, high), total)
-        before, after = (float(norms(x, expansion.norm)[0]) for x in (self.probe, total[0]))
-        self.probe = total[0] / after if after > 0 else self.probe
+        before, after = (float(norms(x, expansion.norm)[0]) for x in (probe, total[0]))
+        self.probe = total[0] / after if after > 0 else probe
         return after / before
 
 

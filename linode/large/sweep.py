@@ -280,7 +280,7 @@ class Sweep:
         blocks: list[tuple[int, int, list[int]]] = []
         low, is_growing = 0, False
         is_overflowing = not np.isfinite(sizes).all()
-        reach = sizes.copy()  # of the last vectors
+        recent = sizes.copy()  # the larger of the last two vectors
         while not is_overflowing:
             high = min(low + BLOCK, max(group.end for group in groups))
             active = [group.n_active(low) for group in groups]
@@ -292,9 +292,10 @@ class Sweep:
                     is_growing = True
                     break
                 self.growth = max(self.growth, growth)
-                for judged in groups:
-                    judged.add_rounding(j, low, high, np.maximum(reach[j], last))
-                reach[j] = last
+                for judged in groups:  # errors of early vectors stay in later ones, however small these are
+                    judged.add_rounding(j, low, high, np.maximum(sizes[j], last))
+                # polynomials have zeros: the last vector alone may be small by chance
+                recent[j] = np.maximum(last, norms(F[-2], norm)) if len(F) > 1 else np.maximum(recent[j], last)
                 for group, C, sums, n in zip(rows, coefficients[j], Z, active):
                     if n:
                         part = F if len(rows) == 1 else np.ascontiguousarray(F[:, :, group.columns])
@@ -305,7 +306,7 @@ class Sweep:
             low = high
             for judged, sums in zip(groups, Z):
                 judged.judge(
-                    low, sums, np.minimum(reach, sizes), tol, SHARP if self.is_sharp else 1.0, norm, expansion.d
+                    low, sums, np.minimum(recent, sizes), tol, SHARP if self.is_sharp else 1.0, norm, expansion.d
                 )
             end = max(group.end for group in groups)
             if self.watch is not None:
