@@ -391,7 +391,7 @@ def check_tensor(Xi: Tensor, name: str) -> None:
             f"use {name}.to_sparse_csr() or {name}.to_dense()"
         )
     if Xi.layout == torch.sparse_coo and Xi.dense_dim():
-        raise ShapeError(
+        raise DtypeError(
             f"{name} is a hybrid tensor with {Xi.dense_dim()} dense dimensions; its entries must be numbers"
         )
     check_square(Xi.shape, name)

@@ -654,7 +654,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         linode.DtypeError,
         "to_sparse_csr",
     ),
-    "hybrid": (lambda: LinearODE(torch.ones(3, 3, 2).to_sparse(2), torch.ones(3)), linode.ShapeError, "hybrid"),
+    "hybrid": (lambda: LinearODE(torch.ones(3, 3, 2).to_sparse(2), torch.ones(3)), linode.DtypeError, "hybrid"),
     "nan": (lambda: LinearODE(scipy.sparse.csr_array([[np.nan]]), np.ones(1)), linode.NonFiniteError, "Xi"),
     "row": (lambda: LinearODE(SparseMatrix([1.0], [[3], [0]], 3), np.ones(3)), linode.ShapeError, "row index 3"),
     "column of coo": (
