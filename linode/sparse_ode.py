@@ -166,7 +166,7 @@ class SparseLinearODE(LinearODE):
         times, is_scalar = self._times(t)
         report = Report()
         z = self._reported(times, report)
-        found = torch.zeros((), dtype=torch.float64) if report.error is None else report.error
+        found = torch.zeros((), dtype=torch.float64, device="cpu") if report.error is None else report.error
         error = found.to(z.device).expand(z.shape[:-2]).contiguous()
         input_error = self._input_error(times, z)
         enough = max(ENOUGH, 10 * self._large.rtol)
@@ -405,7 +405,7 @@ class SparseLinearODE(LinearODE):
             for place in np.ndindex(*batch):
                 push, pull = linearised(lambda v: states(v)[place], x)  # noqa: B023 - used before it changes
                 rows.append(relative_condition(z[place], x, push, pull))
-            return torch.stack(rows).reshape(batch) if rows else torch.zeros(batch, dtype=torch.float64)
+            return torch.stack(rows).reshape(batch) if rows else torch.zeros(batch, dtype=torch.float64, device="cpu")
 
     def _of_operand(self, operand: SparseMatrix | Operator, times: Tensor) -> Tensor:
         """The states with another Xi."""
@@ -448,7 +448,7 @@ class FromTensor:
         self.pattern: Pattern
         self.integers_become: torch.dtype | None = None
         if not (Xi.is_floating_point() or Xi.is_complex()):  # what integers become depends on z0
-            self.integers_become = as_tensor(torch.zeros(1, dtype=Xi.dtype), name, beside=(z0,)).dtype
+            self.integers_become = as_tensor(torch.zeros(1, dtype=Xi.dtype, device="cpu"), name, beside=(z0,)).dtype
 
     def __call__(self) -> SparseMatrix:
         index = coordinates(self.Xi)

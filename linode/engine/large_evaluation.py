@@ -369,7 +369,7 @@ class LargeEvaluation:
         layout = self.layout
         if self.is_empty:
             if report is not None:
-                report.add(torch.zeros(layout.batch, dtype=torch.float64), None, [])
+                report.add(torch.zeros(layout.batch, dtype=torch.float64, device="cpu"), None, [])
             return torch.zeros(layout.z_shape, dtype=self.dtype, device=self.device)
         z = np.zeros((layout.R, self.t.shape[1], layout.n), dtype=self.kind)
         error, trouble = np.zeros(layout.R), None

@@ -67,7 +67,7 @@ def as_tensor(x: Any, name: str, integers_become: torch.dtype | None = None, bes
 def is_dense(x: Any) -> bool:
     """Whether x is no sparse tensor, no sparse array of scipy and no operator; scipy.sparse is not imported for it."""
     if isinstance(x, Tensor):
-        return x.layout is torch.strided
+        return x.layout is torch.strided or x.is_nested
     return not any(kind.__module__.startswith(LARGE) for kind in type(x).__mro__)
 
 
