@@ -90,7 +90,7 @@ class Solver(ABC):
     def solve(self, t: Any) -> Solution:
         """As calling, with method, status, statistics, error estimate and condition number.
 
-        Args and Raises as for calling. For a few states and times it takes as long as 4 calls, and as 7 where the
+        Args and Raises as for calling. For a few states and times it takes as long as 5 calls, and as 9 where the
         condition number is asked for.
 
         Example:
