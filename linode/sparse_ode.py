@@ -170,12 +170,12 @@ class SparseLinearODE(LinearODE):
         error = found.to(z.device).expand(z.shape[:-2]).contiguous()
         input_error = self._input_error(times, z)
         enough = max(ENOUGH, 10 * self._large.rtol)
-        if not is_finite(z.detach()):
+        if report.trouble is not None:
+            status = Status[report.trouble]
+        elif not is_finite(z.detach()):
             status = Status.OVERFLOW
         elif input_error is not None and not input_error <= ENOUGH:
             status = Status.UNRESOLVED_INPUT
-        elif report.trouble is not None:
-            status = Status[report.trouble]
         elif error.numel() and not float(error.max()) <= enough:
             status = Status.ILL_CONDITIONED
         else:

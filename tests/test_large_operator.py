@@ -309,3 +309,9 @@ def test_solve_serves_the_stiff_method():
     assert distance(solution.z[0], E @ z0) < 1e-7
     (a,) = torch.autograd.grad(solution.z[0, 0], z0)
     assert distance(a, E[0]) < 1e-6
+
+
+def test_bounds_that_are_far_too_narrow_are_told():
+    operator = linode.Operator(lambda v: -4 * v, 300, hermitian=True, bounds=(-1.0, 0.0), dtype=torch.float64)
+    solution = linode.LinearODE(operator, torch.ones(300, dtype=torch.float64)).solve([1000.0])
+    assert solution.status is linode.Status.REGION

@@ -131,7 +131,7 @@ class Sweep:
             z[columns, at_zero] = initial.T[columns, None]
         ledger, trouble = Ledger(self.n_columns, self.source.tol), None
         pieces: list[Piece] = []
-        start, n_shorter, n_pieces = 0.0, 0, 0
+        start, n_shorter, n_pieces, is_widened = 0.0, 0, 0, False
         state = self.initial(starts)
         while start < self.t_max:
             end = start + h
@@ -141,7 +141,8 @@ class Sweep:
             with np.errstate(over="ignore", invalid="ignore"):
                 span, Z, piece, verdict = self.piece_in_window(expansion, vectors, rows, start, keep)
             if verdict.is_overflowing:
-                trouble = "OVERFLOW"
+                # coefficients of a region that had to be widened overflow where states need not
+                trouble = "REGION" if is_widened else "OVERFLOW"
                 self.overflow(z, rows, Z, d, start, span)
                 ledger.error[:] = np.inf
                 break
@@ -151,6 +152,7 @@ class Sweep:
                     ledger.error[:] = np.inf
                     z[:, :, :] = np.nan
                     break
+                is_widened = True
                 expansion = source.expansion(h)
                 continue
             if verdict.shorter < h:
